@@ -1,0 +1,6 @@
+"""Result records, hashes and files that are written whole or not at all. Nothing here imports torch."""
+
+from .errors import ExpanderSaeError
+from .files import read_json, sha256_file, write_atomically, write_json
+
+__all__ = ["ExpanderSaeError", "read_json", "sha256_file", "write_atomically", "write_json"]

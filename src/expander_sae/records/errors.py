@@ -1,0 +1,8 @@
+"""The one error class for everything a user can cause."""
+
+
+class ExpanderSaeError(ValueError):
+    """What was expected, what was seen, and what to do about it.
+
+    Raised for wrong shapes, NaN, damaged files, missing models and full disks; never for our own bugs.
+    """
