@@ -1,0 +1,7 @@
+"""Shared by every room: this folder is on the path, so `from tiny_models import make_tiny_model` works."""
+
+import os
+
+# Tests make their models themselves; a stray name must fail at once and never reach for the network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
