@@ -1,0 +1,7 @@
+"""Masks: left-d-regular bipartite graphs that say which rows each dictionary column may use."""
+
+from .from_rows import mask_from_rows
+from .make import CONSTRUCTIONS, make_mask
+from .mask import Mask
+
+__all__ = ["CONSTRUCTIONS", "Mask", "make_mask", "mask_from_rows"]
