@@ -2,5 +2,15 @@
 
 from .errors import ExpanderSaeError
 from .files import read_json, sha256_file, write_atomically, write_json
+from .results import EvaluationRecord, FrontierRecord, TrainingRecord
 
-__all__ = ["ExpanderSaeError", "read_json", "sha256_file", "write_atomically", "write_json"]
+__all__ = [
+    "EvaluationRecord",
+    "ExpanderSaeError",
+    "FrontierRecord",
+    "TrainingRecord",
+    "read_json",
+    "sha256_file",
+    "write_atomically",
+    "write_json",
+]

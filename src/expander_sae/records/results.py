@@ -1,0 +1,161 @@
+"""What training, evaluation and a frontier write down: frozen records with the project's metric names."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from .errors import ExpanderSaeError
+
+
+class _Record:
+    """`to_dict` and a strict `from_dict` for the frozen dataclasses below."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as plain dicts, lists, numbers and strings, in field order."""
+        return dataclasses.asdict(typing.cast(Any, self))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild a record; JSON's null in a `float` field becomes NaN, as `write_json` made it from one.
+
+        Raises:
+            ExpanderSaeError: a field is missing, unknown, or of the wrong type.
+        """
+        if not isinstance(data, Mapping):
+            raise ExpanderSaeError(f"expected the fields of a {cls.__name__}, got {type(data).__name__}")
+        hints = typing.get_type_hints(cls)
+        fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
+        unknown = sorted(set(data) - set(fields))
+        required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
+        missing = sorted(required - set(data))
+        if unknown or missing:
+            raise ExpanderSaeError(
+                f"expected exactly the fields of a {cls.__name__}; missing {missing or 'none'}, "
+                f"unknown {unknown or 'none'}. Was it written by another version of expander-sae?"
+            )
+        where = cls.__name__
+        return cls(**{name: _read(value, hints[name], f"{where}.{name}") for name, value in data.items()})
+
+
+def _read(value: Any, hint: Any, where: str) -> Any:
+    """Check one JSON value against a field's type, and rebuild nested records."""
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        hint = next(choice for choice in typing.get_args(hint) if choice is not type(None))
+    if isinstance(hint, type) and issubclass(hint, _Record):
+        return value if isinstance(value, hint) else hint.from_dict(value)
+    plain = typing.get_origin(hint) or hint
+    if plain is float:
+        if value is None:
+            return float("nan")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif plain is int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    elif isinstance(value, plain):
+        return value
+    raise ExpanderSaeError(f"expected {getattr(hint, '__name__', hint)} for {where}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class EvaluationRecord(_Record):
+    """Every metric of one SAE on one set of held-out tokens; `docs/metrics.md` has the formulas.
+
+    The `ce_*`, `delta_ce` and `kl` fields, in nats per predicted token, are None where no language model ran.
+    """
+
+    name: str
+    kind: str
+    d_in: int
+    n_latents: int
+    degree: int
+    """Learned numbers per decoder column; d_in for a dense SAE."""
+    k: int
+    signed: bool
+    construction: str | None
+    """How the mask was made; None for a dense SAE."""
+    mask_seed: int | None
+    seed: int | None
+    """The seed of the initialisation, where the SAE knows it."""
+    learned_values: int
+    decoder_values: int
+    bytes_on_disk: int | None
+    """Size of every file in the SAE's folder; None where it was never saved."""
+
+    model_id: str | None
+    model_revision: str | None
+    layer: int | None
+    split: str
+    keep_special_tokens: bool
+    outlier_medians: float | None
+    """Tokens whose norm is above this many medians were left out; None where none were."""
+    tokens: int
+    """Tokens in the reconstruction metrics and in `dead_fraction`."""
+    outlier_tokens: int
+    """Tokens left out by `outlier_medians`."""
+
+    fvu: float
+    explained_variance: float
+    rel_err: float
+    cosine: float
+    l0: float
+    dead_fraction: float
+    encode_tokens_per_second: float
+
+    splice: str | None = None
+    """`ordinary`: excluded positions keep the model's own activation; `everywhere`: all are replaced."""
+    ce_tokens: int | None = None
+    """Predicted tokens behind every `ce_*` number: the weights of the mean."""
+    ce_sequences: int | None = None
+    ce_clean: float | None = None
+    ce_recon: float | None = None
+    ce_zero: float | None = None
+    ce_mean: float | None = None
+    delta_ce: float | None = None
+    ce_recovered_zero: float | None = None
+    ce_recovered_mean: float | None = None
+    kl: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainingRecord(_Record):
+    """How one SAE was trained and how that ended; the final numbers are training's own, not held-out."""
+
+    name: str
+    steps: int
+    tokens: int
+    seconds: float
+    """Wall time of the whole pass, shared by every SAE trained in it."""
+    tokens_per_second: float
+    final_loss: float
+    final_fvu: float
+    final_dead_fraction: float
+    config: dict[str, Any]
+    diverged: bool = False
+
+
+@dataclass(frozen=True)
+class FrontierRecord(_Record):
+    """One SAE of a frontier: what it is, how it was trained, what it scored, and its retention.
+
+    `retention_zero` and `retention_mean` are ce_recovered of this SAE over ce_recovered of the full dense
+    tied control of the same seed, in the zero and the mean form; None where either is missing.
+    """
+
+    variant: str
+    family: str
+    seed: int
+    matched_degree: int | None
+    """The degree whose decoder values this SAE has (its own, for a sparse one); None for a full dense one."""
+    folder: str
+    training: TrainingRecord
+    evaluation: EvaluationRecord
+    retention_zero: float | None = None
+    retention_mean: float | None = None
