@@ -1,4 +1,4 @@
-"""Cross entropy under the splice, against the full forward pass and a float64 log-softmax position by position."""
+"""Cross entropy under the splice, against full forward passes and a float64 log-softmax."""
 
 import math
 
@@ -52,7 +52,7 @@ def replaced_by_hand(blocks, row, position, splice):
 
 
 def by_hand(language_model, blocks, layer, change, splice):
-    """Losses and log-probabilities one sequence, one position at a time: a full forward pass, float64 after it."""
+    """Losses and log-probabilities, one sequence and one position at a time."""
     losses, log_probabilities = [], []
     for row, length in enumerate(blocks.lengths.tolist()):
         ids = blocks.input_ids[row : row + 1, :length].long()

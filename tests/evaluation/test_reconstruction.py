@@ -1,5 +1,6 @@
 """Every reconstruction metric against a direct float64 formula, and the laws of adding accumulators."""
 
+import itertools
 import math
 import random
 
@@ -62,7 +63,7 @@ def split(batch, sizes):
         edges.append(edges[-1] + size)
     return [
         (x[a:b], x_hat[a:b], Codes(codes.indices[a:b], codes.values[a:b]))
-        for a, b in zip(edges, edges[1:], strict=False)
+        for a, b in itertools.pairwise(edges)
     ]
 
 

@@ -1,4 +1,4 @@
-"""How good an SAE is: reconstruction, and what it costs the language model. `docs/metrics.md` defines every number."""
+"""How good an SAE is: reconstruction, and cross entropy under the splice; `docs/metrics.md` has the formulas."""
 
 from .cross_entropy import SPLICES, CrossEntropyMetrics, cross_entropy, spread_blocks
 from .reconstruction import ReconstructionAccumulator, ReconstructionMetrics

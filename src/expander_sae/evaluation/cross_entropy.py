@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,8 +15,8 @@ from expander_sae.records import ExpanderSaeError
 from .second_half import SecondHalf
 
 SPLICES = ("ordinary", "everywhere")
-"""`ordinary` spares the first position, special tokens, padding and (if asked) giant tokens; `everywhere` spares
-nothing, as the paper has it."""
+"""`ordinary` spares the first position, special tokens, padding and (if asked) giant tokens;
+`everywhere` spares nothing, as the paper has it."""
 
 _LOGITS_AT_ONCE = 1 << 26
 """Logits of one batch, at most (unless one sequence has more): 256 MB in float32, and two such are held."""
@@ -28,7 +28,7 @@ Reconstruct = Callable[[Tensor], Tensor]
 
 
 class CrossEntropyMetrics(NamedTuple):
-    """The cross-entropy metrics of one SAE, in nats per predicted token; `docs/metrics.md` has the formulas."""
+    """The cross-entropy metrics of one SAE, in nats per predicted token."""
 
     splice: str
     ce_tokens: int
@@ -44,9 +44,10 @@ class CrossEntropyMetrics(NamedTuple):
 
 
 def spread_blocks(blocks: TokenBlocks, predicted_tokens: int | None) -> TokenBlocks:
-    """Choose blocks, evenly spaced over the text, that hold about `predicted_tokens` predictions (length − 1 each).
+    """Choose blocks, evenly spaced over the text, with about `predicted_tokens` predictions in all.
 
-    Evenly, because the first few thousand tokens of a text are only a document or two. None takes all blocks.
+    A block has length − 1 of them. Evenly, because the first few thousand tokens of a text are only a
+    document or two. None takes all blocks.
 
     Raises:
         ExpanderSaeError: no block has two tokens, or `predicted_tokens` is not positive.
@@ -79,11 +80,11 @@ def cross_entropy(
 
         ce        = Σ −log p(next token) / Σ (length − 1)     over blocks, natural log, float32 log-softmax
         delta_ce  = ce_recon − ce_clean
-        recovered = (ce_ablated − ce_recon) / (ce_ablated − ce_clean)     ablated: by 0, by the mean activation
+        recovered = (ce_ablated − ce_recon) / (ce_ablated − ce_clean)     ablated: by 0, or by `mean`
         kl        = Σ_positions KL(clean ‖ spliced) / Σ (length − 1)
 
-    The clean, zero and mean runs are made once per batch and shared by all reconstructions; the same positions are
-    replaced in every run.
+    The clean, zero and mean runs are made once per batch and shared by all reconstructions; the same
+    positions are replaced in every run.
 
     Args:
         reconstructions: by name, functions of x [tokens, d_in] float32.
@@ -105,7 +106,6 @@ def cross_entropy(
     model = language_model.model
     second_half = SecondHalf(model, layer)
     sums = _Sums(list(reconstructions))
-    # Longest first would change the batches' padding, not the result; stored order keeps runs comparable.
     step = max(1, _LOGITS_AT_ONCE // (blocks.input_ids.shape[1] * _vocabulary(model)))
     for first in range(0, len(blocks.lengths), step):
         batch = _on_device(blocks, first, first + step, next(model.parameters()).device)
@@ -135,7 +135,7 @@ def cross_entropy(
     return sums.metrics(splice, int((blocks.lengths > 1).sum()))
 
 
-def _vocabulary(model: torch.nn.Module) -> int:
+def _vocabulary(model: Any) -> int:
     config = model.config
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     return int(config.vocab_size)

@@ -1,4 +1,4 @@
-"""How well an SAE rebuilds activations: sums over tokens that can be added, and the metrics read from them."""
+"""How well an SAE rebuilds activations: sums over tokens that can be added, and metrics read from them."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ class ReconstructionMetrics(NamedTuple):
 class ReconstructionAccumulator:
     """Float64 sums over tokens from which every reconstruction metric follows.
 
-    With e = x − x̂ and a reference point c, near x̄ and fixed by the first tokens seen, the sums are Σ‖e‖²,
-    Σ(x − c), Σ‖x − c‖², Σ‖e‖/‖x‖, Σ⟨x, x̂⟩/(‖x‖‖x̂‖) and, per latent, the tokens on which it fires. The variance is
+    With e = x − x̂ and a reference point c, near x̄ and fixed by the first tokens seen, the sums are
+    Σ‖e‖², Σ(x − c), Σ‖x − c‖², Σ‖e‖/‖x‖, Σ⟨x, x̂⟩/(‖x‖‖x̂‖) and, per latent, the tokens on which it fires.
+    The variance is
 
         Σ‖x − x̄‖² = Σ‖x − c‖² − ‖Σ(x − c)‖² / tokens,
 
-    so one pass is enough, and the shift by c keeps the difference from cancelling where most of the power of x is
-    in its mean, as it is in a residual stream. Accumulators of shards or ranks are added with `merge` or `+`.
+    so one pass is enough, and the shift by c keeps the difference from cancelling where most of the power of
+    x is in its mean, as in a residual stream. Accumulators of shards or ranks are added: `merge` or `+`.
     """
 
     def __init__(self, d_in: int, n_latents: int) -> None:
@@ -66,8 +67,8 @@ class ReconstructionAccumulator:
         """
         if x.ndim != 2 or x.shape[1] != self.d_in or x_hat.shape != x.shape or len(codes.indices) != len(x):
             raise ExpanderSaeError(
-                f"expected x and x_hat [batch, {self.d_in}] and codes of the same batch, got x {list(x.shape)}, "
-                f"x_hat {list(x_hat.shape)} and codes {list(codes.indices.shape)}"
+                f"expected x and x_hat [batch, {self.d_in}] and codes of the same batch, "
+                f"got x {list(x.shape)}, x_hat {list(x_hat.shape)} and codes {list(codes.indices.shape)}"
             )
         if len(x) == 0:
             return
@@ -105,7 +106,7 @@ class ReconstructionAccumulator:
     def merge(self, other: ReconstructionAccumulator) -> ReconstructionAccumulator:
         """Add another accumulator's tokens to this one and return this one; the other is left as it was.
 
-        Its sums around c′ move to this one's c by Σ(x − c) = Σ(x − c′) + tokens′ (c′ − c), and likewise the squares.
+        Its sums around c′ move to this one's c: Σ(x − c) = Σ(x − c′) + tokens′ (c′ − c), and so on.
 
         Raises:
             ExpanderSaeError: d_in or n_latents differ.

@@ -1,4 +1,4 @@
-"""Run a language model on from block `layer` with another residual stream, without running the blocks before it."""
+"""Run a language model on from block `layer` with another stream, without the blocks before it."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def _bypassed(blocks: nn.ModuleList, layer: int, rest: tuple[Any, ...] | None, n
 
 
 class SecondHalf:
-    """One batch of text in a causal language model: its clean run, and runs with another stream after `layer`.
+    """One batch of text in a language model: its clean run, and runs with another stream after `layer`.
 
     The first blocks are the same whatever is spliced in after them, so `logits_with` skips them where the
-    family allows it: `skips` tells. It is found out on the first batch, by comparing the clean logits with those
-    of a run that skips to the clean stream; a family whose later blocks need more than the stream of the earlier
-    ones fails that comparison and gets the full forward pass.
+    family allows it: `skips` tells. It is found out on the first batch, by comparing the clean logits with
+    those of a run that skips to the clean stream; a family whose later blocks need more than the stream of
+    the earlier ones fails that comparison and gets the full forward pass.
     """
 
     def __init__(self, model: Any, layer: int) -> None:
@@ -70,8 +70,8 @@ class SecondHalf:
         """Take up a batch [batch, position] and run all of the model on it.
 
         Returns:
-            The stream after block `layer` [batch, position, d_in] and the logits [batch, position, vocabulary],
-            both in the model's own dtype.
+            The stream after block `layer` [batch, position, d_in] and the logits [batch, position,
+            vocabulary], both in the model's own dtype.
 
         Raises:
             ExpanderSaeError: `layer` is out of range.
@@ -105,7 +105,7 @@ class SecondHalf:
 
     @torch.no_grad()
     def logits_with(self, new: Tensor) -> Tensor:
-        """Logits of the same batch with the stream after block `layer` replaced by `new`, of the same shape."""
+        """Logits of the same batch with the stream after block `layer` replaced by `new`."""
         if self.skips:
             return self._skip_to(new)
         with splice_after_block(self.model, self.layer, lambda _hidden: new):
