@@ -112,9 +112,7 @@ def test_the_two_conventions_differ(language_models):
     language_model = language_models("llama")
     blocks = make_blocks(language_model)
     results = [
-        cross_entropy(
-            {"s": shrink}, language_model, blocks, layer=LAYER, mean=torch.zeros(D_IN), splice=splice
-        )
+        cross_entropy({"s": shrink}, language_model, blocks, layer=LAYER, mean=torch.zeros(D_IN), splice=splice)
         for splice in ("ordinary", "everywhere")
     ]
     assert results[0]["s"].ce_clean == results[1]["s"].ce_clean
@@ -163,9 +161,7 @@ def test_blocks_are_back_after_an_error(language_models):
     blocks = make_blocks(language_model)
     before = list(decoder_blocks(language_model.model))
     with pytest.raises(ExpanderSaeError, match="bad"):
-        cross_entropy(
-            {"bad": lambda x: x[:, :3]}, language_model, blocks, layer=LAYER, mean=torch.zeros(D_IN)
-        )
+        cross_entropy({"bad": lambda x: x[:, :3]}, language_model, blocks, layer=LAYER, mean=torch.zeros(D_IN))
     second_half = SecondHalf(language_model.model, LAYER)
     hidden, _ = second_half.run_clean(blocks.input_ids, blocks.attention_mask)
     with pytest.raises(RuntimeError):
@@ -213,9 +209,7 @@ def test_giant_tokens_can_be_spared(language_models):
 def test_without_an_effect_there_is_nothing_to_recover(language_models):
     language_model = language_models("llama")
     blocks = make_blocks(language_model)
-    got = cross_entropy(
-        {"s": shrink}, language_model, blocks, layer=LAYER, mean=torch.zeros(D_IN), giant_norm=0.0
-    )["s"]
+    got = cross_entropy({"s": shrink}, language_model, blocks, layer=LAYER, mean=torch.zeros(D_IN), giant_norm=0.0)["s"]
     assert got.delta_ce == 0
     assert math.isnan(got.ce_recovered_zero)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expander_sae.evaluation import ReconstructionAccumulator
-from expander_sae.ops.codes import Codes
+from expander_sae.ops import Codes
 from expander_sae.records import ExpanderSaeError
 
 N_LATENTS, K = 12, 3
@@ -61,10 +61,7 @@ def split(batch, sizes):
     edges = [0]
     for size in sizes:
         edges.append(edges[-1] + size)
-    return [
-        (x[a:b], x_hat[a:b], Codes(codes.indices[a:b], codes.values[a:b]))
-        for a, b in itertools.pairwise(edges)
-    ]
+    return [(x[a:b], x_hat[a:b], Codes(codes.indices[a:b], codes.values[a:b])) for a, b in itertools.pairwise(edges)]
 
 
 def assert_same(metrics, expected, counts, rel=1e-9):

@@ -1,6 +1,7 @@
-"""How good an SAE is: reconstruction, and cross entropy under the splice; `docs/metrics.md` has the formulas."""
+"""How good an SAE is: reconstruction, and cross entropy under the splice; docs/metrics.md defines them."""
 
 from .cross_entropy import SPLICES, CrossEntropyMetrics, cross_entropy, spread_blocks
+from .evaluate import bytes_on_disk, evaluate
 from .reconstruction import ReconstructionAccumulator, ReconstructionMetrics
 
 __all__ = [
@@ -8,6 +9,8 @@ __all__ = [
     "CrossEntropyMetrics",
     "ReconstructionAccumulator",
     "ReconstructionMetrics",
+    "bytes_on_disk",
     "cross_entropy",
+    "evaluate",
     "spread_blocks",
 ]

@@ -120,16 +120,12 @@ def cross_entropy(
         del logits
         sums.add_clean(clean, batch)
         x = hidden[replaced].float()
-        sums.add(
-            "zero", second_half.logits_with(_spliced(hidden, replaced, torch.zeros_like(x))), None, batch
-        )
+        sums.add("zero", second_half.logits_with(_spliced(hidden, replaced, torch.zeros_like(x))), None, batch)
         mean_rows = mean.to(x.device, x.dtype).expand_as(x)
         sums.add("mean", second_half.logits_with(_spliced(hidden, replaced, mean_rows)), None, batch)
         for name, reconstruct in reconstructions.items():
             x_hat = _reconstructed(name, reconstruct, x)
-            sums.add(
-                ("recon", name), second_half.logits_with(_spliced(hidden, replaced, x_hat)), clean, batch
-            )
+            sums.add(("recon", name), second_half.logits_with(_spliced(hidden, replaced, x_hat)), clean, batch)
         if progress is not None:
             progress(len(batch.lengths))
     return sums.metrics(splice, int((blocks.lengths > 1).sum()))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from expander_sae.ops.codes import Codes
+from expander_sae.ops import Codes
 from expander_sae.records import ExpanderSaeError
 
 
@@ -98,8 +98,7 @@ class ReconstructionAccumulator:
         fired = codes.indices[codes.values != 0].reshape(-1).cpu()
         if len(fired) and (int(fired.min()) < 0 or int(fired.max()) >= self.n_latents):
             raise ExpanderSaeError(
-                f"expected latent indices in 0..{self.n_latents - 1}, "
-                f"got {int(fired.min())}..{int(fired.max())}"
+                f"expected latent indices in 0..{self.n_latents - 1}, got {int(fired.min())}..{int(fired.max())}"
             )
         return torch.bincount(fired, minlength=self.n_latents)
 
@@ -122,9 +121,7 @@ class ReconstructionAccumulator:
             self._reference = other._reference.clone()
         move = other._reference - self._reference
         other_sum, other_square = other._shifted_sum, other._shifted_square
-        self._shifted_square += (
-            other_square + 2 * float(other_sum @ move) + other.tokens * float(move.square().sum())
-        )
+        self._shifted_square += other_square + 2 * float(other_sum @ move) + other.tokens * float(move.square().sum())
         self._shifted_sum = self._shifted_sum + other_sum + other.tokens * move
         self.tokens += other.tokens
         self._squared_error += other._squared_error
