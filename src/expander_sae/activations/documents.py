@@ -1,0 +1,191 @@
+"""Documents from text files, JSONL, parquet and datasets, and their split into train and held-out."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from expander_sae.records import ExpanderSaeError
+
+SPLITS = ("train", "heldout")
+TextSource = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+_SUFFIXES = (".txt", ".jsonl", ".parquet")
+
+
+def read_documents(source: TextSource, *, field: str = "text", dataset_split: str = "train") -> Iterator[str]:
+    """Yield the documents of a source in a fixed order, leaving out empty ones.
+
+    A source is a .txt file (one document), a .jsonl or .parquet file (one document a row, in `field`), a
+    folder of such files (by name), a folder written by `datasets` (`save_to_disk`), several of these, or the
+    name of a dataset on the hub ("owner/name" or "owner/name:configuration"; `dataset_split` says which
+    split).
+
+    Raises:
+        ExpanderSaeError: nothing is there, the field is missing, or a file is damaged.
+    """
+    if not isinstance(source, str | os.PathLike):
+        for part in source:
+            yield from read_documents(part, field=field, dataset_split=dataset_split)
+        return
+    path = Path(source)
+    if path.is_dir() and ((path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()):
+        documents = _dataset_folder(path, field, dataset_split)
+    elif path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix in _SUFFIXES)
+        if not files:
+            raise ExpanderSaeError(f"expected files ending in {', '.join(_SUFFIXES)} in {path}, found none")
+        documents = (text for file in files for text in _file(file, field))
+    elif path.is_file():
+        documents = _file(path, field)
+    elif isinstance(source, str) and path.suffix not in _SUFFIXES and source.count("/") <= 1 and source[:1] not in "./":
+        documents = _hub_dataset(source, field, dataset_split)
+    else:
+        raise ExpanderSaeError(
+            f"expected text at {path}, but there is no such file or folder. Give a .txt, .jsonl or .parquet "
+            "file, a folder of them, a `datasets` folder or the name of a dataset on the hub."
+        )
+    for text in documents:
+        if text.strip():
+            yield text
+
+
+def _file(path: Path, field: str) -> Iterator[str]:
+    if path.suffix == ".jsonl":
+        return _jsonl(path, field)
+    if path.suffix == ".parquet":
+        return _parquet(path, field)
+    if path.suffix == ".txt":
+        return _plain(path)
+    raise ExpanderSaeError(f"expected a file ending in {', '.join(_SUFFIXES)}, got {path}")
+
+
+def _plain(path: Path) -> Iterator[str]:
+    try:
+        yield path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ExpanderSaeError(f"expected UTF-8 text in {path}: {error}. Convert the file first.") from error
+
+
+def _jsonl(path: Path, field: str) -> Iterator[str]:
+    number = 0
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _field_of(json.loads(line), field, f"{path}, line {number}")
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ExpanderSaeError(
+            f"expected one JSON object a line in {path}, but after line {max(number - 1, 0)}: {error}"
+        ) from error
+
+
+def _field_of(row: Any, field: str, where: str) -> str:
+    value = row.get(field) if isinstance(row, dict) else None
+    if not isinstance(value, str):
+        seen = f"fields {sorted(row)}" if isinstance(row, dict) else f"a {type(row).__name__}"
+        raise ExpanderSaeError(f"expected text in the field {field!r} at {where}, found {seen}")
+    return value
+
+
+def _parquet(path: Path, field: str) -> Iterator[str]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            if field not in file.schema_arrow.names:
+                raise ExpanderSaeError(
+                    f"expected a column {field!r} in {path}, found {', '.join(file.schema_arrow.names)}"
+                )
+            for batch in file.iter_batches(columns=[field], batch_size=256):
+                for value in batch.column(0).to_pylist():
+                    yield _field_of({field: value}, field, str(path))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ExpanderSaeError(f"expected a parquet file at {path}, but it cannot be read: {error}") from error
+
+
+def _dataset_folder(path: Path, field: str, dataset_split: str) -> Iterator[str]:
+    import datasets
+
+    loaded: Any = datasets.load_from_disk(str(path))
+    yield from _dataset_rows(loaded, field, dataset_split, str(path))
+
+
+def _hub_dataset(name: str, field: str, dataset_split: str) -> Iterator[str]:
+    import datasets
+
+    identifier, _, configuration = name.partition(":")
+    try:
+        loaded: Any = datasets.load_dataset(identifier, configuration or None, split=dataset_split, streaming=True)
+    except Exception as error:  # `datasets` raises anything from ConnectionError to its own classes
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ExpanderSaeError(
+            f"expected text at {name}, but there is no such file or folder, and as a dataset on the hub it "
+            f"cannot be loaded: {reason}"
+        ) from error
+    yield from _dataset_rows(loaded, field, dataset_split, name)
+
+
+def _dataset_rows(loaded: Any, field: str, dataset_split: str, where: str) -> Iterator[str]:
+    import datasets
+
+    if isinstance(loaded, datasets.DatasetDict | datasets.IterableDatasetDict):
+        if dataset_split not in loaded:
+            raise ExpanderSaeError(f"expected a split {dataset_split!r} in {where}, found {sorted(loaded)}")
+        loaded = loaded[dataset_split]
+    for row in loaded:
+        yield _field_of(row, field, where)
+
+
+def document_hash(text: str) -> bytes:
+    """SHA-256 of one document."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def split_rule(documents: Iterable[str], *, heldout_share: float, seed: int) -> Callable[[str], str]:
+    """A function from a document to "train" or "heldout", decided by a hash of its text and the seed alone.
+
+    Copies of a document therefore land on one side. `documents` is read only until both sides have one; when
+    chance leaves a side empty, the document nearest to it crosses over.
+
+    Raises:
+        ExpanderSaeError: the share is not in [0, 1), or it is positive and there are fewer than two
+        documents.
+    """
+    if not 0 <= heldout_share < 1:
+        raise ExpanderSaeError(f"expected a held-out share from 0 up to but not including 1, got {heldout_share}")
+
+    def place(digest: bytes) -> float:
+        """Where in [0, 1) the document falls."""
+        mixed = hashlib.sha256(f"split {seed} ".encode() + digest).digest()
+        return int.from_bytes(mixed[:8], "big") / 2**64
+
+    crossing: dict[bytes, str] = {}
+    if heldout_share > 0:
+        places: dict[bytes, float] = {}
+        seen: set[bool] = set()
+        for text in documents:
+            digest = document_hash(text)
+            places[digest] = place(digest)
+            seen.add(places[digest] < heldout_share)
+            if len(seen) == 2:
+                break
+        else:
+            if len(places) < 2:
+                raise ExpanderSaeError(
+                    "expected at least two different documents to hold some of them out, found "
+                    f"{len(places)}. A .txt file is one document: give a folder of files or a .jsonl file, "
+                    "or set the held-out share to 0."
+                )
+            if True in seen:
+                crossing[max(places, key=places.__getitem__)] = "train"
+            else:
+                crossing[min(places, key=places.__getitem__)] = "heldout"
+
+    def side(text: str) -> str:
+        digest = document_hash(text)
+        return crossing.get(digest) or ("heldout" if place(digest) < heldout_share else "train")
+
+    return side
