@@ -1,0 +1,19 @@
+"""Sparse autoencoders: the Expander SAE and its dense control."""
+
+from .base import AbstractSae
+from .checkpoint import load_sae, save_sae
+from .dense_topk import DenseTopKSae
+from .expander import ExpanderSae
+from .init import InputStatistics, initialise, input_statistics, ordinary_tokens
+
+__all__ = [
+    "AbstractSae",
+    "DenseTopKSae",
+    "ExpanderSae",
+    "InputStatistics",
+    "initialise",
+    "input_statistics",
+    "load_sae",
+    "ordinary_tokens",
+    "save_sae",
+]

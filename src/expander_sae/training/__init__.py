@@ -1,0 +1,6 @@
+"""Training: many SAEs over one pass of the activations."""
+
+from .config import PRESETS, TrainConfig, paper_sae_options
+from .loop import train
+
+__all__ = ["PRESETS", "TrainConfig", "paper_sae_options", "train"]

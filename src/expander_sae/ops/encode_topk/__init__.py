@@ -1,0 +1,5 @@
+"""Fused correlate + TopK."""
+
+from .api import encode_topk
+
+__all__ = ["encode_topk"]

@@ -1,0 +1,48 @@
+"""Shape and dtype checks shared by the ops: one sentence with what was expected and what was seen."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from expander_sae.records import ExpanderSaeError
+
+INTEGERS = (torch.uint8, torch.uint16, torch.int16, torch.int32, torch.uint32, torch.int64)
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def shape_of(tensor: Tensor) -> str:
+    """`float32 [4, 512]`, for messages."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def check_tensor(
+    name: str, tensor: Tensor, axes: str, shape: Sequence[int | None], dtypes: Sequence[torch.dtype]
+) -> None:
+    """Raise unless `tensor` has this shape (None: any size) and one of these dtypes."""
+    sizes = tuple(tensor.shape)
+    fits = len(sizes) == len(shape) and all(
+        want is None or want == have for want, have in zip(shape, sizes, strict=True)
+    )
+    if not fits or tensor.dtype not in dtypes:
+        wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        known = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ExpanderSaeError(f"expected {name} as {axes} = [{known}], {wanted}; got {shape_of(tensor)}")
+
+
+def check_dictionary(rows: Tensor | None, values: Tensor, d_in: int) -> None:
+    """Raise unless rows and values [n_latents, degree] are a dictionary over d_in rows (rows None: dense)."""
+    check_tensor("values", values, "[n_latents, degree]", (None, None), (torch.float32, torch.float64))
+    n_latents, degree = values.shape
+    if n_latents < 1 or degree < 1:
+        raise ExpanderSaeError(f"expected at least one latent and degree >= 1; got values {shape_of(values)}")
+    if rows is None:
+        if degree != d_in:
+            raise ExpanderSaeError(
+                f"without rows the dictionary is dense: expected values [n_latents, d_in={d_in}]; "
+                f"got {shape_of(values)}"
+            )
+        return
+    check_tensor("rows", rows, "[n_latents, degree]", (n_latents, degree), INTEGERS)
+    if degree > d_in:
+        raise ExpanderSaeError(f"expected degree <= d_in = {d_in}; got degree {degree}")

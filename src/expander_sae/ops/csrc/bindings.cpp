@@ -1,0 +1,225 @@
+// Binds the kernels. Shapes are checked here once more, because a wrong one would read foreign memory.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+
+#include <algorithm>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "kernels.h"
+#include "team.h"
+
+namespace nb = nanobind;
+using namespace expander;
+
+namespace {
+
+using AnyMatrix = nb::ndarray<nb::ro, nb::device::cpu, nb::c_contig, nb::ndim<2>>;
+using Matrix = nb::ndarray<const float, nb::device::cpu, nb::c_contig, nb::ndim<2>>;
+using Vector = nb::ndarray<const float, nb::device::cpu, nb::c_contig, nb::ndim<1>>;
+using Rows = nb::ndarray<const uint16_t, nb::device::cpu, nb::c_contig, nb::ndim<2>>;
+using Indices = nb::ndarray<const int64_t, nb::device::cpu, nb::c_contig, nb::ndim<2>>;
+using OutMatrix = nb::ndarray<float, nb::device::cpu, nb::c_contig, nb::ndim<2>>;
+using OutVector = nb::ndarray<float, nb::device::cpu, nb::c_contig, nb::ndim<1>>;
+using OutIndices = nb::ndarray<int64_t, nb::device::cpu, nb::c_contig, nb::ndim<2>>;
+using OutBytes = nb::ndarray<uint8_t, nb::device::cpu, nb::c_contig, nb::ndim<1>>;
+template <class T>
+using Maybe = std::optional<T>;
+
+void require(bool holds, const char* what) {
+  if (!holds) throw std::invalid_argument(what);
+}
+
+Element element_of(const AnyMatrix& x) {
+  const nb::dlpack::dtype type = x.dtype();
+  if (type == nb::dtype<float>()) return Element::float32;
+  if (type.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Bfloat) && type.bits == 16) return Element::bfloat16;
+  if (type.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Float) && type.bits == 16) return Element::float16;
+  throw std::invalid_argument("x must be float32, bfloat16 or float16");
+}
+
+int64_t extent(const auto& array, int axis) { return static_cast<int64_t>(array.shape(axis)); }
+
+template <class Array>
+auto data_or_null(const Maybe<Array>& array, int64_t size) -> decltype(array->data()) {
+  if (!array) return nullptr;
+  require(static_cast<int64_t>(array->size()) == size, "an optional array has the wrong size");
+  return array->data();
+}
+
+Activations activations(const AnyMatrix& x, const Maybe<Vector>& center) {
+  return {x.data(), element_of(x), extent(x, 0), data_or_null(center, extent(x, 1))};
+}
+
+Dictionary dictionary(const Maybe<Rows>& rows, const Matrix& values, int64_t d_in) {
+  Dictionary w{nullptr, values.data(), extent(values, 0), extent(values, 1), d_in};
+  if (rows) {
+    require(extent(*rows, 0) == w.n_latents && extent(*rows, 1) == w.degree, "rows and values differ in shape");
+    w.rows = rows->data();
+  } else {
+    require(w.degree == d_in, "a dense dictionary has values [n_latents, d_in]");
+  }
+  return w;
+}
+
+void check_rows(const Dictionary& w, int threads) {
+  const int64_t largest = kernels().check_dictionary(w, threads);
+  if (largest < 0) throw nb::value_error("values hold NaN or infinity");
+  if (largest >= w.d_in) throw nb::value_error("a row index is not below d_in");
+}
+
+void check_indices(const Indices& indices, int64_t n_latents) {
+  const int64_t count = static_cast<int64_t>(indices.size());
+  const int64_t* data = indices.data();
+  uint64_t largest = 0;
+  for (int64_t i = 0; i < count; ++i) largest = std::max(largest, static_cast<uint64_t>(data[i]));
+  if (count && largest >= static_cast<uint64_t>(n_latents)) throw nb::value_error("a code index is not below n_latents");
+}
+
+void encode_topk(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& rows, const Matrix& values,
+                 const Maybe<Vector>& bias, int64_t k, bool is_signed, int threads, int tile,
+                 const OutIndices& indices, const OutMatrix& codes) {
+  EncodeArguments a;
+  a.x = activations(x, center);
+  a.dictionary = dictionary(rows, values, extent(x, 1));
+  a.bias = data_or_null(bias, a.dictionary.n_latents);
+  a.k = k;
+  a.is_signed = is_signed;
+  a.threads = threads;
+  a.tile = tile;
+  require(k >= 1 && k <= a.dictionary.n_latents, "k must be in 1..n_latents");
+  require(extent(indices, 0) == a.x.batch && extent(indices, 1) == k, "indices must be [batch, k]");
+  require(extent(codes, 0) == a.x.batch && extent(codes, 1) == k, "codes must be [batch, k]");
+  a.indices = indices.data();
+  a.values = codes.data();
+  nb::gil_scoped_release release;
+  check_rows(a.dictionary, threads);
+  if (!kernels().all_finite(a.x.data, a.x.element, a.x.batch * a.dictionary.d_in, threads))
+    throw nb::value_error("x holds NaN or infinity");
+  kernels().encode_topk(a);
+}
+
+void decode(const Indices& indices, const Matrix& codes, const Maybe<Rows>& rows, const Matrix& values,
+            const Maybe<Vector>& offset, int threads, const OutMatrix& out) {
+  DecodeArguments a;
+  a.dictionary = dictionary(rows, values, extent(out, 1));
+  a.batch = extent(indices, 0);
+  a.k = extent(indices, 1);
+  a.indices = indices.data();
+  a.codes = codes.data();
+  a.offset = data_or_null(offset, a.dictionary.d_in);
+  a.threads = threads;
+  a.out = out.data();
+  require(extent(codes, 0) == a.batch && extent(codes, 1) == a.k, "codes must be [batch, k]");
+  require(extent(out, 0) == a.batch, "out must be [batch, d_in]");
+  nb::gil_scoped_release release;
+  check_rows(a.dictionary, threads);
+  check_indices(indices, a.dictionary.n_latents);
+  kernels().decode(a);
+}
+
+void decode_backward(const Indices& indices, const Matrix& codes, const Maybe<Rows>& rows, const Matrix& values,
+                     const Matrix& grad_out, int threads, const Maybe<OutMatrix>& grad_codes,
+                     const Maybe<OutMatrix>& grad_values) {
+  DecodeBackwardArguments a;
+  a.dictionary = dictionary(rows, values, extent(grad_out, 1));
+  a.batch = extent(indices, 0);
+  a.k = extent(indices, 1);
+  a.indices = indices.data();
+  a.codes = codes.data();
+  a.threads = threads;
+  a.grad_out = grad_out.data();
+  a.grad_codes = data_or_null(grad_codes, a.batch * a.k);
+  a.grad_values = data_or_null(grad_values, a.dictionary.n_latents * a.dictionary.degree);
+  require(extent(codes, 0) == a.batch && extent(codes, 1) == a.k, "codes must be [batch, k]");
+  require(extent(grad_out, 0) == a.batch, "grad_out must be [batch, d_in]");
+  nb::gil_scoped_release release;
+  check_rows(a.dictionary, threads);
+  check_indices(indices, a.dictionary.n_latents);
+  kernels().decode_backward(a);
+}
+
+void encode_backward(const Indices& indices, const Matrix& grad_codes, const AnyMatrix& x, const Maybe<Vector>& center,
+                     const Maybe<Rows>& rows, const Matrix& values, int threads, const Maybe<OutMatrix>& grad_x,
+                     const Maybe<OutMatrix>& grad_values, const Maybe<OutVector>& grad_bias) {
+  EncodeBackwardArguments a;
+  a.x = activations(x, center);
+  a.dictionary = dictionary(rows, values, extent(x, 1));
+  a.k = extent(indices, 1);
+  a.indices = indices.data();
+  a.grad_codes = grad_codes.data();
+  a.threads = threads;
+  a.grad_x = data_or_null(grad_x, a.x.batch * a.dictionary.d_in);
+  a.grad_values = data_or_null(grad_values, a.dictionary.n_latents * a.dictionary.degree);
+  a.grad_bias = data_or_null(grad_bias, a.dictionary.n_latents);
+  require(extent(indices, 0) == a.x.batch, "indices must be [batch, k]");
+  require(extent(grad_codes, 0) == a.x.batch && extent(grad_codes, 1) == a.k, "grad_codes must be [batch, k]");
+  nb::gil_scoped_release release;
+  check_rows(a.dictionary, threads);
+  check_indices(indices, a.dictionary.n_latents);
+  kernels().encode_backward(a);
+}
+
+double loss(const Indices& indices, const Matrix& codes, const AnyMatrix& x, const Vector& center,
+            const Maybe<Rows>& rows, const Matrix& values, const Maybe<Matrix>& encoder, float scale, int threads,
+            const OutMatrix& grad_decoder, const Maybe<OutMatrix>& grad_encoder, const OutVector& grad_center,
+            const Maybe<OutVector>& grad_bias, const Maybe<OutMatrix>& residual, const OutBytes& fired) {
+  LossArguments a;
+  a.x = activations(x, center);
+  a.decoder = dictionary(rows, values, extent(x, 1));
+  const int64_t size = a.decoder.n_latents * a.decoder.degree;
+  a.k = extent(indices, 1);
+  a.indices = indices.data();
+  a.codes = codes.data();
+  a.encoder = data_or_null(encoder, size);
+  a.scale = scale;
+  a.threads = threads;
+  a.grad_decoder = grad_decoder.data();
+  a.grad_encoder = data_or_null(grad_encoder, size);
+  a.grad_center = grad_center.data();
+  a.grad_bias = data_or_null(grad_bias, a.decoder.n_latents);
+  a.residual = data_or_null(residual, a.x.batch * a.decoder.d_in);
+  a.fired = fired.data();
+  double total = 0;
+  a.loss = &total;
+  require(extent(indices, 0) == a.x.batch, "indices must be [batch, k]");
+  require(extent(codes, 0) == a.x.batch && extent(codes, 1) == a.k, "codes must be [batch, k]");
+  require(static_cast<int64_t>(grad_decoder.size()) == size, "grad_decoder must be shaped like values");
+  require(extent(grad_center, 0) == a.decoder.d_in, "grad_center must be [d_in]");
+  require(extent(fired, 0) == a.decoder.n_latents, "fired must be [n_latents]");
+  require(!a.encoder == !a.grad_encoder, "an encoder needs grad_encoder, a tied one must not have it");
+  nb::gil_scoped_release release;
+  check_rows(a.decoder, threads);
+  check_indices(indices, a.decoder.n_latents);
+  kernels().loss(a);
+  return total;
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  m.doc() = "The C++ core of expander_sae.ops; use the functions of expander_sae.ops instead.";
+  m.def("encode_topk", &encode_topk, nb::arg("x").noconvert(), nb::arg("center").none(), nb::arg("rows").noconvert(),
+        nb::arg("values").noconvert(), nb::arg("bias").none(), nb::arg("k"), nb::arg("is_signed"), nb::arg("threads"),
+        nb::arg("tile"), nb::arg("indices").noconvert(), nb::arg("codes").noconvert());
+  m.def("decode", &decode, nb::arg("indices"), nb::arg("codes"), nb::arg("rows").none(), nb::arg("values"),
+        nb::arg("offset").none(), nb::arg("threads"), nb::arg("out").noconvert());
+  m.def("decode_backward", &decode_backward, nb::arg("indices"), nb::arg("codes"), nb::arg("rows").none(),
+        nb::arg("values"), nb::arg("grad_out"), nb::arg("threads"), nb::arg("grad_codes").none(),
+        nb::arg("grad_values").none());
+  m.def("encode_backward", &encode_backward, nb::arg("indices"), nb::arg("grad_codes"), nb::arg("x"),
+        nb::arg("center").none(), nb::arg("rows").none(), nb::arg("values"), nb::arg("threads"),
+        nb::arg("grad_x").none(), nb::arg("grad_values").none(), nb::arg("grad_bias").none());
+  m.def("loss", &loss, nb::arg("indices"), nb::arg("codes"), nb::arg("x"), nb::arg("center"), nb::arg("rows").none(),
+        nb::arg("values"), nb::arg("encoder").none(), nb::arg("scale"), nb::arg("threads"), nb::arg("grad_decoder"),
+        nb::arg("grad_encoder").none(), nb::arg("grad_center"), nb::arg("grad_bias").none(),
+        nb::arg("residual").none(), nb::arg("fired"));
+  m.def("instruction_set", [] { return std::string(kernels().name); });
+  m.def("available_instruction_sets", [] { return std::string(available_kernels()); });
+  m.def("select_instruction_set", [](const std::string& name) { return select_kernels(name.c_str()); });
+  m.def("thread_runtime", [] { return std::string(team_runtime()); });
+}

@@ -1,0 +1,103 @@
+// The kernels' plain-pointer interface. One table per instruction set; dispatch.cpp picks one.
+#pragma once
+#include <cstdint>
+
+namespace expander {
+
+enum class Element : int { float32, bfloat16, float16 };
+
+// Rows are uint16 [n_latents, degree], or null for a dense dictionary (degree == d_in, row e is e).
+struct Dictionary {
+  const uint16_t* rows;
+  const float* values;
+  int64_t n_latents, degree, d_in;
+};
+
+struct Activations {
+  const void* data;  // [batch, d_in], contiguous
+  Element element;
+  int64_t batch;
+  const float* center;  // [d_in], subtracted first, or null
+};
+
+struct EncodeArguments {
+  Activations x;
+  Dictionary dictionary;
+  const float* bias;  // [n_latents] or null
+  int64_t k;
+  bool is_signed;
+  int threads;
+  int tile;  // 0 chooses
+  int64_t* indices;
+  float* values;
+};
+
+struct DecodeArguments {
+  const int64_t* indices;  // [batch, k]
+  const float* codes;      // [batch, k]
+  Dictionary dictionary;
+  const float* offset;  // [d_in] added, or null
+  int64_t batch, k;
+  int threads;
+  float* out;  // [batch, d_in]
+};
+
+struct DecodeBackwardArguments {
+  const int64_t* indices;
+  const float* codes;
+  Dictionary dictionary;
+  int64_t batch, k;
+  int threads;
+  const float* grad_out;  // [batch, d_in]
+  float* grad_codes;      // [batch, k] or null
+  float* grad_values;     // [n_latents, degree], zeroed by the kernel, or null
+};
+
+struct EncodeBackwardArguments {
+  const int64_t* indices;
+  const float* grad_codes;  // [batch, k]; zero where the code has no gradient
+  Activations x;
+  Dictionary dictionary;
+  int64_t k;
+  int threads;
+  float* grad_x;       // [batch, d_in] or null
+  float* grad_values;  // [n_latents, degree] or null
+  float* grad_bias;    // [n_latents] or null
+};
+
+// Loss  scale * sum ||x - center - W h||^2  and all its gradients for given codes h = topk(E^T (x - center) + bias).
+struct LossArguments {
+  const int64_t* indices;
+  const float* codes;
+  Activations x;
+  Dictionary decoder;
+  const float* encoder;  // encoder values on the same rows, or null when tied
+  int64_t k;
+  float scale;
+  int threads;
+  double* loss;           // one number: sum ||e||^2, unscaled
+  float* grad_decoder;    // [n_latents, degree]
+  float* grad_encoder;    // [n_latents, degree] or null when tied
+  float* grad_center;     // [d_in]
+  float* grad_bias;       // [n_latents] or null
+  float* residual;        // [batch, d_in] x - x_hat, or null
+  uint8_t* fired;         // [n_latents], set to 1 where a code is non-zero
+};
+
+struct KernelTable {
+  const char* name;
+  void (*encode_topk)(const EncodeArguments&);
+  void (*decode)(const DecodeArguments&);
+  void (*decode_backward)(const DecodeBackwardArguments&);
+  void (*encode_backward)(const EncodeBackwardArguments&);
+  void (*loss)(const LossArguments&);
+  // Largest row, or -1 where a value is not finite.
+  int64_t (*check_dictionary)(const Dictionary&, int threads);
+  bool (*all_finite)(const void* data, Element element, int64_t count, int threads);
+};
+
+const KernelTable& kernels();             // the best this machine runs
+bool select_kernels(const char* name);    // for tests: false if unknown or not runnable
+const char* available_kernels();          // comma-separated
+
+}  // namespace expander

@@ -1,0 +1,42 @@
+#include "team.h"
+
+#include <dlfcn.h>
+
+#include <thread>
+#include <vector>
+
+// Two OpenMP runtimes in one process fight: after each parallel region the idle workers of one spin on the cores the
+// other wants. So nothing is linked here; the entry point is looked up in the runtime torch brought into the process.
+namespace expander {
+namespace {
+
+using GompParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+
+GompParallel find_gomp() { return reinterpret_cast<GompParallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel")); }
+
+GompParallel gomp() {
+  static const GompParallel found = find_gomp();
+  return found;
+}
+
+}  // namespace
+
+const char* team_runtime() { return gomp() ? "OpenMP runtime of the process" : "own threads"; }
+
+void run_team(int threads, void (*task)(void*), void* argument) {
+  if (threads <= 1) {
+    task(argument);
+    return;
+  }
+  if (GompParallel parallel = gomp()) {
+    parallel(task, argument, static_cast<unsigned>(threads), 0);
+    return;
+  }
+  std::vector<std::thread> others;
+  others.reserve(static_cast<size_t>(threads - 1));
+  for (int i = 1; i < threads; ++i) others.emplace_back(task, argument);
+  task(argument);
+  for (auto& other : others) other.join();
+}
+
+}  // namespace expander

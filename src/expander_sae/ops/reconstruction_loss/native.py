@@ -1,0 +1,65 @@
+"""The reconstruction loss on the C++ core: every gradient in one visit to each token."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from expander_sae.ops import native_core as core
+from expander_sae.ops.encode_topk import native as encode
+
+
+class Result(NamedTuple):
+    """Loss and gradients of one batch."""
+
+    loss: float
+    indices: Tensor
+    codes: Tensor
+    residual: Tensor | None
+    fired: Tensor
+    grad_decoder: Tensor
+    grad_encoder: Tensor | None
+    grad_center: Tensor
+    grad_bias: Tensor | None
+
+
+def forward(
+    x: Tensor,
+    rows: Tensor | None,
+    decoder: Tensor,
+    k: int,
+    center: Tensor,
+    bias: Tensor | None,
+    encoder: Tensor | None,
+    signed: bool,
+    keep_residual: bool,
+) -> Result:
+    """Encode, then the loss and all its gradients; nothing of size [batch, n_latents]."""
+    rows = core.rows16(rows)
+    x, decoder, center = x.detach().contiguous(), decoder.detach().contiguous(), center.detach().contiguous()
+    bias, encoder = core.plain(bias), core.plain(encoder)
+    indices, codes = encode.forward(x, rows, decoder if encoder is None else encoder, k, bias, center, signed)
+    residual = torch.empty(x.shape, dtype=torch.float32) if keep_residual else None
+    fired = torch.zeros(decoder.shape[0], dtype=torch.uint8)
+    grad_decoder, grad_center = torch.empty_like(decoder), torch.empty_like(center)
+    grad_encoder = None if encoder is None else torch.empty_like(encoder)
+    grad_bias = None if bias is None else torch.empty_like(bias)
+    loss = core.call(
+        "loss",
+        indices,
+        codes,
+        x,
+        center,
+        rows,
+        decoder,
+        encoder,
+        1.0,
+        torch.get_num_threads(),
+        grad_decoder,
+        grad_encoder,
+        grad_center,
+        grad_bias,
+        residual,
+        fired,
+    )
+    return Result(loss, indices, codes, residual, fired, grad_decoder, grad_encoder, grad_center, grad_bias)

@@ -1,0 +1,80 @@
+"""Decode: a sum of k sparse columns per token."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from expander_sae.ops.backends import choose_backend
+from expander_sae.ops.checks import check_dictionary, check_tensor
+from expander_sae.ops.codes import Codes
+from expander_sae.ops.sparse_decode import native, reference
+from expander_sae.records import ExpanderSaeError
+
+
+def sparse_decode(codes: Codes, rows: Tensor | None, values: Tensor, d_in: int, *, backend: str = "auto") -> Tensor:
+    """The reconstruction of every token from its codes, in O(k * degree) per token.
+
+    `x_hat[b, rows[j, e]] += codes.values[b, i] * values[j, e]` for every slot i with `j = codes.indices[b, i]`.
+    Differentiable in the code values and in `values`.
+
+    Args:
+        codes: indices int64 [batch, k] and values [batch, k].
+        rows: mask [n_latents, degree], any integer type; None for a dense dictionary.
+        values: dictionary values [n_latents, degree] (dense: [n_latents, d_in]).
+        d_in: length of an activation.
+        backend: "auto", "native", "triton" or "reference".
+
+    Returns:
+        x_hat [batch, d_in], without any b_dec.
+
+    Raises:
+        ExpanderSaeError: shapes or dtypes do not fit, an index points outside the dictionary, or the named backend
+            cannot run.
+
+    Example:
+        >>> import torch
+        >>> rows, values = torch.tensor([[0, 1], [1, 2]]), torch.ones(2, 2)
+        >>> sparse_decode(Codes(torch.tensor([[1, 0]]), torch.tensor([[3.0, 1.0]])), rows, values, 3)
+        tensor([[1., 4., 3.]])
+    """
+    indices, code_values = codes
+    check_tensor("codes.indices", indices, "[batch, k]", (None, None), (torch.int64,))
+    floats = (torch.float32, torch.float64)
+    check_tensor("codes.values", code_values, "[batch, k]", tuple(indices.shape), floats)
+    check_dictionary(rows, values, d_in)
+    name = choose_backend(backend, code_values.device, native=native.supports(code_values, values, d_in))
+    if name == "reference":
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < values.shape[0]:
+            raise ExpanderSaeError(f"a code index is not below n_latents = {values.shape[0]}")
+        return reference.forward(indices, code_values, rows, values, d_in)
+    return _SparseDecode.apply(indices, code_values, rows, values, d_in, name)  # type: ignore[return-value]
+
+
+def _backend(name: str) -> Any:
+    if name == "triton":
+        from expander_sae.ops.sparse_decode import triton
+
+        return triton
+    return native
+
+
+class _SparseDecode(torch.autograd.Function):
+    """One Function for all backends."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, indices: Tensor, codes: Tensor, rows: Tensor | None, values: Tensor, d_in: int, backend: str
+    ) -> Tensor:
+        ctx.save_for_backward(indices, codes, rows, values)
+        ctx.backend = backend
+        return _backend(backend).forward(indices, codes, rows, values, d_in)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        indices, codes, rows, values = ctx.saved_tensors
+        _, needs_codes, _, needs_values, *_ = ctx.needs_input_grad
+        grad_codes, grad_values = _backend(ctx.backend).backward(
+            gradients[0], indices, codes, rows, values, needs_codes, needs_values
+        )
+        return None, grad_codes, None, grad_values, None, None

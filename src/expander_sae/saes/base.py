@@ -1,0 +1,121 @@
+"""What every SAE of this package can do. Subclasses implement the interface and override nothing that has a body."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from expander_sae.ops import Codes, ReconstructionLoss
+from expander_sae.records import ExpanderSaeError
+
+from .columns import UnitColumns
+
+
+class AbstractSae(nn.Module, ABC):
+    """Explains activations x [batch, d_in] with at most k of n_latents dictionary columns per token.
+
+    Inputs, codes and reconstructions are always in the units of the activations. Training works on activations scaled
+    by `input_scale` (so that one learning rate suits every model); the scale lives in the parameters' units only and is
+    folded away by `fold_input_scale`, which `save` calls.
+    """
+
+    kind: str
+    """Name in `config.json`: "expander" or "dense"."""
+    d_in: int
+    n_latents: int
+    k: int
+    signed: bool
+    columns: UnitColumns
+    """The dictionary, unit-norm by parametrisation."""
+    b_dec: nn.Parameter
+    """Decoder bias [d_in], in scaled units."""
+    b_enc: nn.Parameter | None
+    """Latent bias [n_latents], in scaled units, or None."""
+    input_scale: Tensor
+    """Scalar buffer; 1 once folded."""
+    metadata: dict[str, Any]
+    """Where the activations came from and how it was trained; saved with the SAE."""
+    folder: Path | None
+    """Where it was last saved or loaded."""
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Codes:
+        """Codes of x [batch, d_in], differentiable."""
+
+    @abstractmethod
+    def decode(self, codes: Codes) -> Tensor:
+        """x_hat [batch, d_in] of codes, b_dec included."""
+
+    @abstractmethod
+    def reconstruction_loss(self, x: Tensor, *, keep_residual: bool = False) -> ReconstructionLoss:
+        """Sum of ||x - x_hat||^2 over the batch, with its gradients made in one pass."""
+
+    @abstractmethod
+    def sub_dictionary(self, latents: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]:
+        """(rows, decoder values, encoder values or None when tied, bias or None) of some latents, differentiable."""
+
+    @abstractmethod
+    def point_latent(self, latent: int, direction: Tensor) -> bool:
+        """Set one column to the unit vector of direction [d_in], as far as its support allows; False if it is zero
+        there."""
+
+    @abstractmethod
+    def decoder_values(self) -> int:
+        """Learned numbers in the decoder."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Everything `config.json` needs to build this SAE again, without its learned numbers."""
+
+    @abstractmethod
+    def arrays(self) -> dict[str, Tensor]:
+        """The learned numbers (and rows that no seed can make again) as they are saved."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x_hat [batch, d_in]."""
+        return self.decode(self.encode(x))
+
+    def learned_values(self) -> int:
+        """All learned numbers: decoder, encoder if it has its own, biases."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def center(self) -> Tensor:
+        """b_dec in the units of the activations [d_in]."""
+        return self.b_dec / self.input_scale
+
+    def latent_bias(self) -> Tensor | None:
+        """b_enc in the units of the activations [n_latents], or None."""
+        return None if self.b_enc is None else self.b_enc / self.input_scale
+
+    @torch.no_grad()
+    def fold_input_scale(self) -> None:
+        """Put the input scale into the biases; outputs do not change."""
+        self.b_dec.div_(self.input_scale)
+        if self.b_enc is not None:
+            self.b_enc.div_(self.input_scale)
+        self.input_scale.fill_(1.0)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `config.json` and `sae.safetensors`; see `expander_sae.saes.checkpoint`."""
+        from .checkpoint import save_sae  # checkpoint imports this file
+
+        return save_sae(self, folder)
+
+
+def check_sizes(d_in: int, n_latents: int, k: int) -> None:
+    """Raise unless an SAE can have these sizes."""
+    for name, value in (("d_in", d_in), ("n_latents", n_latents), ("k", k)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ExpanderSaeError(f"expected {name} as a positive integer; got {value!r}")
+    if k > n_latents:
+        raise ExpanderSaeError(f"expected k <= n_latents = {n_latents}; got k = {k}")
+
+
+def check_input(x: Tensor, d_in: int) -> None:
+    """Raise unless x is [batch, d_in]."""
+    if x.ndim != 2 or x.shape[1] != d_in:
+        raise ExpanderSaeError(
+            f"expected x as [batch, d_in={d_in}]; got {list(x.shape)}. Was the SAE trained on another model or layer?"
+        )

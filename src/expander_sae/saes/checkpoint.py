@@ -1,0 +1,158 @@
+"""An SAE on disk: `config.json` (what it is) and `sae.safetensors` (what it learned)."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from expander_sae.graphs import Mask, make_mask, mask_from_rows
+from expander_sae.records import ExpanderSaeError, read_json, sha256_file, write_atomically, write_json
+
+from .base import AbstractSae
+from .dense_topk import DenseTopKSae
+from .expander import ExpanderSae
+
+FORMAT = "expander-sae"
+VERSION = 1
+CONFIG, ARRAYS = "config.json", "sae.safetensors"
+
+
+def save_sae(sae: AbstractSae, folder: str | Path) -> Path:
+    """Write the SAE into `folder`, its input scale folded away (the SAE in memory is not changed).
+
+    The mask is stored as its seed; as rows, in the smallest integer type, where no seed can make it again. The arrays
+    are
+    written first and the config, which holds their hash, last: a folder with a config is whole.
+
+    Raises:
+        ExpanderSaeError: a learned number is not finite, or the folder cannot be written.
+    """
+    folder = Path(folder)
+    if float(sae.input_scale) != 1.0:
+        folded = copy.deepcopy(sae)
+        folded.fold_input_scale()
+        path = save_sae(folded, folder)
+        sae.folder = path
+        return path
+    arrays = sae.arrays()
+    for name, array in arrays.items():
+        if array.is_floating_point() and not bool(torch.isfinite(array).all()):
+            raise ExpanderSaeError(f"expected finite numbers to save; {name} holds NaN or infinity (a diverged run)")
+    with write_atomically(folder / ARRAYS) as temporary:
+        save_file({name: array.cpu().contiguous() for name, array in arrays.items()}, temporary)
+    config = {
+        "format": FORMAT,
+        "version": VERSION,
+        **sae.describe(),
+        "arrays_sha256": sha256_file(folder / ARRAYS),
+        "metadata": sae.metadata,
+    }
+    write_json(folder / CONFIG, config)
+    sae.folder = folder
+    return folder
+
+
+def load_sae(folder: str | Path) -> AbstractSae:
+    """Read an SAE back from a folder that `save` wrote.
+
+    Raises:
+        ExpanderSaeError: the folder is not an SAE, a file is missing or damaged, a shape or dtype is not what the
+        config
+            says, a number is not finite, or the mask made from the seed is not the one it was trained with.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = ExpanderSae(d_in=64, n_latents=512, degree=4, k=8).save(folder)
+        ...     load_sae(folder).learned_values()
+        2112
+    """
+    folder = Path(folder)
+    config = read_json(folder / CONFIG)
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise ExpanderSaeError(f"expected {folder / CONFIG} to describe an expander-sae SAE; it does not")
+    if config.get("version") != VERSION:
+        raise ExpanderSaeError(
+            f"expected format version {VERSION} in {folder / CONFIG}; got {config.get('version')!r}. "
+            "Use the release that wrote it."
+        )
+    path = folder / ARRAYS
+    if not path.is_file():
+        raise ExpanderSaeError(f"expected {ARRAYS} beside {folder / CONFIG}; found none. Copy the whole folder.")
+    found = sha256_file(path)
+    if found != config.get("arrays_sha256"):
+        raise ExpanderSaeError(
+            f"{path} is damaged: its sha256 is {found[:16]}..., "
+            f"{CONFIG} says {str(config.get('arrays_sha256'))[:16]}... Copy it again."
+        )
+    arrays = _read_arrays(path)
+    try:
+        sae = _build(config, arrays)
+    except (KeyError, TypeError) as error:
+        raise ExpanderSaeError(f"{folder / CONFIG} lacks or garbles a field: {error}") from error
+    _fill(sae, arrays, path)
+    sae.metadata = dict(config.get("metadata") or {})
+    sae.folder = folder
+    return sae.eval()
+
+
+def _read_arrays(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise ExpanderSaeError(f"{path} is not a whole safetensors file: {error}. Copy it again.") from error
+
+
+def _build(config: dict[str, Any], arrays: dict[str, Tensor]) -> AbstractSae:
+    shared = {name: config[name] for name in ("d_in", "n_latents", "k", "signed", "latent_bias", "seed")}
+    if config["kind"] == DenseTopKSae.kind:
+        return DenseTopKSae(**shared, tied=config["tied"])
+    if config["kind"] != ExpanderSae.kind:
+        raise ExpanderSaeError(f"expected kind 'expander' or 'dense'; got {config['kind']!r}")
+    return ExpanderSae(**shared, degree=config["degree"], mask=_mask(config, arrays))
+
+
+def _mask(config: dict[str, Any], arrays: dict[str, Tensor]) -> Mask:
+    stored = config["mask"]
+    if stored["seed"] is None:
+        if "rows" not in arrays:
+            raise ExpanderSaeError("the mask has no seed, so expected its rows among the arrays; found none")
+        mask = mask_from_rows(arrays["rows"].numpy(), d_in=config["d_in"])
+    else:
+        sizes = {name: config[name] for name in ("d_in", "n_latents", "degree")}
+        mask = make_mask(stored["construction"], seed=stored["seed"], **sizes)
+    if mask.sha256() != stored["sha256"]:
+        raise ExpanderSaeError(
+            f"the {stored['construction']} mask does not have the hash it was trained with "
+            f"({mask.sha256()[:16]}... against {stored['sha256'][:16]}...); the values would sit on the wrong rows"
+        )
+    return mask
+
+
+@torch.no_grad()
+def _fill(sae: AbstractSae, arrays: dict[str, Tensor], path: Path) -> None:
+    wanted = sae.arrays()
+    if set(wanted) != set(arrays):
+        raise ExpanderSaeError(f"expected arrays {sorted(wanted)} in {path}; got {sorted(arrays)}")
+    for name, like in wanted.items():
+        array = arrays[name]
+        if array.shape != like.shape or array.dtype != like.dtype:
+            raise ExpanderSaeError(
+                f"expected {name} as {like.dtype} {list(like.shape)} in {path}; got {array.dtype} {list(array.shape)}"
+            )
+        if array.is_floating_point() and not bool(torch.isfinite(array).all()):
+            raise ExpanderSaeError(f"expected finite numbers; {name} in {path} holds NaN or infinity")
+    targets = {
+        "values": sae.columns.raw,
+        "b_dec": sae.b_dec,
+        "b_enc": sae.b_enc,
+        "encoder": getattr(sae, "encoder", None),
+    }
+    for name, target in targets.items():
+        if name in arrays and target is not None:
+            target.copy_(arrays[name])

@@ -1,0 +1,144 @@
+"""The dense control: a TopK SAE with a full dictionary, tied or untied."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from expander_sae.ops import Codes, ReconstructionLoss, encode_topk, reconstruction_loss, sparse_decode
+
+from .base import AbstractSae, check_input, check_sizes
+from .columns import UnitColumns
+
+
+class DenseTopKSae(AbstractSae):
+    """TopK SAE with W [d_in, n_latents] dense, unit-norm columns; encoder W^T (tied) or free and starting at W^T.
+
+    Encodes with a matrix product and TopK; decodes and differentiates with the same sparse code as `ExpanderSae`, so
+    that
+    a comparison between the two is fair.
+
+    Args:
+        d_in: length of an activation.
+        n_latents: dictionary columns.
+        k: active latents per token.
+        seed: of the initial values.
+        tied: the encoder is the decoder.
+        signed: keep the k largest signed pre-activations, no ReLU.
+        latent_bias: learn b_enc.
+
+    Raises:
+        ExpanderSaeError: impossible sizes.
+
+    Example:
+        >>> import torch
+        >>> DenseTopKSae(d_in=64, n_latents=512, k=8)(torch.randn(10, 64)).shape
+        torch.Size([10, 64])
+    """
+
+    kind = "dense"
+    columns: UnitColumns
+
+    def __init__(
+        self,
+        *,
+        d_in: int,
+        n_latents: int,
+        k: int,
+        seed: int = 0,
+        tied: bool = True,
+        signed: bool = False,
+        latent_bias: bool = False,
+    ) -> None:
+        super().__init__()
+        check_sizes(d_in, n_latents, k)
+        self.d_in, self.n_latents, self.degree, self.k = d_in, n_latents, d_in, k
+        self.tied, self.signed, self.seed = tied, signed, seed
+        self.metadata, self.folder = {}, None
+        generator = torch.Generator().manual_seed(seed)
+        self.columns = UnitColumns(torch.randn(n_latents, d_in, generator=generator) / d_in**0.5)
+        with torch.no_grad():
+            self.encoder = None if tied else nn.Parameter(self.columns().clone())
+        self.b_dec = nn.Parameter(torch.zeros(d_in))
+        self.b_enc = nn.Parameter(torch.zeros(n_latents)) if latent_bias else None
+        self.register_buffer("input_scale", torch.tensor(1.0))
+
+    @property
+    def values(self) -> Tensor:
+        """Unit-norm dictionary columns [n_latents, d_in]."""
+        return self.columns()
+
+    def encode(self, x: Tensor) -> Codes:
+        """Codes of x [batch, d_in].
+
+        Raises:
+            ExpanderSaeError: x has another width, or holds NaN or infinity.
+        """
+        check_input(x, self.d_in)
+        encoder = self.values if self.encoder is None else self.encoder
+        return encode_topk(x, None, encoder, self.k, bias=self.latent_bias(), center=self.center(), signed=self.signed)
+
+    def decode(self, codes: Codes) -> Tensor:
+        """x_hat [batch, d_in] = W h + b_dec."""
+        return sparse_decode(codes, None, self.values, self.d_in) + self.center()
+
+    def reconstruction_loss(self, x: Tensor, *, keep_residual: bool = False) -> ReconstructionLoss:
+        """Sum of ||x - x_hat||^2 over x [batch, d_in]."""
+        check_input(x, self.d_in)
+        return reconstruction_loss(
+            x,
+            None,
+            self.values,
+            self.k,
+            center=self.center(),
+            bias=self.latent_bias(),
+            encoder=self.encoder,
+            signed=self.signed,
+            keep_residual=keep_residual,
+        )
+
+    def sub_dictionary(self, latents: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]:
+        """(None, values, encoder or None, bias) of the chosen latents."""
+        bias = self.latent_bias()
+        encoder = None if self.encoder is None else self.encoder[latents]
+        return None, self.values[latents], encoder, None if bias is None else bias[latents]
+
+    @torch.no_grad()
+    def point_latent(self, latent: int, direction: Tensor) -> bool:
+        """Point a column, and its encoder if it has one, at direction [d_in]; its latent bias goes to zero."""
+        norm = direction.norm()
+        if not norm > 0:
+            return False
+        self.columns.raw[latent] = direction / norm
+        if self.encoder is not None:
+            self.encoder[latent] = direction / norm
+        if self.b_enc is not None:
+            self.b_enc[latent] = 0.0
+        return True
+
+    def decoder_values(self) -> int:
+        """d_in * n_latents."""
+        return self.d_in * self.n_latents
+
+    def describe(self) -> dict[str, Any]:
+        """Sizes and mode."""
+        return {
+            "kind": self.kind,
+            "d_in": self.d_in,
+            "n_latents": self.n_latents,
+            "k": self.k,
+            "tied": self.tied,
+            "signed": self.signed,
+            "latent_bias": self.b_enc is not None,
+            "seed": self.seed,
+        }
+
+    @torch.no_grad()
+    def arrays(self) -> dict[str, Tensor]:
+        """`values` [n_latents, d_in], `b_dec`, and `encoder`, `b_enc` where they are learned."""
+        arrays = {"values": self.values.detach().contiguous(), "b_dec": self.b_dec.detach()}
+        if self.encoder is not None:
+            arrays["encoder"] = self.encoder.detach()
+        if self.b_enc is not None:
+            arrays["b_enc"] = self.b_enc.detach()
+        return arrays

@@ -1,0 +1,171 @@
+"""The Expander SAE: degree non-zeros per column, placed by an expander graph, encoder tied to the decoder."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from expander_sae.graphs import Mask, make_mask
+from expander_sae.ops import Codes, ReconstructionLoss, encode_topk, reconstruction_loss, sparse_decode
+from expander_sae.records import ExpanderSaeError
+
+from .base import AbstractSae, check_input, check_sizes
+from .columns import UnitColumns
+
+
+class ExpanderSae(AbstractSae):
+    """TopK SAE with a sparse tied dictionary W [d_in, n_latents], `degree` learned values per unit-norm column.
+
+    `h = TopK_k(relu(W^T (x - b_dec) + b_enc))`, `x_hat = W h + b_dec`; without the ReLU when `signed`
+    (arXiv 2607.01799). It learns `degree * n_latents + d_in` numbers (plus n_latents with `latent_bias`).
+
+    Args:
+        d_in: length of an activation.
+        n_latents: dictionary columns.
+        degree: non-zeros per column.
+        k: active latents per token.
+        seed: of the mask and of the initial values.
+        construction: how the mask is made; see `expander_sae.graphs.CONSTRUCTIONS`.
+        signed: keep the k largest signed pre-activations, no ReLU.
+        latent_bias: learn b_enc.
+        mask: use this mask instead of making one.
+
+    Raises:
+        ExpanderSaeError: impossible sizes, or a mask of other sizes.
+
+    Example:
+        >>> import torch
+        >>> sae = ExpanderSae(d_in=64, n_latents=512, degree=4, k=8)
+        >>> sae.decode(sae.encode(torch.randn(10, 64))).shape
+        torch.Size([10, 64])
+    """
+
+    kind = "expander"
+    rows: Tensor
+    """Mask [n_latents, degree] in the kernels' integer type."""
+    columns: UnitColumns
+
+    def __init__(
+        self,
+        *,
+        d_in: int,
+        n_latents: int,
+        degree: int,
+        k: int,
+        seed: int = 0,
+        construction: str = "balanced",
+        signed: bool = False,
+        latent_bias: bool = False,
+        mask: Mask | None = None,
+    ) -> None:
+        super().__init__()
+        check_sizes(d_in, n_latents, k)
+        if mask is None:
+            mask = make_mask(construction, d_in=d_in, n_latents=n_latents, degree=degree, seed=seed)
+        if (mask.d_in, mask.n_latents, mask.degree) != (d_in, n_latents, degree):
+            raise ExpanderSaeError(
+                f"expected a mask with (d_in, n_latents, degree) = {(d_in, n_latents, degree)}; "
+                f"got {(mask.d_in, mask.n_latents, mask.degree)}"
+            )
+        self.d_in, self.n_latents, self.degree, self.k = d_in, n_latents, degree, k
+        self.signed, self.seed, self.mask = signed, seed, mask
+        self.metadata, self.folder = {}, None
+        generator = torch.Generator().manual_seed(seed)
+        self.columns = UnitColumns(torch.randn(n_latents, degree, generator=generator) / degree**0.5)
+        self.b_dec = nn.Parameter(torch.zeros(d_in))
+        self.b_enc = nn.Parameter(torch.zeros(n_latents)) if latent_bias else None
+        self.register_buffer("input_scale", torch.tensor(1.0))
+        # Kept in the kernels' own type; the mask itself is saved as its seed, so the buffer is not part of the state.
+        self.register_buffer(
+            "rows", torch.from_numpy(mask.rows.astype(np.uint16 if d_in <= 65536 else np.int64)), persistent=False
+        )
+
+    @property
+    def values(self) -> Tensor:
+        """Unit-norm dictionary values [n_latents, degree]."""
+        return self.columns()
+
+    def encode(self, x: Tensor) -> Codes:
+        """Codes of x [batch, d_in]; see the class for the formula.
+
+        Raises:
+            ExpanderSaeError: x has another width, or holds NaN or infinity.
+        """
+        check_input(x, self.d_in)
+        return encode_topk(
+            x, self.rows, self.values, self.k, bias=self.latent_bias(), center=self.center(), signed=self.signed
+        )
+
+    def decode(self, codes: Codes) -> Tensor:
+        """x_hat [batch, d_in] = W h + b_dec."""
+        return sparse_decode(codes, self.rows, self.values, self.d_in) + self.center()
+
+    def reconstruction_loss(self, x: Tensor, *, keep_residual: bool = False) -> ReconstructionLoss:
+        """Sum of ||x - x_hat||^2 over x [batch, d_in]."""
+        check_input(x, self.d_in)
+        return reconstruction_loss(
+            x,
+            self.rows,
+            self.values,
+            self.k,
+            center=self.center(),
+            bias=self.latent_bias(),
+            signed=self.signed,
+            keep_residual=keep_residual,
+        )
+
+    def sub_dictionary(self, latents: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]:
+        """(rows, values, None, bias) of the chosen latents."""
+        bias = self.latent_bias()
+        # torch cannot index uint16 tensors; the bits are the same as int16's.
+        rows = (
+            self.rows.view(torch.int16)[latents].view(torch.uint16)
+            if self.rows.dtype == torch.uint16
+            else self.rows[latents]
+        )
+        return rows, self.values[latents], None, None if bias is None else bias[latents]
+
+    @torch.no_grad()
+    def point_latent(self, latent: int, direction: Tensor) -> bool:
+        """Point a column at direction [d_in] restricted to its rows; its latent bias goes to zero."""
+        wanted = direction[self.rows[latent].long()]
+        norm = wanted.norm()
+        if not norm > 0:
+            return False
+        self.columns.raw[latent] = wanted / norm
+        if self.b_enc is not None:
+            self.b_enc[latent] = 0.0
+        return True
+
+    def decoder_values(self) -> int:
+        """degree * n_latents."""
+        return self.degree * self.n_latents
+
+    def describe(self) -> dict[str, Any]:
+        """Sizes, mode and how to make the mask again."""
+        return {
+            "kind": self.kind,
+            "d_in": self.d_in,
+            "n_latents": self.n_latents,
+            "degree": self.degree,
+            "k": self.k,
+            "signed": self.signed,
+            "latent_bias": self.b_enc is not None,
+            "seed": self.seed,
+            "mask": {
+                "construction": self.mask.construction,
+                "seed": self.mask.seed,
+                "sha256": self.mask.sha256(),
+            },
+        }
+
+    @torch.no_grad()
+    def arrays(self) -> dict[str, Tensor]:
+        """`values` [n_latents, degree], `b_dec`, maybe `b_enc`, and `rows` where no seed can make them."""
+        arrays = {"values": self.values.detach().contiguous(), "b_dec": self.b_dec.detach()}
+        if self.b_enc is not None:
+            arrays["b_enc"] = self.b_enc.detach()
+        if self.mask.seed is None:
+            arrays["rows"] = torch.from_numpy(self.mask.rows.copy())
+        return arrays

@@ -1,0 +1,114 @@
+"""How an SAE is trained. One frozen object, no hidden defaults elsewhere."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from expander_sae.records import ExpanderSaeError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one training pass; every SAE in the pass shares them."""
+
+    tokens: int = 1_000_000
+    """Activations seen, counting repeats."""
+    batch_size: int = 2048
+    learning_rate: float = 2e-3
+    """Peak, for inputs scaled to mean norm sqrt(d_in)."""
+    final_learning_rate: float = 0.0
+    schedule: str = "trapezoid"
+    """"trapezoid": warm up, hold, decay linearly over the last `decay` of the steps; "cosine": to the final rate."""
+    warmup: float = 0.05
+    """Share of the steps."""
+    decay: float = 0.2
+    """Share of the steps (trapezoid only)."""
+    beta1: float = 0.9
+    beta2: float = 0.999
+    clip: float = 1.0
+    """Largest global gradient norm of one SAE."""
+    loss_unit: str = "variance"
+    """"variance": squared error over the data's variance (so the loss is the batch's fvu); "token": per token, raw."""
+    scale_inputs: bool = True
+    """Train in units where the mean activation norm is sqrt(d_in); folded away at save."""
+    center_on_mean: bool = True
+    """Start b_dec at the mean of a large sample (norm outliers left out) rather than at zero."""
+    outlier_medians: float | None = 5.0
+    """Leave tokens with a norm above this many medians out of the loss; None keeps all."""
+    with_replacement: bool = False
+    """Draw every batch independently from the whole split instead of reading it epoch by epoch."""
+    dead_after_tokens: int = 65_536
+    """A latent is dead once it has not fired for this many tokens."""
+    aux_coefficient: float = 1 / 32
+    """Weight of the auxiliary loss that lets dead latents explain the residual; 0 turns it off."""
+    aux_k: int | None = None
+    """Dead latents per token in that loss; None: min(256, d_in / 2)."""
+    resample_every: int = 0
+    """Steps between the paper's resamplings of rarely firing latents; 0: never."""
+    resample_firings: int = 5
+    """Fewer firings than this since the last check make a latent a candidate."""
+    seed: int = 0
+    """Order of the activations and resampling; initial values have their own seed."""
+    statistics_tokens: int = 65_536
+    """Sample behind the input scale, b_dec and the outlier threshold."""
+    log_every: int = 20
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints; 0: only when interrupted."""
+
+    def __post_init__(self) -> None:
+        positive = (
+            "tokens",
+            "batch_size",
+            "learning_rate",
+            "clip",
+            "statistics_tokens",
+            "log_every",
+            "dead_after_tokens",
+        )
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise ExpanderSaeError(f"expected {name} > 0 in the training config; got {getattr(self, name)!r}")
+        if self.schedule not in ("trapezoid", "cosine"):
+            raise ExpanderSaeError(f"expected schedule 'trapezoid' or 'cosine'; got {self.schedule!r}")
+        if self.loss_unit not in ("variance", "token"):
+            raise ExpanderSaeError(f"expected loss_unit 'variance' or 'token'; got {self.loss_unit!r}")
+        if not (0 <= self.warmup <= 1 and 0 <= self.decay <= 1 and self.warmup + self.decay <= 1):
+            raise ExpanderSaeError(f"expected warmup + decay <= 1; got {self.warmup} + {self.decay}")
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps: tokens / batch_size, rounded up."""
+        return -(-self.tokens // self.batch_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings."""
+        return dataclasses.asdict(self)
+
+
+PRESETS: dict[str, TrainConfig] = {
+    "default": TrainConfig(),
+    # arXiv 2607.01799: 5,000 steps of 256 draws with replacement, raw squared error, cosine 3e-4 -> 1e-5, no warm-up,
+    # residual resampling every 1,000 steps. (Its SAEs are `signed` and have a latent bias: see `paper_sae_options`.)
+    "paper": TrainConfig(
+        tokens=5_000 * 256,
+        batch_size=256,
+        learning_rate=3e-4,
+        final_learning_rate=1e-5,
+        schedule="cosine",
+        warmup=0.0,
+        decay=0.0,
+        loss_unit="token",
+        scale_inputs=False,
+        center_on_mean=False,
+        outlier_medians=None,
+        with_replacement=True,
+        aux_coefficient=0.0,
+        resample_every=1_000,
+    ),
+}
+
+
+def paper_sae_options() -> dict[str, Any]:
+    """Constructor options that make an SAE the paper's: signed TopK, a latent bias."""
+    return {"signed": True, "latent_bias": True}

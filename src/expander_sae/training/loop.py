@@ -1,0 +1,277 @@
+"""One pass over the activations trains several SAEs: every batch is read once and shown to all of them."""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from expander_sae.records import ExpanderSaeError, write_json
+from expander_sae.records.results import TrainingRecord
+from expander_sae.saes import AbstractSae, InputStatistics, input_statistics
+
+from .checkpointing import CHECKPOINT, fingerprint, load_checkpoint, save_checkpoint, truncate_metrics
+from .config import TrainConfig
+from .member import Member
+
+METRICS = "metrics.jsonl"
+RECORDS = "training.json"
+
+
+class BatchSource(Protocol):
+    """Where activations come from; `expander_sae.activations.ActivationStream` is one."""
+
+    def __next__(self) -> Tensor:
+        """x [batch, d_in], float32."""
+        ...
+
+    def sample(self, n: int, *, seed: int) -> Tensor:
+        """Some ordinary activations [at most n, d_in]."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What the activations are, for records and for refusing to resume on others."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream is."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where it was."""
+        ...
+
+
+def train(
+    saes: Mapping[str, AbstractSae],
+    stream: BatchSource,
+    config: TrainConfig,
+    *,
+    folder: str | Path,
+    progress: bool = True,
+) -> dict[str, TrainingRecord]:
+    """Train every SAE on the same batches, save each to `folder/NAME`, and return how it went.
+
+    Per batch and SAE: squared error (in units of the data's variance by default), its gradients from the sparse
+    kernels, clip,
+    Adam, and the auxiliary loss while some latents are dead. An interrupted call with the same arguments goes on from
+    `folder/checkpoint.pt` and ends with the same numbers to the last bit (one machine, same number of threads). An SAE
+    whose loss stops being finite is reported as diverged and not saved; the others go on.
+
+    Args:
+        saes: by name; trained in place.
+        stream: endless shuffled activations.
+        config: the settings of the pass.
+        folder: gets one folder per SAE, `metrics.jsonl`, `training.json` and, meanwhile, the checkpoint.
+        progress: show a progress bar.
+
+    Returns:
+        One record per SAE.
+
+    Raises:
+        ExpanderSaeError: widths differ, the checkpoint belongs to another pass, or the folder cannot be written.
+    """
+    folder = Path(folder)
+    sample = stream.sample(config.statistics_tokens, seed=config.seed)
+    _check(saes, sample)
+    statistics = input_statistics(sample)
+    largest_norm = _largest_norm(sample, config)
+    members = [Member(name, sae, config, statistics) for name, sae in saes.items()]
+    description = {
+        "config": config.to_dict(),
+        "saes": {name: sae.describe() for name, sae in saes.items()},
+        "activations": stream.describe(),
+    }
+    mark = fingerprint(description)
+    run = _Run(folder, members, stream, config, mark, largest_norm)
+    run.resume()
+    with _bar(progress, config.steps, run.step) as show:
+        try:
+            run.to_the_end(show)
+        except KeyboardInterrupt:
+            run.save()
+            raise
+    return _finish(run, statistics, description)
+
+
+def _check(saes: Mapping[str, AbstractSae], sample: Tensor) -> None:
+    if not saes:
+        raise ExpanderSaeError("expected at least one SAE to train; got none")
+    for name, sae in saes.items():
+        if sae.d_in != sample.shape[1]:
+            raise ExpanderSaeError(f"SAE {name!r} has d_in = {sae.d_in}, the activations have {sample.shape[1]}")
+        if not name or "/" in name or name.startswith("."):
+            raise ExpanderSaeError(f"expected SAE names that can be folder names; got {name!r}")
+
+
+def _largest_norm(sample: Tensor, config: TrainConfig) -> float | None:
+    if config.outlier_medians is None:
+        return None
+    return config.outlier_medians * float(sample.norm(dim=1).median())
+
+
+class _Run:
+    """The moving state of one pass."""
+
+    def __init__(
+        self,
+        folder: Path,
+        members: list[Member],
+        stream: BatchSource,
+        config: TrainConfig,
+        mark: str,
+        largest_norm: float | None,
+    ) -> None:
+        self.folder, self.members, self.stream = folder, members, stream
+        self.config, self.mark, self.largest_norm = config, mark, largest_norm
+        self.step, self.tokens, self.seconds, self.outliers = 0, 0, 0.0, 0
+
+    def resume(self) -> None:
+        """Load the checkpoint of an interrupted pass, if there is one."""
+        state = load_checkpoint(self.folder, self.mark)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        truncate_metrics(self.folder / METRICS, state["step"] if state else 0)
+        if state is None:
+            return
+        self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
+        self.outliers = state["outliers"]
+        self.stream.load_state_dict(state["stream"])
+        for member in self.members:
+            member.load_state_dict(state["members"][member.name])
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        save_checkpoint(
+            self.folder,
+            {
+                "fingerprint": self.mark,
+                "step": self.step,
+                "tokens": self.tokens,
+                "seconds": self.seconds,
+                "outliers": self.outliers,
+                "stream": self.stream.state_dict(),
+                "members": {member.name: member.state_dict() for member in self.members},
+            },
+        )
+
+    def to_the_end(self, show: "_Show") -> None:
+        """Every step that is left."""
+        config = self.config
+        with open(self.folder / METRICS, "a", encoding="utf-8") as metrics:
+            while self.step < config.steps:
+                started = time.perf_counter()
+                # A checkpoint must see the stream and the members at the same step, so an interrupt waits for the
+                # batch.
+                with _uninterrupted() as interrupt:
+                    self._one_step()
+                    self.seconds += time.perf_counter() - started
+                    if self.step % config.log_every == 0 or self.step == config.steps:
+                        self._log(metrics)
+                        show(self)
+                if interrupt:
+                    raise KeyboardInterrupt
+                if config.checkpoint_every and self.step % config.checkpoint_every == 0:
+                    metrics.flush()
+                    self.save()
+
+    def _one_step(self) -> None:
+        x = next(self.stream)
+        if self.largest_norm is not None:
+            keep = x.norm(dim=1) <= self.largest_norm
+            if not bool(keep.all()):
+                self.outliers += int((~keep).sum())
+                x = x[keep]
+        if x.shape[0]:
+            for member in self.members:
+                member.step(self.step, x)
+        self.step += 1
+        self.tokens += x.shape[0]
+
+    def _log(self, metrics: Any) -> None:
+        for member in self.members:
+            line = {"step": self.step - 1, "tokens": self.tokens, "name": member.name, **member.last}
+            metrics.write(json.dumps(line | {"diverged": member.diverged}) + "\n")
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[list[int]]:
+    """Hold back Ctrl-C inside the block; the yielded list is not empty afterwards if it came."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught  # only the main thread receives signals
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
+    try:
+        yield caught
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _Show(Protocol):
+    def __call__(self, run: _Run) -> None: ...
+
+
+@contextmanager
+def _bar(progress: bool, steps: int, done: int) -> Iterator[_Show]:
+    """A progress bar with the numbers of all SAEs in the pass: best and worst."""
+    columns = (
+        TextColumn("train"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=not progress) as bar:
+        task = bar.add_task("", total=steps, completed=done)
+
+        def show(run: _Run) -> None:
+            live = [member.last for member in run.members if member.last]
+            if not live:
+                return
+            spans = [
+                f"{name} {min(m[key] for m in live):.3f}"
+                + (f"..{max(m[key] for m in live):.3f}" if len(live) > 1 else "")
+                for name, key in (("loss", "loss"), ("fvu", "fvu"), ("dead", "dead_fraction"))
+            ]
+            speed = run.tokens / run.seconds if run.seconds else 0.0
+            bar.update(task, completed=run.step, description=f"{'  '.join(spans)}  {speed:,.0f} tokens/s")
+
+        yield show
+
+
+def _finish(run: _Run, statistics: InputStatistics, description: dict[str, Any]) -> dict[str, TrainingRecord]:
+    """Save what was trained and say how it went."""
+    records = {}
+    for member in run.members:
+        member.sae.eval()
+        record = TrainingRecord(
+            name=member.name,
+            steps=run.step,
+            tokens=run.tokens,
+            seconds=run.seconds,
+            tokens_per_second=run.tokens / run.seconds if run.seconds else float("nan"),
+            final_loss=member.last.get("loss", float("nan")),
+            final_fvu=member.last.get("fvu", float("nan")),
+            final_dead_fraction=member.last.get("dead_fraction", float("nan")),
+            config=run.config.to_dict(),
+            diverged=member.diverged,
+        )
+        records[member.name] = record
+        if not member.diverged:
+            member.sae.metadata |= {
+                "activations": description["activations"],
+                "training": record.to_dict(),
+                "input_scale": statistics.scale if run.config.scale_inputs else 1.0,
+                "outlier_tokens_left_out": run.outliers,
+            }
+            member.sae.fold_input_scale()
+            member.sae.save(run.folder / member.name)
+    write_json(run.folder / RECORDS, {name: record.to_dict() for name, record in records.items()})
+    (run.folder / CHECKPOINT).unlink(missing_ok=True)
+    return records

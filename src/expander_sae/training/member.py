@@ -1,0 +1,89 @@
+"""One SAE on its way through a training pass: optimiser, dead latents, numbers to log."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from expander_sae.saes import AbstractSae, InputStatistics, initialise
+
+from .config import TrainConfig
+from .dead_latents import FiringHistory, auxiliary_loss, resample
+from .schedule import learning_rate
+
+
+class Member:
+    """Trains one SAE batch by batch; everything it needs to go on later is in its `state_dict`."""
+
+    def __init__(self, name: str, sae: AbstractSae, config: TrainConfig, statistics: InputStatistics) -> None:
+        self.name, self.sae, self.config = name, sae, config
+        self.variance = statistics.variance
+        scale = statistics.scale if config.scale_inputs else 1.0
+        mean = statistics.mean if config.center_on_mean else torch.zeros_like(statistics.mean)
+        initialise(sae, statistics._replace(scale=scale, mean=mean))
+        sae.train()
+        self.optimizer = torch.optim.Adam(
+            sae.parameters(), lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True
+        )
+        self.history = FiringHistory(sae.n_latents)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.aux_k = config.aux_k or min(256, max(1, sae.d_in // 2))
+        self.diverged = False
+        self.last: dict[str, float] = {}
+
+    def step(self, step: int, x: Tensor) -> None:
+        """One optimiser step on x [batch, d_in]; a loss that is not finite stops this SAE for good."""
+        if self.diverged:
+            return
+        config, sae = self.config, self.sae
+        dead = self.history.dead(config.dead_after_tokens)
+        revive = config.aux_coefficient > 0 and dead.numel() > 0
+        resampling = config.resample_every > 0 and (step + 1) % config.resample_every == 0
+        out = sae.reconstruction_loss(x, keep_residual=revive or resampling)
+        fvu = out.loss.detach() / (x.shape[0] * self.variance)
+        if not bool(torch.isfinite(out.loss)):
+            self.diverged = True
+            return
+        loss = out.loss / (x.shape[0] * (self.variance if config.loss_unit == "variance" else 1.0))
+        if revive:
+            assert out.residual is not None
+            loss = loss + config.aux_coefficient * auxiliary_loss(sae, x, out.residual, dead, self.aux_k)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        gradient_norm = torch.nn.utils.clip_grad_norm_(sae.parameters(), config.clip, foreach=True)
+        rate = learning_rate(config, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.history.update(out.fired, x.shape[0])
+        if config.resample_every > 0:
+            self.history.count(out.codes)
+        if resampling:
+            assert out.residual is not None
+            resample(sae, x, out.residual, self.history, config.resample_firings, self.generator)
+        self.last = {
+            "loss": float(loss.detach()),
+            "fvu": float(fvu),
+            "dead_fraction": dead.numel() / sae.n_latents,
+            "gradient_norm": float(gradient_norm),
+            "learning_rate": rate,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters, optimiser, firing history, generator and the last logged numbers."""
+        return {
+            "sae": self.sae.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history.state_dict(),
+            "generator": self.generator.get_state(),
+            "diverged": self.diverged,
+            "last": self.last,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where `state_dict` was taken."""
+        self.sae.load_state_dict(state["sae"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history.load_state_dict(state["history"])
+        self.generator.set_state(state["generator"])
+        self.diverged, self.last = state["diverged"], state["last"]
