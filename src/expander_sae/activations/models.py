@@ -83,9 +83,8 @@ def load_language_model(
     dtype_argument = "dtype" if version >= (4, 56) else "torch_dtype"
     with _quiet_loading(), _explain_loading(name):
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision)
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            name, revision=revision, output_loading_info=True, **{dtype_argument: as_dtype(dtype)}
-        )
+        load: Any = transformers.AutoModelForCausalLM.from_pretrained
+        model, info = load(name, revision=revision, output_loading_info=True, **{dtype_argument: as_dtype(dtype)})
     missing = sorted(info.get("missing_keys", ()))
     if missing:  # transformers would go on with random weights in their place
         raise ExpanderSaeError(
