@@ -1,7 +1,5 @@
 """An activation store held in memory: the part of `ActivationStore` that evaluation and training read."""
 
-from types import SimpleNamespace
-
 import torch
 from tiny_models import make_documents
 
@@ -17,7 +15,8 @@ class MemoryStore:
         self.special = special or {split: torch.zeros(len(rows), dtype=torch.bool) for split, rows in x.items()}
         self.text = tokens or {}
         self.d_in = next(iter(x.values())).shape[1]
-        self.manifest = SimpleNamespace(model_id=model_id, revision=revision, layer=layer)
+        self.layer = layer
+        self.manifest = {"settings": {"model_id": model_id, "model_revision": revision, "layer": layer}}
 
     def n_tokens(self, split):
         return len(self.x[split])

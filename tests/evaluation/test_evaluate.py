@@ -117,7 +117,7 @@ def test_training_mode_is_as_it_was():
 
 def test_other_weights_than_the_harvested_ones_are_noticed(language_model):
     store = harvest_in_memory(language_model)
-    store.manifest.revision = "sha256:another"
+    store.manifest["settings"]["model_revision"] = "sha256:another"
     with pytest.warns(UserWarning, match="activations come from"):
         evaluate(make_saes(), store, language_model=language_model, progress=False)
 

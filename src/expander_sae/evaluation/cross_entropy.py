@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from expander_sae.activations.models import LanguageModel
-from expander_sae.activations.tokens import TokenBlocks
+from expander_sae.activations import LanguageModel, TokenBlocks
 from expander_sae.records import ExpanderSaeError
 
 from .second_half import SecondHalf

@@ -7,19 +7,16 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from expander_sae.activations.models import LanguageModel
+from expander_sae.activations import ActivationStore, LanguageModel
 from expander_sae.records import EvaluationRecord, ExpanderSaeError
 from expander_sae.saes import AbstractSae
 from expander_sae.saes.init import OUTLIER_MEDIANS
-
-if TYPE_CHECKING:
-    from expander_sae.activations import ActivationStore
 
 from .cross_entropy import SPLICES, CrossEntropyMetrics, cross_entropy, spread_blocks
 from .reconstruction import ReconstructionAccumulator
@@ -95,7 +92,7 @@ def evaluate(
                     saes,
                     language_model,
                     blocks,
-                    layer=store.manifest.layer,
+                    layer=store.layer,
                     mean=mean,
                     splice=splice,
                     giant_norm=reconstruction.giant_norm,
@@ -105,14 +102,15 @@ def evaluate(
         for name, sae in saes.items():
             sae.train(modes[name])
     records = {}
+    harvested = store.manifest["settings"]
     for name, sae in saes.items():
         result = metrics[name]
         records[name] = EvaluationRecord(
             name=name,
             **describe_sae(sae),
-            model_id=store.manifest.model_id,
-            model_revision=store.manifest.revision,
-            layer=store.manifest.layer,
+            model_id=harvested["model_id"],
+            model_revision=harvested["model_revision"],
+            layer=store.layer,
             split=split,
             keep_special_tokens=keep_special_tokens,
             outlier_medians=outlier_medians,
@@ -167,8 +165,9 @@ def _check(
     for name, sae in saes.items():
         if sae.d_in != store.d_in:
             raise ExpanderSaeError(
-                f"expected SAEs of d_in {store.d_in}, that of the activations ({store.manifest.model_id}, "
-                f"layer {store.manifest.layer}), but {name} has {sae.d_in}. Was it trained on another model?"
+                f"expected SAEs of d_in {store.d_in}, that of the activations "
+                f"({store.manifest['settings']['model_id']}, layer {store.layer}), "
+                f"but {name} has {sae.d_in}. Was it trained on another model?"
             )
     if splice not in SPLICES:
         raise ExpanderSaeError(f"expected splice to be one of {', '.join(SPLICES)}, got {splice!r}")
@@ -184,13 +183,13 @@ def _check(
 
 def _check_same_model(store: ActivationStore, language_model: LanguageModel) -> None:
     """Warn where the activations are known to come from other weights."""
-    harvested, given = store.manifest.revision, language_model.revision
+    harvested, given = store.manifest["settings"]["model_revision"], language_model.revision
     # A hub commit and a content hash of the same model cannot be compared.
     comparable = harvested.startswith("sha256:") == given.startswith("sha256:")
     if comparable and harvested != given:
         warnings.warn(
-            f"the activations come from {store.manifest.model_id} ({harvested[:19]}), the cross entropy from "
-            f"{language_model.model_id} ({given[:19]})",
+            f"the activations come from {store.manifest['settings']['model_id']} ({harvested[:19]}), "
+            f"the cross entropy from {language_model.model_id} ({given[:19]})",
             stacklevel=3,
         )
 

@@ -156,6 +156,7 @@ class FrontierRecord(_Record):
     """The degree whose decoder values this SAE has (its own, for a sparse one); None for a full dense one."""
     folder: str
     training: TrainingRecord
-    evaluation: EvaluationRecord
+    evaluation: EvaluationRecord | None
+    """None where training diverged, so that there was nothing to evaluate."""
     retention_zero: float | None = None
     retention_mean: float | None = None

@@ -1,0 +1,54 @@
+"""The batches of one training pass, with what the trainer asks of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from expander_sae.activations import ActivationStore, ActivationStream
+from expander_sae.records import ExpanderSaeError
+from expander_sae.training import TrainConfig
+
+
+class Batches:
+    """Shuffled, endless, resumable batches of a store's "train" split, as `expander_sae.training.train` wants them."""
+
+    def __init__(
+        self, store: ActivationStore, config: TrainConfig, *, seed: int, keep_special_tokens: bool = False
+    ) -> None:
+        if config.with_replacement:
+            raise ExpanderSaeError(
+                "expected a training config that reads the activations epoch by epoch; a frontier does not draw batches "
+                "with replacement"
+            )
+        self.store = store
+        self.keep_special_tokens = keep_special_tokens
+        self._stream = ActivationStream(
+            store, batch_size=config.batch_size, seed=seed, keep_special_tokens=keep_special_tokens
+        )
+
+    def __next__(self) -> Tensor:
+        """x [batch, d_in], float32."""
+        return next(self._stream)
+
+    def sample(self, n: int, *, seed: int) -> Tensor:
+        """Some ordinary activations [at most n, d_in], spread over the split."""
+        return self.store.sample("train", n, seed)
+
+    def describe(self) -> dict[str, Any]:
+        """Which activations these are."""
+        return {
+            **self.store.manifest["settings"],
+            "text_source": self.store.manifest.get("text_source"),
+            "keep_special_tokens": self.keep_special_tokens,
+            "tokens": self.store.n_tokens("train", keep_special_tokens=self.keep_special_tokens),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the stream."""
+        return self._stream.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to a saved place."""
+        self._stream.load_state_dict(state)

@@ -1,0 +1,194 @@
+"""What a frontier found, on disk and in memory: `frontier.json`."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from expander_sae.records import ExpanderSaeError, FrontierRecord, read_json, write_json
+
+FORMAT = "expander-sae frontier 1"
+FILE = "frontier.json"
+METRICS = (
+    "fvu",
+    "rel_err",
+    "cosine",
+    "l0",
+    "dead_fraction",
+    "ce_recon",
+    "delta_ce",
+    "ce_recovered_zero",
+    "ce_recovered_mean",
+    "kl",
+    "encode_tokens_per_second",
+)
+RETENTIONS = ("retention_zero", "retention_mean")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One metric of one variant over its seeds."""
+
+    mean: float
+    std: float | None
+    """Sample standard deviation; None with a single seed."""
+    low: float
+    high: float
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One variant over its seeds; diverged runs are counted and not averaged."""
+
+    variant: str
+    family: str
+    matched_degree: int | None
+    n_latents: int
+    decoder_values: int
+    learned_values: int
+    bytes_on_disk: int | None
+    diverged: int
+    metrics: dict[str, Spread]
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Everything a report needs."""
+
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    notes: list[str]
+    records: list[FrontierRecord]
+
+    def summaries(self) -> list[Summary]:
+        """One for each variant that was evaluated at least once, in the order of the records."""
+        return summarise(self.records)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `frontier.json` into `folder` and return its path."""
+        path = Path(folder) / FILE
+        write_json(path, self.to_dict())
+        return path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts and numbers; the summaries are included for readers that are not this package."""
+        return {
+            "format": FORMAT,
+            "settings": self.settings,
+            "versions": self.versions,
+            "notes": self.notes,
+            "summaries": [_summary_dict(summary) for summary in self.summaries()],
+            "records": [record.to_dict() for record in self.records],
+        }
+
+
+def load_frontier(path: str | os.PathLike[str]) -> Frontier:
+    """Read a `frontier.json`, given it or its folder.
+
+    Raises:
+        ExpanderSaeError: it is missing, damaged, or of another format.
+    """
+    path = Path(path)
+    path = path / FILE if path.is_dir() else path
+    data = read_json(path)
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise ExpanderSaeError(f"expected {path} to be an {FORMAT!r} file; it is not")
+    try:
+        records = [FrontierRecord.from_dict(record) for record in data["records"]]
+        return Frontier(dict(data["settings"]), dict(data["versions"]), list(data["notes"]), records)
+    except (KeyError, TypeError) as error:
+        raise ExpanderSaeError(f"{path} lacks or garbles a field: {error}") from error
+
+
+def with_retention(records: Iterable[FrontierRecord]) -> list[FrontierRecord]:
+    """Set both retentions: ce_recovered over that of the full dense tied control of the same seed."""
+    records = list(records)
+    controls = {record.seed: record.evaluation for record in records if record.family == "dense"}
+    out = []
+    for record in records:
+        own, control = record.evaluation, controls.get(record.seed)
+        zero = mean = None
+        if own is not None and control is not None:
+            zero = _ratio(own.ce_recovered_zero, control.ce_recovered_zero)
+            mean = _ratio(own.ce_recovered_mean, control.ce_recovered_mean)
+        out.append(replace(record, retention_zero=zero, retention_mean=mean))
+    return out
+
+
+def _ratio(above: float | None, below: float | None) -> float | None:
+    # A control that recovers nothing is no yardstick.
+    if above is None or below is None or not below > 0:
+        return None
+    return above / below
+
+
+def summarise(records: Iterable[FrontierRecord]) -> list[Summary]:
+    """Mean and spread over seeds, per variant."""
+    groups: dict[str, list[FrontierRecord]] = {}
+    for record in records:
+        groups.setdefault(record.variant, []).append(record)
+    found = []
+    for variant, group in groups.items():
+        good = [record for record in group if record.evaluation is not None]
+        if not good:
+            continue
+        first = good[0].evaluation
+        assert first is not None
+        sizes = [r.evaluation.bytes_on_disk for r in good if r.evaluation and r.evaluation.bytes_on_disk]
+        metrics: dict[str, Spread] = {}
+        for name in (*METRICS, *RETENTIONS):
+            values = [getattr(r if name in RETENTIONS else r.evaluation, name) for r in good]
+            spread = _spread([value for value in values if value is not None and math.isfinite(value)])
+            if spread is not None:
+                metrics[name] = spread
+        found.append(
+            Summary(
+                variant=variant,
+                family=good[0].family,
+                matched_degree=good[0].matched_degree,
+                n_latents=first.n_latents,
+                decoder_values=first.decoder_values,
+                learned_values=first.learned_values,
+                bytes_on_disk=round(statistics.mean(sizes)) if sizes else None,
+                diverged=len(group) - len(good),
+                metrics=metrics,
+            )
+        )
+    return found
+
+
+def _spread(values: list[float]) -> Spread | None:
+    if not values:
+        return None
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return Spread(statistics.fmean(values), std, min(values), max(values), len(values))
+
+
+def _summary_dict(summary: Summary) -> dict[str, Any]:
+    return {**vars(summary), "metrics": {name: vars(spread) for name, spread in summary.metrics.items()}}
+
+
+def versions() -> dict[str, str]:
+    """What the numbers were made with."""
+    found: dict[str, str] = {}
+    for package in ("expander-sae", "torch", "transformers", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    found["python"] = platform.python_version()
+    found["machine"] = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
+    return found
+
+
+def settings_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The harvest's settings and counts, as a report shows them."""
+    return {name: value for name, value in manifest.items() if name != "shards"}
