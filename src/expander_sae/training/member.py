@@ -51,6 +51,9 @@ class Member:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         gradient_norm = torch.nn.utils.clip_grad_norm_(sae.parameters(), config.clip, foreach=True)
+        if not bool(torch.isfinite(gradient_norm)):
+            self.diverged = True  # before the step: the parameters are still the last finite ones
+            return
         rate = learning_rate(config, step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate

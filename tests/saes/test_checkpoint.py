@@ -1,0 +1,146 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from expander_sae.graphs import make_mask, mask_from_rows
+from expander_sae.records import ExpanderSaeError, read_json, sha256_file
+from expander_sae.saes import DenseTopKSae, ExpanderSae, load_sae
+
+
+def rewrite(folder: Path, arrays=None, **fields) -> None:
+    """Change arrays and config fields, with a hash that fits, as a careless program would."""
+    path = folder / "sae.safetensors"
+    if arrays is not None:
+        save_file(arrays, path)
+    config = read_json(folder / "config.json") | {"arrays_sha256": sha256_file(path)} | fields
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    "sae",
+    [
+        ExpanderSae(d_in=40, n_latents=300, degree=5, k=6),
+        ExpanderSae(
+            d_in=300, n_latents=400, degree=4, k=6, seed=7, construction="uniform", signed=True, latent_bias=True
+        ),
+        DenseTopKSae(d_in=40, n_latents=90, k=6),
+        DenseTopKSae(d_in=40, n_latents=90, k=6, tied=False, latent_bias=True),
+    ],
+    ids=["expander", "expander-signed", "dense", "dense-untied"],
+)
+def test_round_trip(sae, tmp_path):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        sae.b_dec.normal_()
+    sae.metadata["model"] = "tiny"
+    sae.save(tmp_path)
+    again = load_sae(tmp_path)
+    x = torch.randn(17, sae.d_in)
+    torch.testing.assert_close(again(x), sae(x))
+    assert again.describe() == sae.describe()
+    assert again.metadata == {"model": "tiny"}
+    assert again.folder == tmp_path
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "sae.safetensors"]
+
+
+def test_a_seeded_mask_is_not_stored_and_given_rows_are_in_the_smallest_type(tmp_path):
+    seeded = ExpanderSae(d_in=200, n_latents=300, degree=5, k=6)
+    seeded.save(tmp_path / "seeded")
+    assert "rows" not in load_file(tmp_path / "seeded" / "sae.safetensors")
+    mask = mask_from_rows(make_mask(d_in=200, n_latents=300, degree=5, seed=3).rows, d_in=200)
+    given = ExpanderSae(d_in=200, n_latents=300, degree=5, k=6, mask=mask)
+    given.save(tmp_path / "given")
+    assert load_file(tmp_path / "given" / "sae.safetensors")["rows"].dtype == torch.uint8
+    again = load_sae(tmp_path / "given")
+    assert isinstance(again, ExpanderSae)
+    assert np.array_equal(again.mask.rows, mask.rows)
+
+
+def test_saving_folds_the_scale_but_not_in_memory(tmp_path):
+    sae, x = ExpanderSae(d_in=40, n_latents=300, degree=5, k=6), torch.randn(9, 40)
+    with torch.no_grad():
+        sae.b_dec.normal_()
+        sae.input_scale.fill_(0.25)
+    sae.save(tmp_path)
+    assert float(sae.input_scale) == 0.25
+    torch.testing.assert_close(load_sae(tmp_path)(x), sae(x))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    ExpanderSae(d_in=40, n_latents=300, degree=5, k=6).save(tmp_path)
+    return tmp_path
+
+
+def test_a_flipped_byte_is_seen(saved):
+    path = saved / "sae.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(ExpanderSaeError, match="is damaged"):
+        load_sae(saved)
+
+
+def test_truncated_or_missing_files(saved):
+    path = saved / "sae.safetensors"
+    path.write_bytes(path.read_bytes()[:50])
+    rewrite(saved)
+    with pytest.raises(ExpanderSaeError, match="not a whole safetensors file"):
+        load_sae(saved)
+    path.unlink()
+    with pytest.raises(ExpanderSaeError, match="found none"):
+        load_sae(saved)
+    with pytest.raises(ExpanderSaeError, match="expected a JSON file"):
+        load_sae(saved / "nowhere")
+
+
+def test_wrong_shape_dtype_or_numbers(saved):
+    arrays = load_file(saved / "sae.safetensors")
+    rewrite(saved, arrays | {"values": arrays["values"][:, :4].contiguous()})
+    with pytest.raises(ExpanderSaeError, match=r"expected values as torch.float32 \[300, 5\]"):
+        load_sae(saved)
+    rewrite(saved, arrays | {"values": arrays["values"].half()})
+    with pytest.raises(ExpanderSaeError, match=r"got torch\.float16"):
+        load_sae(saved)
+    rewrite(saved, arrays | {"b_dec": torch.full((40,), float("nan"))})
+    with pytest.raises(ExpanderSaeError, match=r"b_dec .* holds NaN"):
+        load_sae(saved)
+    rewrite(saved, {"values": arrays["values"]})
+    with pytest.raises(ExpanderSaeError, match="expected arrays"):
+        load_sae(saved)
+
+
+def test_a_mask_that_comes_out_otherwise_is_refused(saved):
+    mask = read_json(saved / "config.json")["mask"]
+    rewrite(saved, mask=mask | {"seed": 1})
+    with pytest.raises(ExpanderSaeError, match="wrong rows"):
+        load_sae(saved)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"format": "other"}, "does not"),
+        ({"version": 99}, "version 1"),
+        ({"kind": "x"}, "kind"),
+        ({"k": None}, "k as a"),
+    ],
+)
+def test_a_garbled_config(saved, fields, says):
+    rewrite(saved, **fields)
+    with pytest.raises(ExpanderSaeError, match=says):
+        load_sae(saved)
+
+
+def test_a_diverged_sae_is_not_saved_and_the_old_one_stays(saved):
+    sae = ExpanderSae(d_in=40, n_latents=300, degree=5, k=6)
+    with torch.no_grad():
+        sae.columns.raw.fill_(float("nan"))
+    before = (saved / "sae.safetensors").read_bytes()
+    with pytest.raises(ExpanderSaeError, match="diverged"):
+        sae.save(saved)
+    assert (saved / "sae.safetensors").read_bytes() == before

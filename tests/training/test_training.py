@@ -1,0 +1,195 @@
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from memory_source import MemorySource, sparse_activations
+
+from expander_sae.ops import Codes
+from expander_sae.records import ExpanderSaeError, read_json
+from expander_sae.saes import DenseTopKSae, ExpanderSae, load_sae
+from expander_sae.training import PRESETS, TrainConfig, paper_sae_options, train
+from expander_sae.training.dead_latents import FiringHistory, auxiliary_loss, resample
+from expander_sae.training.schedule import learning_rate
+
+SMALL = TrainConfig(
+    tokens=256 * 60, batch_size=256, learning_rate=1e-2, log_every=10, checkpoint_every=20, dead_after_tokens=2000
+)
+
+
+def some_saes():
+    return {
+        "expander": ExpanderSae(d_in=48, n_latents=256, degree=6, k=8),
+        "signed": ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, **paper_sae_options()),
+        "dense": DenseTopKSae(d_in=48, n_latents=256, k=8),
+        "untied": DenseTopKSae(d_in=48, n_latents=64, k=8, tied=False, latent_bias=True),
+    }
+
+
+def test_every_sae_learns_and_is_saved_with_its_history(tmp_path):
+    x = sparse_activations()
+    saes = some_saes()
+    before = {name: float(fvu(sae, x)) for name, sae in saes.items()}
+    records = train(saes, MemorySource(x), SMALL, folder=tmp_path, progress=False)
+    for name, record in records.items():
+        sae = load_sae(tmp_path / name)
+        assert fvu(sae, x) < 0.92 * min(1.0, before[name]), name
+        assert record.final_fvu == pytest.approx(float(fvu(sae, x)), rel=0.2)
+        assert record.steps == 60
+        assert record.tokens == 256 * 60
+        assert not record.diverged
+        assert sae.metadata["activations"]["source"] == "memory"
+        assert sae.metadata["training"]["config"]["batch_size"] == 256
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["name"] == "dense"] == [9, 19, 29, 39, 49, 59]
+    assert {"loss", "fvu", "dead_fraction", "learning_rate", "tokens"} <= set(lines[0])
+    assert set(read_json(tmp_path / "training.json")) == set(saes)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def fvu(sae, x):
+    with torch.no_grad():
+        return (x - sae(x)).square().sum() / (x - x.mean(0)).square().sum()
+
+
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
+    x = sparse_activations()
+    config = replace(SMALL, resample_every=25)
+    whole, parts = some_saes(), some_saes()
+    train(whole, MemorySource(x), config, folder=tmp_path / "whole", progress=False)
+    source = MemorySource(x)
+    source.interrupt_at = 33
+    with pytest.raises(KeyboardInterrupt):
+        train(parts, source, config, folder=tmp_path / "parts", progress=False)
+    assert (tmp_path / "parts" / "checkpoint.pt").exists()
+    parts = some_saes()
+    train(parts, MemorySource(x), config, folder=tmp_path / "parts", progress=False)
+    for name in whole:
+        for key, value in whole[name].state_dict().items():
+            assert torch.equal(value, parts[name].state_dict()[key]), (name, key)
+    whole_lines, parts_lines = ((tmp_path / run / "metrics.jsonl").read_text() for run in ("whole", "parts"))
+    assert whole_lines == parts_lines
+
+
+def test_a_checkpoint_of_another_pass_or_a_damaged_one_is_refused(tmp_path):
+    source = MemorySource(sparse_activations())
+    source.interrupt_at = 5
+    with pytest.raises(KeyboardInterrupt):
+        train(some_saes(), source, SMALL, folder=tmp_path, progress=False)
+    with pytest.raises(ExpanderSaeError, match="other settings"):
+        train(some_saes(), MemorySource(source.x), replace(SMALL, seed=1), folder=tmp_path, progress=False)
+    (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(ExpanderSaeError, match="damaged"):
+        train(some_saes(), MemorySource(source.x), SMALL, folder=tmp_path, progress=False)
+
+
+def test_outlier_tokens_are_left_out_of_the_loss(tmp_path):
+    x = sparse_activations()
+    giant = torch.cat([x, torch.full((40, 48), 1e4)])
+    sae = {"sae": ExpanderSae(d_in=48, n_latents=256, degree=6, k=8)}
+    record = train(sae, MemorySource(giant[torch.randperm(len(giant))]), SMALL, folder=tmp_path, progress=False)["sae"]
+    assert record.tokens < 256 * 60
+    assert fvu(load_sae(tmp_path / "sae"), x) < 0.7
+
+
+def test_a_diverged_sae_is_reported_and_the_others_go_on(tmp_path):
+    saes = {"good": ExpanderSae(d_in=48, n_latents=256, degree=6, k=8), "bad": DenseTopKSae(d_in=48, n_latents=64, k=8)}
+    saes["bad"].b_dec.register_hook(lambda gradient: gradient * float("inf"))
+    records = train(saes, MemorySource(sparse_activations()), SMALL, folder=tmp_path, progress=False)
+    assert records["bad"].diverged
+    assert not records["good"].diverged
+    assert (tmp_path / "good" / "config.json").exists()
+    assert not (tmp_path / "bad").exists()
+
+
+def test_the_auxiliary_loss_moves_dead_latents_only_and_leaves_b_dec_alone():
+    torch.manual_seed(0)
+    sae, x = ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, latent_bias=True), sparse_activations(200)
+    dead = torch.tensor([3, 70, 201])
+    residual = sae.reconstruction_loss(x, keep_residual=True).residual
+    assert residual is not None
+    auxiliary_loss(sae, x, residual, dead, 2).backward()
+    gradient = sae.columns.raw.grad
+    assert gradient is not None
+    assert set(gradient.abs().sum(1).nonzero()[:, 0].tolist()) <= set(dead.tolist())
+    assert gradient[dead].abs().sum() > 0
+    assert sae.b_dec.grad is None
+
+
+def test_auxiliary_loss_against_its_formula():
+    torch.manual_seed(0)
+    sae, x, dead = DenseTopKSae(d_in=12, n_latents=30, k=4), torch.randn(20, 12), torch.tensor([1, 5, 9])
+    residual = (x - sae(x)).detach()
+    w = sae.values[dead]
+    pre = torch.relu((x - sae.b_dec) @ w.T)
+    kept = torch.zeros_like(pre).scatter(1, pre.topk(2).indices, pre.topk(2).values)
+    want = (residual - kept @ w).square().sum() / residual.square().sum()
+    torch.testing.assert_close(auxiliary_loss(sae, x, residual, dead, 2), want)
+
+
+def test_firing_history():
+    history = FiringHistory(4)
+    history.update(torch.tensor([1, 0, 0, 1], dtype=torch.uint8), 100)
+    history.update(torch.tensor([1, 1, 0, 0], dtype=torch.uint8), 50)
+    assert history.tokens_since.tolist() == [0, 0, 150, 50]
+    assert history.dead(50).tolist() == [2]
+    history.count(Codes(torch.tensor([[0, 1], [0, 2]]), torch.tensor([[1.0, 2.0], [1.0, 0.0]])))
+    assert history.firings.tolist() == [2, 1, 0, 0]
+
+
+def test_resampling_points_rare_latents_at_residuals_on_their_support():
+    sae = ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, latent_bias=True)
+    history, x = FiringHistory(256), sparse_activations(300)
+    history.firings += 100
+    history.firings[7] = 4
+    residual = torch.zeros(300, 48)
+    residual[11] = torch.arange(48.0) + 1
+    before = sae.columns.raw.detach().clone()
+    assert resample(sae, x, residual, history, 5, torch.Generator().manual_seed(0)) == 1
+    wanted = residual[11][sae.rows[7].long()]
+    torch.testing.assert_close(sae.columns.raw[7].detach(), wanted / wanted.norm())
+    unchanged = torch.arange(256) != 7
+    assert torch.equal(sae.columns.raw[unchanged], before[unchanged])
+    assert history.firings.sum() == 0
+    assert resample(sae, x, residual, history, 5, torch.Generator().manual_seed(0)) == 0  # all are candidates: skipped
+
+
+def test_schedules():
+    config = TrainConfig(tokens=1000, batch_size=10, learning_rate=1.0, warmup=0.1, decay=0.2)
+    rates = [learning_rate(config, step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[10:80] == [1.0] * 70
+    assert rates[-1] == pytest.approx(0.05)
+    paper = PRESETS["paper"]
+    assert paper.steps == 5000
+    assert learning_rate(paper, 0) == pytest.approx(3e-4)
+    assert learning_rate(paper, 2500) == pytest.approx((3e-4 + 1e-5) / 2)
+    assert learning_rate(paper, 4999) == pytest.approx(1e-5, rel=1e-2)
+
+
+def test_the_paper_preset_runs(tmp_path):
+    config = replace(PRESETS["paper"], tokens=256 * 30, resample_every=10)
+    sae = ExpanderSae(d_in=48, n_latents=128, degree=6, k=8, construction="uniform", **paper_sae_options())
+    record = train({"sae": sae}, MemorySource(sparse_activations()), config, folder=tmp_path, progress=False)["sae"]
+    assert math.isfinite(record.final_fvu)
+    assert float(load_sae(tmp_path / "sae").input_scale) == 1.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"tokens": 0}, {"clip": 0.0}, {"schedule": "step"}, {"warmup": 0.9, "decay": 0.2}, {"loss_unit": "l1"}],
+)
+def test_impossible_settings(change):
+    with pytest.raises(ExpanderSaeError, match="expected"):
+        TrainConfig(**change)
+
+
+def test_widths_and_names_are_checked(tmp_path):
+    source = MemorySource(sparse_activations())
+    with pytest.raises(ExpanderSaeError, match="d_in = 40"):
+        train({"a": ExpanderSae(d_in=40, n_latents=99, degree=4, k=5)}, source, SMALL, folder=tmp_path, progress=False)
+    with pytest.raises(ExpanderSaeError, match="folder names"):
+        train({"a/b": DenseTopKSae(d_in=48, n_latents=99, k=5)}, source, SMALL, folder=tmp_path, progress=False)
+    with pytest.raises(ExpanderSaeError, match="at least one"):
+        train({}, source, SMALL, folder=tmp_path, progress=False)
