@@ -32,6 +32,9 @@ class ActivationStream:
     fills a buffer with as many as fit, shuffles its rows and hands them out. When the whole split fits into
     the buffer, it is read once and reshuffled every epoch.
 
+    `with_replacement` draws every row independently instead: from the whole split where it fits into the
+    buffer, else from the group of segments in hand.
+
     With `epochs=None` the stream never ends and a batch may reach over into the next epoch; otherwise it ends
     after that many epochs, and the last batch of each may be short.
 
@@ -53,6 +56,7 @@ class ActivationStream:
         keep_special_tokens: bool = False,
         epochs: int | None = None,
         buffer_tokens: int | None = None,
+        with_replacement: bool = False,
     ) -> None:
         fitting = max(1, _BUFFER_BYTES // (2 * store.d_in))
         self.buffer_tokens = min(_BUFFER_TOKENS, fitting) if buffer_tokens is None else buffer_tokens
@@ -63,6 +67,7 @@ class ActivationStream:
             )
         self.store, self.split, self.batch_size, self.seed = store, split, batch_size, seed
         self.keep_special_tokens, self.epochs = keep_special_tokens, epochs
+        self.with_replacement = with_replacement
         self.tokens_per_epoch = store.n_tokens(split, keep_special_tokens=keep_special_tokens)
         if self.tokens_per_epoch == 0:
             raise ExpanderSaeError(f"expected activations in the split {split!r} of {store.path}, it has none")
@@ -145,7 +150,12 @@ class ActivationStream:
             self._fill(segments)
         key = (self._epoch, self._group)
         if self._order is None or self._order[0] != key:
-            self._order = (key, torch.randperm(self._rows, generator=_generator(self.seed, *key)))
+            generator = _generator(self.seed, *key)
+            if self.with_replacement:
+                order = torch.randint(self._rows, (self._rows,), generator=generator)
+            else:
+                order = torch.randperm(self._rows, generator=generator)
+            self._order = (key, order)
         return self._order[1]
 
     def _fill(self, segments: list[_Segment]) -> None:
@@ -170,6 +180,7 @@ class ActivationStream:
             "keep_special_tokens": self.keep_special_tokens,
             "epochs": self.epochs,
             "buffer_tokens": self.buffer_tokens,
+            "with_replacement": self.with_replacement,
         }
 
     def state_dict(self) -> dict[str, Any]:

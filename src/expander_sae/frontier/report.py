@@ -53,7 +53,7 @@ def write_report(frontier: Frontier, folder: str | os.PathLike[str]) -> Path:
             temporary.write_bytes(drawn)
         text = f"{panel.title} against {panel.against.replace('_', ' ')}"
         images.append({"data": base64.b64encode(drawn).decode(), "alt": text})
-    template = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
+    template = resources.files("expander_sae.frontier").joinpath("report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -93,7 +93,8 @@ def headline(frontier: Frontier) -> str:
     size = f"{short_number(one.learned_values)} learned values"
     if dense is not None:
         size += f", {_percent(one.learned_values / dense.learned_values)} of the full dense SAE's"
-    start = f"At degree {one.matched_degree} ({size}), the Expander SAE leaves {_percent(_mean(one, 'fvu'))} of the variance"
+    left = _percent(_mean(one, "fvu"))
+    start = f"At degree {one.matched_degree} ({size}), the Expander SAE leaves {left} of the variance"
     if dense is not None:
         start += f" (full dense: {_percent(_mean(dense, 'fvu'))})"
     if "delta_ce" not in one.metrics:
@@ -128,7 +129,8 @@ def verdict(summaries: list[Summary]) -> str | None:
             parts.append(f"{words} in {ahead} of {len(measured)}")
     seeds = min(summary.metrics["fvu"].seeds for pair in pairs for summary in pair if "fvu" in summary.metrics)
     caution = "" if seeds >= _SMALLEST_CLAIM else f" With {seeds} seed{'s' if seeds > 1 else ''} this is no claim yet."
-    return f"Against a dense SAE with as many learned values, the Expander SAE has {', and '.join(parts)} comparisons.{caution}"
+    ahead_in = ", and ".join(parts)
+    return f"Against a dense SAE with as many learned values, the Expander SAE has {ahead_in} comparisons.{caution}"
 
 
 def _twin(sparse: Summary, summaries: list[Summary]) -> Summary | None:
@@ -192,8 +194,9 @@ def _baseline(frontier: Frontier) -> str | None:
     if one is None or one.ce_clean is None or one.ce_zero is None or one.ce_mean is None:
         return None
     return (
-        f"Cross entropy of the language model, in nats per token over {one.ce_tokens:,} predicted tokens: {one.ce_clean:.3f} "
-        f"as it is, {one.ce_mean:.3f} with the layer's output replaced by its mean, {one.ce_zero:.3f} replaced by zero."
+        f"Cross entropy of the language model, in nats per token over {one.ce_tokens:,} predicted tokens: "
+        f"{one.ce_clean:.3f} as it is, {one.ce_mean:.3f} with the layer's output replaced by its mean, "
+        f"{one.ce_zero:.3f} replaced by zero."
     )
 
 
@@ -207,6 +210,7 @@ def _settings(frontier: Frontier) -> list[tuple[str, str]]:
         ("width of the activations, d_in", f"{settings['d_in']:,}"),
         ("seeds", ", ".join(map(str, settings["seeds"]))),
         ("TopK", "signed, no ReLU" if settings["signed"] else "after a ReLU"),
+        ("masks", f"{settings['construction']}, the clustered control apart"),
         ("training tokens", f"{training['tokens']:,} (counting repeats), batches of {training['batch_size']:,}"),
         ("learning rate", f"{training['learning_rate']:g}, {training['schedule']}"),
     ]
@@ -250,14 +254,15 @@ def _notes(frontier: Frontier) -> list[str]:
     notes = [
         "A matched control has as many learned values as the Expander SAE of its degree (and as many in its decoder); "
         "bytes differ a little, see the table.",
-        "Retention is cross entropy recovered divided by that of the full dense tied SAE of the same seed. The zero form "
-        "flatters: a zeroed layer is often worse than a uniform guess. Δ CE hides nothing.",
+        "Retention is cross entropy recovered divided by that of the full dense tied SAE of the same seed. The zero "
+        "form flatters: a zeroed layer is often worse than a uniform guess. Δ CE hides nothing.",
         "“dead” is the share of latents that never fire on the held-out tokens evaluated, however few those are.",
         "Held-out text was split off by document before tokenising; nothing was trained on it.",
     ]
     if len(settings["seeds"]) < _SMALLEST_CLAIM:
         notes.append(
-            f"{len(settings['seeds'])} seed(s): differences of the size of a seed's luck are not results. Three at least for a claim."
+            f"{len(settings['seeds'])} seed(s): differences of the size of a seed's luck are not results. "
+            "Three at least for a claim."
         )
     else:
         notes.append(
@@ -265,12 +270,12 @@ def _notes(frontier: Frontier) -> list[str]:
         )
     if "smollm2" in str(settings["activations"].get("settings", {}).get("model_id", "")).lower():
         notes.append(
-            "The language model is SmolLM2-135M-Instruct with weights rounded to 4 bits: small, tuned for chat, and rounded. "
-            "Its numbers say nothing about other models."
+            "The language model is SmolLM2-135M-Instruct with weights rounded to 4 bits: small, tuned for chat, and "
+            "rounded. Its numbers say nothing about other models."
         )
     if settings["evaluation"]["outlier_medians"] is not None:
         notes.append(
-            "Tokens of giant norm are left out of training, of the reconstruction metrics, and (by the ordinary splice) "
+            "Tokens of giant norm are left out of the reconstruction metrics, and (by the ordinary splice) "
             "keep their own activation; a handful of them would otherwise decide the fvu."
         )
     return notes + frontier.notes

@@ -21,9 +21,8 @@ from expander_sae.records import (
     write_json,
 )
 from expander_sae.saes import load_sae
-from expander_sae.training import TrainConfig, train
+from expander_sae.training import StoreBatches, TrainConfig, train
 
-from .batches import Batches
 from .results import Frontier, settings_of, versions, with_retention
 from .variants import Variant
 
@@ -52,6 +51,7 @@ def run_frontier(
     evaluation: EvaluationSettings | None = None,
     signed: bool = False,
     latent_bias: bool = False,
+    construction: str = "balanced",
     command: str | None = None,
     notes: Sequence[str] = (),
     progress: bool = True,
@@ -72,6 +72,7 @@ def run_frontier(
         evaluation: settings of the evaluation.
         signed: build every SAE with signed TopK.
         latent_bias: build every SAE with a latent bias.
+        construction: how the masks of the Expander SAEs are made.
         command: the command line behind this run, for the report.
         notes: said in the report as they are.
         progress: draw progress bars.
@@ -86,7 +87,7 @@ def run_frontier(
         raise ExpanderSaeError("expected every variant once for each seed, got one twice")
     evaluation = evaluation or EvaluationSettings()
     folder = Path(folder)
-    shared = {"signed": signed, "latent_bias": latent_bias}
+    shared = {"signed": signed, "latent_bias": latent_bias, "construction": construction}
     pieces = _Pieces(folder / PIECES, store, train_config, shared, evaluation)
     _train_missing(store, folder, variants, train_config, pieces, shared, evaluation, progress, say)
     _evaluate_missing(store, folder, variants, language_model, pieces, evaluation, progress, say)
@@ -133,7 +134,7 @@ def _train_missing(
     variants: Sequence[Variant],
     config: TrainConfig,
     pieces: _Pieces,
-    shared: dict[str, bool],
+    shared: dict[str, Any],
     evaluation: EvaluationSettings,
     progress: bool,
     say: Callable[[str], None],
@@ -147,7 +148,7 @@ def _train_missing(
             continue
         saes = {variant.name: variant.build(store.d_in, **shared) for variant in missing}
         of_this_seed = replace(config, seed=seed)
-        batches = Batches(store, of_this_seed, seed=seed, keep_special_tokens=evaluation.keep_special_tokens)
+        batches = StoreBatches(store, of_this_seed, keep_special_tokens=evaluation.keep_special_tokens)
         done = train(saes, batches, of_this_seed, folder=folder / f"seed{seed}", progress=progress)
         for variant in missing:
             pieces.add_training(variant, done[variant.name])
@@ -187,7 +188,7 @@ class _Pieces:
         folder: Path,
         store: ActivationStore,
         config: TrainConfig,
-        shared: dict[str, bool],
+        shared: dict[str, Any],
         evaluation: EvaluationSettings,
     ) -> None:
         self.folder = folder

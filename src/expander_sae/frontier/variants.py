@@ -40,8 +40,10 @@ class Variant:
         """Plain numbers and strings."""
         return asdict(self)
 
-    def build(self, d_in: int, *, signed: bool = False, latent_bias: bool = False) -> AbstractSae:
-        """The untrained SAE.
+    def build(
+        self, d_in: int, *, signed: bool = False, latent_bias: bool = False, construction: str = "balanced"
+    ) -> AbstractSae:
+        """The untrained SAE; `construction` is the mask of an Expander SAE.
 
         Raises:
             ExpanderSaeError: impossible sizes.
@@ -56,7 +58,7 @@ class Variant:
         }
         if self.degree is None:
             return DenseTopKSae(**shared, tied=self.family != "dense-untied")
-        construction = "clustered" if self.family == "clustered" else "balanced"
+        construction = "clustered" if self.family == "clustered" else construction
         return ExpanderSae(**shared, degree=self.degree, construction=construction)
 
 

@@ -7,25 +7,26 @@ from typing import Any
 from torch import Tensor
 
 from expander_sae.activations import ActivationStore, ActivationStream
-from expander_sae.records import ExpanderSaeError
-from expander_sae.training import TrainConfig
+
+from .config import TrainConfig
 
 
-class Batches:
-    """Shuffled, endless, resumable batches of a store's "train" split, as `expander_sae.training.train` wants them."""
+class StoreBatches:
+    """Shuffled, endless, resumable batches of a store's "train" split, as `train` wants them.
 
-    def __init__(
-        self, store: ActivationStore, config: TrainConfig, *, seed: int, keep_special_tokens: bool = False
-    ) -> None:
-        if config.with_replacement:
-            raise ExpanderSaeError(
-                "expected a training config that reads the activations epoch by epoch; a frontier does not draw batches "
-                "with replacement"
-            )
+    Example:
+        >>> stream = StoreBatches(ActivationStore.open("acts"), TrainConfig())  # doctest: +SKIP
+    """
+
+    def __init__(self, store: ActivationStore, config: TrainConfig, *, keep_special_tokens: bool = False) -> None:
         self.store = store
         self.keep_special_tokens = keep_special_tokens
         self._stream = ActivationStream(
-            store, batch_size=config.batch_size, seed=seed, keep_special_tokens=keep_special_tokens
+            store,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            keep_special_tokens=keep_special_tokens,
+            with_replacement=config.with_replacement,
         )
 
     def __next__(self) -> Tensor:

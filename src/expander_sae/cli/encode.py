@@ -1,0 +1,119 @@
+"""`expander-sae encode`: an SAE and activations or text in, sparse codes out."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from expander_sae.records import ExpanderSaeError, write_json
+
+
+def encode(
+    sae: Annotated[Path, typer.Argument(help="Folder of a trained SAE.")],
+    out: Annotated[
+        Path, typer.Option(help="File to write, *.safetensors: indices and values [tokens, k], and tokens.")
+    ],
+    acts: Annotated[
+        Path | None, typer.Option(help="Encode these activations: a folder that `expander-sae harvest` wrote.")
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="Encode this text instead: .txt, .jsonl, .parquet, a folder, a dataset. May be repeated."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Language model for --text: folder or hub id. [default: the one the SAE was trained on]"),
+    ] = None,
+    layer: Annotated[
+        int | None, typer.Option(help="Block, counted from 0, for --text. [default: the one the SAE was trained on]")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Side of the document split for --acts: heldout or train.")] = "heldout",
+    context: Annotated[int, typer.Option(help="Tokens per block of text for --text.")] = 256,
+    max_tokens: Annotated[int | None, typer.Option(help="Encode only the first so many tokens. [default: all]")] = None,
+    keep_special_tokens: Annotated[
+        bool, typer.Option("--keep-special-tokens", help="Encode first positions and special tokens too.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Tokens encoded at once, for --acts.")] = 2048,
+    compute_dtype: Annotated[
+        str, typer.Option(help="What the language model computes in: bfloat16 or float32.")
+    ] = "bfloat16",
+    device: Annotated[str, typer.Option(help="Where the language model runs: cpu, cuda, ...")] = "cpu",
+    json: Annotated[Path | None, typer.Option(help="Also write what was done as JSON to this file.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
+) -> None:
+    """Write the sparse codes of activations or of a text.
+
+    The file has `indices` (int32) and `values` (float32), both [tokens, k] by falling value, and `token_id`, `block`
+    and `position` (int32, [tokens]); read it with safetensors.
+    """
+    from rich.progress import Progress
+
+    from expander_sae.activations import ActivationStore  # torch takes seconds to import
+    from expander_sae.evaluation.codes import store_batches, write_codes
+    from expander_sae.saes import load_sae
+
+    if (acts is None) == (not text):
+        raise ExpanderSaeError("expected either --acts FOLDER or --text SOURCE, and not both")
+    loaded = load_sae(sae)
+    if acts is not None:
+        store = ActivationStore.open(acts)
+        if store.d_in != loaded.d_in:
+            raise ExpanderSaeError(
+                f"expected activations of d_in {loaded.d_in}, that of the SAE, got {store.d_in} in {acts}. "
+                "Were they harvested from another model?"
+            )
+        source = {"model_id": store.manifest["settings"]["model_id"], "layer": str(store.layer), "split": split}
+        batches = store_batches(store, split, keep_special_tokens=keep_special_tokens, batch_size=batch_size)
+    else:
+        source, batches = _from_text(
+            loaded, text or [], model, layer, context, max_tokens, keep_special_tokens, compute_dtype, device
+        )
+    described = {"format": "expander-sae codes 1", "sae": sae.name, "kind": loaded.kind}
+    described |= {name: str(getattr(loaded, name)) for name in ("d_in", "n_latents", "k")}
+    with Progress(disable=quiet) as bar:
+        task = bar.add_task("Encoding", total=max_tokens)
+        tokens = write_codes(
+            loaded,
+            batches,
+            out,
+            metadata={**described, **source},
+            max_tokens=max_tokens,
+            progress=lambda count: bar.advance(task, count),
+        )
+        bar.update(task, total=tokens)
+    if json is not None:
+        write_json(json, {**described, **source, "tokens": tokens, "file": str(out), "bytes": out.stat().st_size})
+    if not quiet:
+        size = out.stat().st_size / 1e6
+        Console().print(f"{tokens:,} tokens, {size:,.1f} MB: {out}", markup=False, soft_wrap=True)
+
+
+def _from_text(
+    sae: Any,
+    text: list[str],
+    model: str | None,
+    layer: int | None,
+    context: int,
+    max_tokens: int | None,
+    keep_special_tokens: bool,
+    compute_dtype: str,
+    device: str,
+) -> tuple[dict[str, str], Any]:
+    """What the text's activations are, and the activations."""
+    from expander_sae.activations import load_language_model, tokenize
+    from expander_sae.evaluation.codes import check_width, text_batches
+
+    from .source import model_name
+
+    trained_on = sae.metadata.get("activations") or {}
+    layer = trained_on.get("layer") if layer is None else layer
+    if layer is None:
+        raise ExpanderSaeError("the layer this SAE was trained on is not on record. Give it with --layer.")
+    language_model = load_language_model(model_name(model, trained_on), dtype=compute_dtype, device=device)
+    check_width(sae, language_model)
+    # A few more than asked for: first positions are not encoded by default.
+    limit = None if max_tokens is None else 2 * max_tokens + context
+    blocks = tokenize(text, language_model.tokenizer, context=context, heldout_share=0.0, max_tokens=limit).blocks
+    source = {"model_id": language_model.model_id, "layer": str(layer)}
+    return source, text_batches(blocks["train"], language_model, layer, keep_special_tokens=keep_special_tokens)

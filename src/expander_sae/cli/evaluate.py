@@ -1,0 +1,133 @@
+"""`expander-sae eval`: trained SAEs and held-out activations in, every metric out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from expander_sae.records import EvaluationRecord, ExpanderSaeError, write_json
+
+_SHOWN = (
+    # heading, field, digits
+    ("learned values", "learned_values", 0),
+    ("fvu", "fvu", 4),
+    ("rel_err", "rel_err", 4),
+    ("cosine", "cosine", 4),
+    ("l0", "l0", 1),
+    ("dead", "dead_fraction", 4),
+    ("delta_ce", "delta_ce", 4),
+    ("ce rec. zero", "ce_recovered_zero", 4),
+    ("ce rec. mean", "ce_recovered_mean", 4),
+    ("kl", "kl", 4),
+    ("encode tok/s", "encode_tokens_per_second", 0),
+)
+
+
+def evaluate(
+    acts: Annotated[Path, typer.Argument(help="Folder of activations that `expander-sae harvest` wrote.")],
+    saes: Annotated[list[Path], typer.Argument(help="Folders of one or more trained SAEs.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Language model for the cross-entropy metrics: its folder or hub id. [default: the one harvested]"
+        ),
+    ] = None,
+    ce: Annotated[
+        bool, typer.Option("--ce/--no-ce", help="Run the language model for the cross-entropy metrics, or not.")
+    ] = True,
+    ce_tokens: Annotated[
+        int, typer.Option(help="Predicted tokens for the cross entropy, spread over the held-out text; 0 for all.")
+    ] = 16_384,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Use only the first so many tokens for reconstruction. [default: all]")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Side of the document split to evaluate on: heldout or train.")
+    ] = "heldout",
+    splice: Annotated[
+        str,
+        typer.Option(
+            help="Where the model's activation is replaced: ordinary (not at first positions, special and giant tokens) "
+            "or everywhere (as in the paper)."
+        ),
+    ] = "ordinary",
+    keep_special_tokens: Annotated[
+        bool,
+        typer.Option("--keep-special-tokens", help="Count first positions and special tokens too."),
+    ] = False,
+    outlier_medians: Annotated[
+        float, typer.Option(help="Leave out tokens with a norm above this many medians; 0 keeps all.")
+    ] = 5.0,
+    batch_size: Annotated[int, typer.Option(help="Tokens encoded at once.")] = 2048,
+    compute_dtype: Annotated[
+        str, typer.Option(help="What the language model computes in: bfloat16 or float32.")
+    ] = "bfloat16",
+    device: Annotated[str, typer.Option(help="Where the language model runs: cpu, cuda, ...")] = "cpu",
+    json: Annotated[Path | None, typer.Option(help="Also write the records as JSON to this file.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no table.")] = False,
+) -> None:
+    """Measure trained SAEs on text they were not trained on; docs/metrics.md defines every number."""
+    from expander_sae.activations import ActivationStore, load_language_model  # torch takes seconds to import
+    from expander_sae.evaluation import evaluate as run
+    from expander_sae.saes import load_sae
+
+    from .source import model_name
+
+    store = ActivationStore.open(acts)
+    loaded = {name: load_sae(folder) for name, folder in sae_names(saes).items()}
+    language_model = None
+    if ce:
+        name = model_name(model, store.manifest["settings"])
+        language_model = load_language_model(name, dtype=compute_dtype, device=device)
+    records = run(
+        loaded,
+        store,
+        language_model=language_model,
+        split=split,
+        max_tokens=max_tokens,
+        ce_tokens=ce_tokens or None,
+        splice=splice,
+        batch_size=batch_size,
+        keep_special_tokens=keep_special_tokens,
+        outlier_medians=outlier_medians or None,
+        progress=not quiet,
+    )
+    if json is not None:
+        write_json(json, {name: record.to_dict() for name, record in records.items()})
+    if not quiet:
+        Console().print(table(list(records.values())))
+
+
+def sae_names(folders: list[Path]) -> dict[str, Path]:
+    """Short names for SAE folders: the last part of the path, or as many parts as tell them apart.
+
+    Raises:
+        ExpanderSaeError: a folder is given twice.
+    """
+    paths = [folder.resolve() for folder in folders]
+    if len(set(paths)) < len(paths):
+        raise ExpanderSaeError("expected every SAE folder once, got one twice")
+    parts = 1
+    while len({path.parts[-parts:] for path in paths}) < len(paths):
+        parts += 1
+    return {"/".join(path.parts[-parts:]): path for path in paths}
+
+
+def table(records: list[EvaluationRecord]) -> Table:
+    """The records as a table, without the columns that nobody measured."""
+    first = records[0]
+    title = f"{first.tokens:,} {first.split} tokens"
+    if first.ce_clean is not None:
+        title += f"; cross entropy over {first.ce_tokens:,}: {first.ce_clean:.3f} nats clean, "
+        title += f"{first.ce_mean:.3f} mean-ablated, {first.ce_zero:.3f} zero-ablated, splice {first.splice}"
+    shown = [column for column in _SHOWN if any(getattr(record, column[1]) is not None for record in records)]
+    drawn = Table(title=title)
+    drawn.add_column("SAE")
+    for heading, _, _ in shown:
+        drawn.add_column(heading, justify="right")
+    for record in records:
+        cells = [(getattr(record, field), digits) for _, field, digits in shown]
+        drawn.add_row(record.name, *("–" if value is None else f"{value:,.{digits}f}" for value, digits in cells))
+    return drawn

@@ -1,0 +1,187 @@
+"""`expander-sae frontier`: activations in; many SAEs, their records, figures and a report out."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from expander_sae.records import ExpanderSaeError, write_json
+
+if TYPE_CHECKING:
+    from expander_sae.frontier import Frontier
+
+_SHOWN = (
+    # heading, metric, digits
+    ("fvu", "fvu", 3),
+    ("rel_err", "rel_err", 3),
+    ("dead", "dead_fraction", 3),
+    ("delta_ce", "delta_ce", 3),
+    ("ce rec. zero", "ce_recovered_zero", 3),
+    ("ce rec. mean", "ce_recovered_mean", 3),
+    ("retention zero", "retention_zero", 3),
+    ("retention mean", "retention_mean", 3),
+)
+
+
+def frontier(
+    acts: Annotated[Path, typer.Argument(help="Folder of activations that `expander-sae harvest` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for SAEs, records, figures and report; a rerun goes on there.")],
+    degrees: Annotated[
+        str, typer.Option(help="Non-zeros per column of the Expander SAEs, with commas between them.")
+    ] = "4,7,16,32,64",
+    controls: Annotated[
+        str,
+        typer.Option(
+            help="What to compare with, with commas: dense (full, tied), dense-untied, matched (for each degree a small "
+            "dense SAE with as many learned values), clustered (for each degree disjoint blocks of rows); or none."
+        ),
+    ] = "dense,matched",
+    k: Annotated[int, typer.Option("--k", help="Active latents per token.")] = 32,
+    expansion: Annotated[int, typer.Option(help="Latents as a multiple of the activations' width.")] = 8,
+    n_latents: Annotated[int | None, typer.Option(help="Latents, instead of --expansion.")] = None,
+    seeds: Annotated[
+        str, typer.Option(help="Seeds, with commas; one SAE of each kind for each. Three at least for a claim.")
+    ] = "0",
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="default, or paper: the recipe of arXiv 2607.01799 (its training, signed TopK, latent bias, uniform masks, "
+            "all tokens kept, spliced everywhere)."
+        ),
+    ] = "default",
+    tokens: Annotated[
+        int | None, typer.Option(help="Training tokens of each SAE, counting repeats. [default: the preset's]")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Training tokens per step. [default: the preset's]")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate. [default: the preset's]")] = None,
+    signed: Annotated[bool, typer.Option("--signed", help="TopK without a ReLU, codes may be negative.")] = False,
+    keep_special_tokens: Annotated[
+        bool,
+        typer.Option("--keep-special-tokens", help="Train and evaluate on special tokens too."),
+    ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Language model for the cross entropy: folder or hub id. [default: the one harvested]"),
+    ] = None,
+    ce: Annotated[
+        bool, typer.Option("--ce/--no-ce", help="Run the language model for the cross-entropy metrics, or not.")
+    ] = True,
+    ce_tokens: Annotated[
+        int, typer.Option(help="Predicted tokens for the cross entropy, spread over the held-out text; 0 for all.")
+    ] = 16_384,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Use only the first so many held-out tokens for reconstruction. [default: all]")
+    ] = None,
+    splice: Annotated[str, typer.Option(help="ordinary or everywhere; see `expander-sae eval --help`.")] = "ordinary",
+    compute_dtype: Annotated[
+        str, typer.Option(help="What the language model computes in: bfloat16 or float32.")
+    ] = "bfloat16",
+    device: Annotated[str, typer.Option(help="Where the language model runs: cpu, cuda, ...")] = "cpu",
+    json: Annotated[Path | None, typer.Option(help="Also write frontier.json to this file.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars and no table.")] = False,
+) -> None:
+    """Train Expander SAEs over a range of degrees beside dense controls, evaluate all, and write a report.
+
+    All SAEs of a seed see the same batches. Pieces that an earlier run finished are not done again.
+    """
+    from dataclasses import replace
+
+    from expander_sae.activations import ActivationStore, load_language_model  # torch takes seconds to import
+    from expander_sae.frontier import EvaluationSettings, plan, run_frontier, write_report
+    from expander_sae.training import PRESETS, paper_sae_options
+
+    from .source import model_name
+
+    if preset not in PRESETS:
+        raise ExpanderSaeError(f"expected --preset out of {', '.join(PRESETS)}; got {preset!r}")
+    console = Console(quiet=quiet)
+    store = ActivationStore.open(acts)
+    notes: list[str] = []
+    variants = plan(
+        integers(degrees, "--degrees"),
+        [name for name in words(controls) if name != "none"],
+        d_in=store.d_in,
+        n_latents=n_latents if n_latents is not None else expansion * store.d_in,
+        k=k,
+        seeds=integers(seeds, "--seeds"),
+        note=notes.append,
+    )
+    for note in notes:
+        console.print(f"Note: {note}", markup=False)
+    given = {"tokens": tokens, "batch_size": batch_size, "learning_rate": learning_rate}
+    config = replace(PRESETS[preset], **{option: value for option, value in given.items() if value is not None})
+    options: dict[str, Any] = {"signed": signed}
+    if preset == "paper":
+        options = {**paper_sae_options(), "construction": "uniform"}
+        keep_special_tokens, splice = True, "everywhere"
+    # Before hours of training, not after: is there a model to evaluate with?
+    name = model_name(model, store.manifest["settings"]) if ce else None
+    found = run_frontier(
+        store,
+        out,
+        variants,
+        config,
+        None if name is None else lambda: load_language_model(name, dtype=compute_dtype, device=device),
+        evaluation=EvaluationSettings(
+            max_tokens=max_tokens,
+            ce_tokens=ce_tokens or None,
+            splice=splice,
+            keep_special_tokens=keep_special_tokens,
+            outlier_medians=config.outlier_medians,
+        ),
+        **options,
+        command=shlex.join(["expander-sae", *sys.argv[1:]]),
+        notes=[f"{note[:1].upper()}{note[1:]}." for note in notes],
+        progress=not quiet,
+        say=lambda text: console.print(text, markup=False),
+    )
+    report = write_report(found, out)
+    if json is not None:
+        write_json(json, found.to_dict())
+    console.print(table(found))
+    console.print(f"Report: {report}", markup=False, soft_wrap=True)
+
+
+def words(text: str) -> list[str]:
+    """The parts between commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def integers(text: str, option: str) -> list[int]:
+    """Whole numbers between commas.
+
+    Raises:
+        ExpanderSaeError: one is not a number.
+    """
+    try:
+        return [int(part) for part in words(text)]
+    except ValueError as error:
+        raise ExpanderSaeError(f"expected whole numbers with commas between them for {option}, got {text!r}") from error
+
+
+def table(found: "Frontier") -> Table:
+    """The variants over their seeds, in the order of the report."""
+    from expander_sae.frontier.report import in_order
+
+    summaries = in_order(found.summaries())
+    shown = [column for column in _SHOWN if any(column[1] in summary.metrics for summary in summaries)]
+    drawn = Table(title=f"k = {found.settings['k']}, seeds {found.settings['seeds']}; means over seeds")
+    drawn.add_column("SAE", no_wrap=True)
+    for heading in ("learned values", "KiB on disk", *(column[0] for column in shown)):
+        drawn.add_column(heading, justify="right")
+    for number, summary in enumerate(summaries):
+        size = "–" if summary.bytes_on_disk is None else f"{summary.bytes_on_disk / 1024:,.0f}"
+        cells = [(summary.metrics.get(metric), digits) for _, metric, digits in shown]
+        last = number + 1 == len(summaries) or summaries[number + 1].matched_degree != summary.matched_degree
+        drawn.add_row(
+            summary.variant,
+            f"{summary.learned_values:,}",
+            size,
+            *("–" if spread is None else f"{spread.mean:,.{digits}f}" for spread, digits in cells),
+            end_section=last,
+        )
+    return drawn

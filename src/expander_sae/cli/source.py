@@ -1,0 +1,27 @@
+"""Which language model goes with activations on disk."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from expander_sae.records import ExpanderSaeError
+
+
+def model_name(given: str | None, harvested: Mapping[str, Any]) -> str:
+    """The model asked for, or the one in a harvest's settings if its id says where it is.
+
+    Raises:
+        ExpanderSaeError: none was given, and the harvested one lay in a folder whose place is not on record.
+    """
+    if given is not None:
+        return given
+    name, revision = harvested.get("model_id"), str(harvested.get("model_revision", ""))
+    if not name:
+        raise ExpanderSaeError("the language model behind these activations is not on record. Give it with --model.")
+    # A content hash instead of a hub commit: the model was in a folder, and the id is that folder's own name.
+    if revision.startswith("sha256:") and not (Path(name) / "config.json").is_file():
+        raise ExpanderSaeError(
+            f"the activations come from a model in a folder called {name}, whose place is not on record. "
+            "Give it with --model FOLDER, or leave the cross entropy out with --no-ce."
+        )
+    return str(name)

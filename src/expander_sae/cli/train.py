@@ -1,0 +1,95 @@
+"""`expander-sae train`: one or more SAEs on harvested activations, in one pass."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from expander_sae.records import ExpanderSaeError, write_json
+
+from .frontier import integers
+
+
+def train(
+    activations: Annotated[Path, typer.Argument(help="Folder that `expander-sae harvest` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for the SAEs, one each. The same command again goes on there.")],
+    degree: Annotated[str, typer.Option(help="Non-zeros per column (the paper's d); several with commas.")] = "7",
+    dense: Annotated[bool, typer.Option("--dense", help="Also train a dense TopK SAE of the same size.")] = False,
+    k: Annotated[int, typer.Option(help="Active latents per token.")] = 32,
+    expansion: Annotated[int, typer.Option(help="n_latents / d_in, unless --n-latents is given.")] = 8,
+    n_latents: Annotated[int | None, typer.Option(help="Dictionary columns (the paper's n).")] = None,
+    construction: Annotated[
+        str, typer.Option(help="How the mask is made: balanced, uniform or clustered.")
+    ] = "balanced",
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="default, or paper: the recipe of arXiv 2607.01799 (signed TopK, latent bias, uniform mask)."
+        ),
+    ] = "default",
+    tokens: Annotated[int | None, typer.Option(help="Activations to train on, counting repeats.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Activations per step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the mask, the initial values and the order of the data.")] = 0,
+    signed: Annotated[bool, typer.Option("--signed", help="TopK without a ReLU, codes may be negative.")] = False,
+    latent_bias: Annotated[bool, typer.Option("--latent-bias", help="Learn one bias per latent.")] = False,
+    keep_special_tokens: Annotated[
+        bool, typer.Option("--keep-special-tokens", help="Also train on first positions and special tokens.")
+    ] = False,
+    json: Annotated[Path | None, typer.Option(help="Also write the records as JSON to this file.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no table.")] = False,
+) -> None:
+    """Train Expander SAEs on harvested activations.
+
+    All SAEs of one command see the same batches. Ctrl-C leaves a checkpoint; the same command goes on from it.
+    """
+    from expander_sae.activations import ActivationStore  # torch takes seconds to import
+    from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae
+    from expander_sae.training import PRESETS, StoreBatches, paper_sae_options
+    from expander_sae.training import train as run
+
+    if preset not in PRESETS:
+        raise ExpanderSaeError(f"expected --preset out of {', '.join(PRESETS)}; got {preset!r}")
+    given = {"tokens": tokens, "batch_size": batch_size, "learning_rate": learning_rate}
+    config = replace(PRESETS[preset], seed=seed, **{name: value for name, value in given.items() if value is not None})
+    options: dict[str, Any] = {"signed": signed, "latent_bias": latent_bias}
+    if preset == "paper":
+        options, construction, keep_special_tokens = paper_sae_options(), "uniform", True
+    store = ActivationStore.open(activations)
+    shared: dict[str, Any] = {
+        "d_in": store.d_in,
+        "n_latents": expansion * store.d_in if n_latents is None else n_latents,
+        "k": k,
+        "seed": seed,
+        **options,
+    }
+    saes: dict[str, AbstractSae] = {
+        f"expander-d{d}": ExpanderSae(**shared, degree=d, construction=construction)
+        for d in integers(degree, "--degree")
+    }
+    if dense:
+        saes["dense"] = DenseTopKSae(**shared)
+    stream = StoreBatches(store, config, keep_special_tokens=keep_special_tokens)
+    records = run(saes, stream, config, folder=out, progress=not quiet)
+    if json is not None:
+        write_json(json, [record.to_dict() for record in records.values()])
+    if not quiet:
+        table = Table(title=f"Trained in {out}", caption="fvu and dead on the last batch and window of training")
+        for column in ("SAE", "learned values", "tokens", "fvu", "dead", "tokens/s"):
+            table.add_column(column, justify="left" if column == "SAE" else "right")
+        for name, record in records.items():
+            table.add_row(
+                name,
+                f"{saes[name].learned_values():,}",
+                f"{record.tokens:,}",
+                "diverged" if record.diverged else f"{record.final_fvu:.3f}",
+                f"{record.final_dead_fraction:.1%}",
+                f"{record.tokens_per_second:,.0f}",
+            )
+        Console().print(table)
+    diverged = [name for name, record in records.items() if record.diverged]
+    if diverged:
+        raise ExpanderSaeError(f"{', '.join(diverged)} diverged and was not saved. Lower --learning-rate.")
