@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from expander_sae.records import EvaluationRecord, ExpanderSaeError, write_json
 
-_SHOWN = (
+_RECONSTRUCTION = (
     # heading, field, digits
     ("learned values", "learned_values", 0),
     ("fvu", "fvu", 4),
@@ -17,11 +18,14 @@ _SHOWN = (
     ("cosine", "cosine", 4),
     ("l0", "l0", 1),
     ("dead", "dead_fraction", 4),
-    ("delta_ce", "delta_ce", 4),
-    ("ce rec. zero", "ce_recovered_zero", 4),
-    ("ce rec. mean", "ce_recovered_mean", 4),
-    ("kl", "kl", 4),
     ("encode tok/s", "encode_tokens_per_second", 0),
+)
+_CROSS_ENTROPY = (
+    ("ce_recon", "ce_recon", 4),
+    ("delta_ce", "delta_ce", 4),
+    ("recovered, zero", "ce_recovered_zero", 4),
+    ("recovered, mean", "ce_recovered_mean", 4),
+    ("kl", "kl", 4),
 )
 
 
@@ -55,7 +59,7 @@ def evaluate(
     ] = "ordinary",
     keep_special_tokens: Annotated[
         bool,
-        typer.Option("--keep-special-tokens", help="Count first positions and special tokens too."),
+        typer.Option("--keep-special-tokens", help="Count special tokens and first positions too."),
     ] = False,
     outlier_medians: Annotated[
         float, typer.Option(help="Leave out tokens with a norm above this many medians; 0 keeps all.")
@@ -97,7 +101,7 @@ def evaluate(
     if json is not None:
         write_json(json, {name: record.to_dict() for name, record in records.items()})
     if not quiet:
-        Console().print(table(list(records.values())))
+        Console().print(*tables(list(records.values())))
 
 
 def sae_names(folders: list[Path]) -> dict[str, Path]:
@@ -115,19 +119,25 @@ def sae_names(folders: list[Path]) -> dict[str, Path]:
     return {"/".join(path.parts[-parts:]): path for path in paths}
 
 
-def table(records: list[EvaluationRecord]) -> Table:
-    """The records as a table, without the columns that nobody measured."""
+def tables(records: list[EvaluationRecord]) -> list[Table]:
+    """One table for reconstruction and, where it was measured, one for cross entropy; both fit 80 columns."""
     first = records[0]
-    title = f"{first.tokens:,} {first.split} tokens"
+    drawn = [_table(f"Reconstruction of {first.tokens:,} {first.split} tokens", _RECONSTRUCTION, records)]
     if first.ce_clean is not None:
-        title += f"; cross entropy over {first.ce_tokens:,}: {first.ce_clean:.3f} nats clean, "
-        title += f"{first.ce_mean:.3f} mean-ablated, {first.ce_zero:.3f} zero-ablated, splice {first.splice}"
-    shown = [column for column in _SHOWN if any(getattr(record, column[1]) is not None for record in records)]
-    drawn = Table(title=title)
-    drawn.add_column("SAE")
-    for heading, _, _ in shown:
+        title = (
+            f"Cross entropy over {first.ce_tokens:,} predicted tokens, nats: {first.ce_clean:.3f} clean, "
+            f"{first.ce_mean:.3f} mean-ablated, {first.ce_zero:.3f} zero-ablated; splice {first.splice}"
+        )
+        drawn.append(_table(title, _CROSS_ENTROPY, records))
+    return drawn
+
+
+def _table(title: str, columns: tuple[tuple[str, str, int], ...], records: list[EvaluationRecord]) -> Table:
+    drawn = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    drawn.add_column("SAE", overflow="fold")
+    for heading, _, _ in columns:
         drawn.add_column(heading, justify="right")
     for record in records:
-        cells = [(getattr(record, field), digits) for _, field, digits in shown]
+        cells = [(getattr(record, field), digits) for _, field, digits in columns]
         drawn.add_row(record.name, *("–" if value is None else f"{value:,.{digits}f}" for value, digits in cells))
     return drawn
