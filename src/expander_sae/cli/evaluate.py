@@ -59,7 +59,7 @@ def evaluate(
     ] = "ordinary",
     keep_special_tokens: Annotated[
         bool,
-        typer.Option("--keep-special-tokens", help="Count special tokens, first positions too."),
+        typer.Option("--keep-special-tokens", help="Count special and first tokens too."),
     ] = False,
     outlier_medians: Annotated[
         float, typer.Option(help="Leave out tokens with a norm above this many medians; 0 keeps all.")

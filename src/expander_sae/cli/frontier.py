@@ -61,7 +61,7 @@ def frontier(
     signed: Annotated[bool, typer.Option("--signed", help="TopK without a ReLU, codes may be negative.")] = False,
     keep_special_tokens: Annotated[
         bool,
-        typer.Option("--keep-special-tokens", help="Use special tokens, first positions too."),
+        typer.Option("--keep-special-tokens", help="Use special and first tokens too."),
     ] = False,
     model: Annotated[
         str | None,
