@@ -60,9 +60,7 @@ def make_tiny_tokenizer(*, adds_bos: bool = False, vocab_size: int = 400) -> Pre
     )
     tokenizer.train_from_iterator(make_documents(seed=99), trainer)
     if adds_bos:
-        tokenizer.post_processor = TemplateProcessing(
-            single="<|start|> $A", special_tokens=[("<|start|>", 1)]
-        )
+        tokenizer.post_processor = TemplateProcessing(single="<|start|> $A", special_tokens=[("<|start|>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|start|>")
 
 

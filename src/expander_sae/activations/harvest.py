@@ -61,7 +61,7 @@ def harvest(
     seed: int = 0,
     batch_size: int = 8,
     dtype: str = "auto",
-    compute_dtype: str = "bfloat16",
+    compute_dtype: str = "auto",
     device: str = "cpu",
     revision: str | None = None,
     bos: bool | None = None,
@@ -74,9 +74,9 @@ def harvest(
     folder `out`.
 
     `dtype` is what is stored: "float16", "bfloat16", or "auto", which looks at the range of a first batch.
-    `compute_dtype` is what the model runs in ("float32" or "bfloat16"), `batch_size` counts blocks of
-    `context` tokens. The limits and `bos` are those of `tokenize`. A second call with the same arguments goes
-    on after an interruption, keeps intact shards, and ends with the same bytes.
+    `compute_dtype` is what the model runs in ("float32", "bfloat16", or "auto": bfloat16 where the hardware has it),
+    `batch_size` counts blocks of `context` tokens. The limits and `bos` are those of `tokenize`. A second call with the
+    same arguments goes on after an interruption, keeps intact shards, and ends with the same bytes.
 
     Raises:
         ExpanderSaeError: model, text or settings are impossible; `out` holds a harvest with other settings;

@@ -35,16 +35,34 @@ class _ForwardStoppedError(Exception):
     """Raised by our own hook, once the wanted block has run; always caught here."""
 
 
-def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """Turn "bfloat16", "float16" or "float32" into the torch dtype.
+def as_dtype(dtype: str | torch.dtype, device: str | torch.device = "cpu") -> torch.dtype:
+    """Turn "bfloat16", "float16", "float32" or "auto" into the torch dtype.
+
+    "auto" is bfloat16 where the hardware computes in it, else float32: a CPU without such instructions is three times
+    slower in bfloat16.
 
     Raises:
-        ExpanderSaeError: it is none of the three.
+        ExpanderSaeError: it is none of these.
     """
+    if dtype == "auto":
+        return torch.bfloat16 if _computes_in_bfloat16(torch.device(device)) else torch.float32
     found = dtype if isinstance(dtype, torch.dtype) else DTYPES.get(dtype)
     if found not in DTYPES.values():
-        raise ExpanderSaeError(f"expected a dtype out of {', '.join(DTYPES)}, got {dtype}")
+        raise ExpanderSaeError(f"expected a dtype out of auto, {', '.join(DTYPES)}, got {dtype}")
     return cast(torch.dtype, found)
+
+
+def _computes_in_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    # Instruction sets by flag and not by a timing: two runs on one machine must choose alike.
+    if hasattr(torch.cpu, "get_capabilities"):
+        flags: Any = torch.cpu.get_capabilities()
+        return any(flags.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in names)
 
 
 def load_language_model(
@@ -55,6 +73,8 @@ def load_language_model(
     device: str | torch.device = "cpu",
 ) -> LanguageModel:
     """Load a causal language model and its tokenizer from a local folder or the hub, frozen and in eval mode.
+
+    `dtype` is what it computes in; "auto" is bfloat16 where the hardware has it, else float32.
 
     Raises:
         ExpanderSaeError: there is no such model, its files are damaged, or weights are missing from them.
@@ -84,7 +104,9 @@ def load_language_model(
     with _quiet_loading(), _explain_loading(name):
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision)
         load: Any = transformers.AutoModelForCausalLM.from_pretrained
-        model, info = load(name, revision=revision, output_loading_info=True, **{dtype_argument: as_dtype(dtype)})
+        model, info = load(
+            name, revision=revision, output_loading_info=True, **{dtype_argument: as_dtype(dtype, device)}
+        )
     missing = sorted(info.get("missing_keys", ()))
     if missing:  # transformers would go on with random weights in their place
         raise ExpanderSaeError(

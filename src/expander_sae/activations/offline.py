@@ -179,7 +179,7 @@ def sanity_check(
     Raises:
         ExpanderSaeError: it is above `MAX_CROSS_ENTROPY`, so the conversion went wrong.
     """
-    lm = model if isinstance(model, LanguageModel) else load_language_model(model)
+    lm = model if isinstance(model, LanguageModel) else load_language_model(model, dtype="auto")
     blocks = tokenize(text, lm.tokenizer, context=256, heldout_share=0).blocks["train"]
     # Spread over the text: openings of articles alone are easier than the rest.
     chosen = torch.linspace(0, len(blocks) - 1, min(len(blocks), max(1, n_tokens // 256))).long()

@@ -42,7 +42,12 @@ def harvest(
     dtype: Annotated[
         str, typer.Option(help="Stored dtype: float16, bfloat16, or auto (looks at the range first).")
     ] = "auto",
-    compute_dtype: Annotated[str, typer.Option(help="What the model computes in: bfloat16 or float32.")] = "bfloat16",
+    compute_dtype: Annotated[
+        str,
+        typer.Option(
+            help="What the model computes in: bfloat16, float32, or auto (bfloat16 where the hardware has it)."
+        ),
+    ] = "auto",
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")] = "cpu",
     revision: Annotated[str | None, typer.Option(help="Revision of a model on the hub.")] = None,
     bos: Annotated[
