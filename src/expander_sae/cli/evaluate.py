@@ -53,8 +53,8 @@ def evaluate(
     splice: Annotated[
         str,
         typer.Option(
-            help="Where the model's activation is replaced: ordinary (not at first positions, special and giant tokens) "
-            "or everywhere (as in the paper)."
+            help="Where the model's activation is replaced: ordinary (not at first positions, special and giant "
+            "tokens) or everywhere (as in the paper)."
         ),
     ] = "ordinary",
     keep_special_tokens: Annotated[

@@ -36,8 +36,8 @@ def frontier(
     controls: Annotated[
         str,
         typer.Option(
-            help="What to compare with, with commas: dense (full, tied), dense-untied, matched (for each degree a small "
-            "dense SAE with as many learned values), clustered (for each degree disjoint blocks of rows); or none."
+            help="What to compare with, with commas: dense (full, tied), dense-untied, matched (for each degree a "
+            "small dense SAE with as many learned values), clustered (for each degree disjoint blocks of rows); or none."
         ),
     ] = "dense,matched",
     k: Annotated[int, typer.Option("--k", help="Active latents per token.")] = 32,
