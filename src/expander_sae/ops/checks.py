@@ -46,3 +46,19 @@ def check_dictionary(rows: Tensor | None, values: Tensor, d_in: int) -> None:
     check_tensor("rows", rows, "[n_latents, degree]", (n_latents, degree), INTEGERS)
     if degree > d_in:
         raise ExpanderSaeError(f"expected degree <= d_in = {d_in}; got degree {degree}")
+
+
+def check_numbers(x: Tensor, rows: Tensor | None, values: Tensor) -> None:
+    """Raise where x or values hold NaN or infinity, or a row is not below d_in; the C++ core does this itself."""
+    if rows is not None and rows.numel() and not 0 <= int(rows.long().min()) <= int(rows.long().max()) < x.shape[1]:
+        raise ExpanderSaeError(f"a row index is not below d_in = {x.shape[1]}, or is negative")
+    if not bool(torch.isfinite(x).all()):
+        raise ExpanderSaeError("x holds NaN or infinity. Check the activations for overflow.")
+    if not bool(torch.isfinite(values).all()):
+        raise ExpanderSaeError("values hold NaN or infinity. Check the dictionary for a diverged run.")
+
+
+def check_code_indices(indices: Tensor, n_latents: int) -> None:
+    """Raise where a code points outside the dictionary; the C++ core does this itself."""
+    if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < n_latents:
+        raise ExpanderSaeError(f"a code index is not below n_latents = {n_latents}, or is negative")

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops.backends import choose_backend
-from expander_sae.ops.checks import FLOATS, check_dictionary, check_tensor
+from expander_sae.ops.checks import FLOATS, check_dictionary, check_numbers, check_tensor
 from expander_sae.ops.codes import Codes
-from expander_sae.ops.encode_topk import native, reference
+from expander_sae.ops.encode_topk import native, reference, triton
 from expander_sae.records import ExpanderSaeError
 
 
@@ -65,32 +65,19 @@ def encode_topk(
         check_tensor("bias", bias, "[n_latents]", (n_latents,), (torch.float32, torch.float64))
     if center is not None:
         check_tensor("center", center, "[d_in]", (d_in,), (torch.float32, torch.float64))
-    triton_reason = None if rows is not None else "a dense dictionary is encoded with a matrix product"
-    name = choose_backend(backend, x.device, native=native.supports(x, rows, values), triton=triton_reason)
+    name = choose_backend(
+        backend, x.device, native=native.supports(x, rows, values), triton=triton.supports(x, rows, values, k)
+    )
+    if name != "native":
+        check_numbers(x, rows, values)
     if name == "reference":
-        return Codes(*_reference(x, rows, values, k, bias, center, signed))
+        return Codes(*reference.forward(x, rows, values, k, bias, center, signed))
     indices, codes = _EncodeTopK.apply(x, rows, values, k, bias, center, signed, name)  # type: ignore[misc]
     return Codes(indices, codes)
 
 
-def _reference(
-    x: Tensor, rows: Tensor | None, values: Tensor, k: int, bias: Tensor | None, center: Tensor | None, signed: bool
-) -> tuple[Tensor, Tensor]:
-    if rows is not None and rows.numel() and int(rows.long().max()) >= x.shape[1]:
-        raise ExpanderSaeError(f"a row index is not below d_in = {x.shape[1]}")
-    if not bool(torch.isfinite(x).all()):
-        raise ExpanderSaeError("x holds NaN or infinity. Check the activations for overflow.")
-    if not bool(torch.isfinite(values).all()):
-        raise ExpanderSaeError("values hold NaN or infinity. Check the dictionary for a diverged run.")
-    return reference.forward(x, rows, values, k, bias, center, signed)
-
-
 def _backend(name: str) -> Any:
-    if name == "triton":
-        from expander_sae.ops.encode_topk import triton  # the only place it is imported: needs the extra
-
-        return triton
-    return native
+    return triton if name == "triton" else native
 
 
 class _EncodeTopK(torch.autograd.Function):

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops.backends import choose_backend
-from expander_sae.ops.checks import check_dictionary, check_tensor
+from expander_sae.ops.checks import check_code_indices, check_dictionary, check_tensor
 from expander_sae.ops.codes import Codes
-from expander_sae.ops.sparse_decode import native, reference
-from expander_sae.records import ExpanderSaeError
+from expander_sae.ops.sparse_decode import native, reference, triton
 
 
 def sparse_decode(codes: Codes, rows: Tensor | None, values: Tensor, d_in: int, *, backend: str = "auto") -> Tensor:
@@ -43,20 +42,21 @@ def sparse_decode(codes: Codes, rows: Tensor | None, values: Tensor, d_in: int, 
     floats = (torch.float32, torch.float64)
     check_tensor("codes.values", code_values, "[batch, k]", tuple(indices.shape), floats)
     check_dictionary(rows, values, d_in)
-    name = choose_backend(backend, code_values.device, native=native.supports(code_values, values, d_in))
+    name = choose_backend(
+        backend,
+        code_values.device,
+        native=native.supports(code_values, values, d_in),
+        triton=triton.supports(code_values, rows, values, d_in),
+    )
+    if name != "native":
+        check_code_indices(indices, values.shape[0])
     if name == "reference":
-        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < values.shape[0]:
-            raise ExpanderSaeError(f"a code index is not below n_latents = {values.shape[0]}")
         return reference.forward(indices, code_values, rows, values, d_in)
     return _SparseDecode.apply(indices, code_values, rows, values, d_in, name)  # type: ignore[return-value]
 
 
 def _backend(name: str) -> Any:
-    if name == "triton":
-        from expander_sae.ops.sparse_decode import triton
-
-        return triton
-    return native
+    return triton if name == "triton" else native
 
 
 class _SparseDecode(torch.autograd.Function):
