@@ -12,6 +12,7 @@ from expander_sae.activations import harvest
 from expander_sae.cli.encode import encode
 from expander_sae.cli.evaluate import evaluate, sae_names
 from expander_sae.cli.frontier import frontier
+from expander_sae.cli.source import model_note
 from expander_sae.records import EvaluationRecord, ExpanderSaeError, read_json
 from expander_sae.saes import ExpanderSae, load_sae
 
@@ -49,6 +50,7 @@ def finished(place):
 def test_frontier_writes_everything_and_says_so(place, finished):
     out, output = finished
     assert "no matched dense control for degree 2" in output
+    assert "…" not in output.split("means over seeds")[1]
     assert "expander-d4" in output
     assert "report.html" in output.replace("\n", "")
     assert read_json(place / "copy.json") == read_json(out / "frontier.json")
@@ -150,6 +152,13 @@ def test_what_is_refused(place, tmp_path):
         call("frontier", place / "acts", "--out", tmp_path / "f", "--preset", "new", "--no-ce")
     with pytest.raises(ExpanderSaeError, match="found no manifest"):
         call("eval", tmp_path, tmp_path / "fresh", "--no-ce")
+
+
+def test_a_report_on_the_offline_model_says_what_it_is(tmp_path):
+    (tmp_path / "model").mkdir()
+    assert model_note(str(tmp_path / "model")) is None
+    (tmp_path / "offline.json").write_text("{}")
+    assert "4 bits" in str(model_note(str(tmp_path / "model")))
 
 
 def test_every_option_has_help():

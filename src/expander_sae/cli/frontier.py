@@ -22,8 +22,8 @@ _SHOWN = (
     ("delta\nce", "delta_ce", 3),
     ("ce rec.\nzero", "ce_recovered_zero", 3),
     ("ce rec.\nmean", "ce_recovered_mean", 3),
-    ("retained\nzero", "retention_zero", 3),
-    ("retained\nmean", "retention_mean", 3),
+    ("ret.\nzero", "retention_zero", 3),
+    ("ret.\nmean", "retention_mean", 3),
 )
 
 
@@ -37,7 +37,7 @@ def frontier(
         str,
         typer.Option(
             help="What to compare with, with commas: dense (full, tied), dense-untied, matched (for each degree a "
-            "small dense SAE with as many learned values), clustered (for each degree disjoint blocks of rows); or none."
+            "small dense SAE with as many learned values), clustered (for each degree disjoint row blocks); or none."
         ),
     ] = "dense,matched",
     k: Annotated[int, typer.Option("--k", help="Active latents per token.")] = 32,
@@ -94,7 +94,7 @@ def frontier(
     from expander_sae.frontier import EvaluationSettings, plan, run_frontier, write_report
     from expander_sae.training import PRESETS, paper_sae_options
 
-    from .source import model_name
+    from .source import model_name, model_note
 
     if preset not in PRESETS:
         raise ExpanderSaeError(f"expected --preset out of {', '.join(PRESETS)}; got {preset!r}")
@@ -120,6 +120,7 @@ def frontier(
         keep_special_tokens, splice = True, "everywhere"
     # Before hours of training, not after: is there a model to evaluate with?
     name = model_name(model, store.manifest["settings"]) if ce else None
+    about_model = None if name is None else model_note(name)
     found = run_frontier(
         store,
         out,
@@ -135,7 +136,7 @@ def frontier(
         ),
         **options,
         command=shlex.join(["expander-sae", *sys.argv[1:]]),
-        notes=[f"{note[:1].upper()}{note[1:]}." for note in notes],
+        notes=[*([about_model] if about_model else []), *(f"{note[:1].upper()}{note[1:]}." for note in notes)],
         progress=not quiet,
         say=lambda text: console.print(text, markup=False),
     )
@@ -171,7 +172,7 @@ def table(found: "Frontier") -> Table:
     shown = [column for column in _SHOWN if any(column[1] in summary.metrics for summary in summaries)]
     title = f"k = {found.settings['k']}, seeds {found.settings['seeds']}; means over seeds"
     # Fits 80 columns; the report has the rest.
-    drawn = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    drawn = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     drawn.add_column("SAE", no_wrap=True)
     for heading in ("learned\nvalues", *(column[0] for column in shown)):
         drawn.add_column(heading, justify="right")

@@ -25,3 +25,13 @@ def model_name(given: str | None, harvested: Mapping[str, Any]) -> str:
             "Give it with --model FOLDER, or leave the cross entropy out with --no-ce."
         )
     return str(name)
+
+
+def model_note(name: str) -> str | None:
+    """What a reader must know about a model that `expander-sae offline` made; None for any other."""
+    if not (Path(name).resolve().parent / "offline.json").is_file():
+        return None
+    return (
+        "The language model is SmolLM2-135M-Instruct with weights rounded to 4 bits: small, tuned for chat, and "
+        "rounded. Its numbers say nothing about other models."
+    )

@@ -268,11 +268,6 @@ def _notes(frontier: Frontier) -> list[str]:
         notes.append(
             "± is the sample standard deviation over seeds; bars and bands in the figures run from lowest to highest."
         )
-    if "smollm2" in str(settings["activations"].get("settings", {}).get("model_id", "")).lower():
-        notes.append(
-            "The language model is SmolLM2-135M-Instruct with weights rounded to 4 bits: small, tuned for chat, and "
-            "rounded. Its numbers say nothing about other models."
-        )
     if settings["evaluation"]["outlier_medians"] is not None:
         notes.append(
             "Tokens of giant norm are left out of the reconstruction metrics, and (by the ordinary splice) "
