@@ -94,7 +94,7 @@ def headline(frontier: Frontier) -> str:
     if dense is not None:
         size += f", {_percent(one.learned_values / dense.learned_values)} of the full dense SAE's"
     left = _percent(_mean(one, "fvu"))
-    start = f"At degree {one.matched_degree} ({size}), the Expander SAE leaves {left} of the variance"
+    start = f"At degree {one.matched_degree} ({size}), the Expander SAE leaves {left} of the variance unexplained"
     if dense is not None:
         start += f" (full dense: {_percent(_mean(dense, 'fvu'))})"
     if "delta_ce" not in one.metrics:
@@ -253,7 +253,8 @@ def _notes(frontier: Frontier) -> list[str]:
     settings = frontier.settings
     notes = [
         "A matched control has as many learned values as the Expander SAE of its degree (and as many in its decoder); "
-        "bytes differ a little, see the table.",
+        "bytes differ a little, see the table."
+        + (" Latent biases come on top: the Expander SAE has more of them." if settings["latent_bias"] else ""),
         "Retention is cross entropy recovered divided by that of the full dense tied SAE of the same seed. The zero "
         "form flatters: a zeroed layer is often worse than a uniform guess. Δ CE hides nothing.",
         "“dead” is the share of latents that never fire on the held-out tokens evaluated, however few those are.",
