@@ -6,7 +6,10 @@
 // ends with fewer than k candidates is scanned again from the bottom, so the result is always the exact TopK.
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
+#include <optional>
+#include <vector>
 
 #include "team.h"
 #include "vector.h"
@@ -15,7 +18,7 @@ namespace expander::ISA {
 namespace {
 
 // A candidate as one integer: greater means a larger value, then a lower latent.
-inline int64_t make_key(float value, int64_t latent) {
+inline int64_t make_key(float value, int32_t latent) {
   value += 0.0f;  // -0 ties with +0
   int32_t bits;
   std::memcpy(&bits, &value, 4);
@@ -23,33 +26,68 @@ inline int64_t make_key(float value, int64_t latent) {
   return static_cast<int64_t>(static_cast<uint64_t>(static_cast<uint32_t>(bits)) << 32 |
                               (0xffffffffu - static_cast<uint32_t>(latent)));
 }
-inline float key_value(int64_t key) {
-  int32_t bits = static_cast<int32_t>(key >> 32);
-  bits ^= (bits >> 31) & 0x7fffffff;
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
+
+// Adds one to each lane of `rank` where other > own, or, with ties, other >= own.
+template <bool ties>
+inline void count_above(Vector16i& rank, float other, const Vector16& own) {
+#if defined(__AVX512F__)
+  constexpr int predicate = ties ? _CMP_GE_OQ : _CMP_GT_OQ;
+  const __mmask16 above = _mm512_cmp_ps_mask(_mm512_set1_ps(other), (__m512)own, predicate);
+  rank = (Vector16i)_mm512_mask_sub_epi32((__m512i)rank, above, (__m512i)rank, _mm512_set1_epi32(-1));
+#else
+  const Vector16 all = broadcast<16>(other);
+  rank -= ties ? all >= own : all > own;
+#endif
 }
-inline int64_t key_latent(int64_t key) { return 0xffffffffu - static_cast<uint32_t>(key); }
 
-// The candidates of one token: at most `capacity` keys, cut back to the best k when full.
-struct Candidates {
-  int64_t* keys;
-  int64_t count, capacity, k;
-
-  // Adds a candidate; returns the new threshold if the buffer was cut back, else `threshold`.
-  float push(float value, int64_t latent, float threshold) {
-    keys[count++] = make_key(value, latent);
-    return count == capacity ? cut(threshold) : threshold;
+// rank[i] = how many candidates come before i: larger ones, and equal ones that stand before it. Latents are pushed in
+// rising order, so that is the order of the codes. Quadratic, but without a branch: at the sizes met here far cheaper
+// than sorting. `values` is padded to whole vectors.
+void rank_candidates(const float* values, int64_t count, int32_t* rank) {
+  if (count > 1024) {
+    std::vector<int64_t> keys(static_cast<size_t>(count));
+    for (int64_t i = 0; i < count; ++i) keys[static_cast<size_t>(i)] = make_key(values[i], static_cast<int32_t>(i));
+    std::sort(keys.begin(), keys.end(), std::greater<int64_t>());
+    for (int64_t r = 0; r < count; ++r)
+      rank[0xffffffffu - static_cast<uint32_t>(keys[static_cast<size_t>(r)])] = static_cast<int32_t>(r);
+    return;
   }
-  float cut(float threshold) {
-    if (count < k) return threshold;
-    if (count > k) {
-      std::nth_element(keys, keys + k - 1, keys + count, std::greater<int64_t>());
-      count = k;
-      return key_value(keys[k - 1]);
+  for (int64_t start = 0; start < count; start += 16) {
+    const Vector16 own = load_unaligned<Vector16>(values + start);
+    Vector16i sum{};
+    const int64_t stop = std::min(start + 16, count);
+    for (int64_t j = 0; j < start; ++j) count_above<true>(sum, values[j], own);
+    for (int64_t j = stop; j < count; ++j) count_above<false>(sum, values[j], own);
+    for (int64_t j = start; j < stop; ++j)
+      for (int64_t i = start; i < stop; ++i)
+        sum[i - start] += values[j] > values[i] || (values[j] == values[i] && j < i);
+    std::memcpy(rank + start, &sum, sizeof(sum));
+  }
+}
+
+// The candidates of one token in rising order of latents; cut back to the best k when they become too many.
+struct Candidates {
+  float* values;
+  int32_t* latents;
+  int64_t count;
+
+  void push(float value, int64_t latent) {
+    values[count] = value;
+    latents[count++] = static_cast<int32_t>(latent);
+  }
+  // Keeps the best k and returns the least of them: later latents must exceed it.
+  float cut(int64_t k, int32_t* rank) {
+    rank_candidates(values, count, rank);
+    float least = 0;
+    int64_t kept = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      if (rank[i] >= k) continue;
+      if (rank[i] == k - 1) least = values[i];
+      values[kept] = values[i];
+      latents[kept++] = latents[i];
     }
-    return key_value(*std::min_element(keys, keys + k));
+    count = kept;
+    return least;
   }
 };
 
@@ -88,19 +126,20 @@ inline float pre_activation(const Dictionary& w, const float* bias, const float*
   return bias ? sum + bias[j] : sum;
 }
 
-// Scans latents [first, last) for one token.
+// Scans latents [first, last) for one token; `found` has room for `capacity` candidates and one block more.
+constexpr int64_t block = 64;
+
 template <class D>
-float scan_token(const Dictionary& w, const float* bias, const float* x, int64_t first, int64_t last, float threshold,
-                 Candidates& found) {
-  constexpr int64_t block = 64;
+void scan_token(const Dictionary& w, const float* bias, const float* x, int64_t first, int64_t last, float threshold,
+                int64_t k, int64_t capacity, Candidates& found, int32_t* rank) {
   float pre[block];
   for (int64_t start = first; start < last; start += block) {
-    const int64_t count = std::min(block, last - start);
-    for (int64_t i = 0; i < count; ++i) pre[i] = pre_activation<D>(w, bias, x, start + i);
-    for (int64_t i = 0; i < count; ++i)
-      if (pre[i] > threshold) threshold = found.push(pre[i], start + i, threshold);
+    const int64_t size = std::min(block, last - start);
+    for (int64_t i = 0; i < size; ++i) pre[i] = pre_activation<D>(w, bias, x, start + i);
+    for (int64_t i = 0; i < size; ++i)
+      if (pre[i] > threshold) found.push(pre[i], start + i);
+    if (found.count > capacity) threshold = found.cut(k, rank);
   }
-  return threshold;
 }
 
 struct SamplePlan {
@@ -150,6 +189,46 @@ Vector<lanes> sample_threshold(const Vector<lanes>* sample, int64_t count, int64
   return at_low >= static_cast<int32_t>(rank) ? low : base;
 }
 
+inline int64_t capacity_for(int64_t k) { return std::max<int64_t>(2 * k + 32, 128); }
+inline int64_t slots_for(int64_t k) { return (capacity_for(k) + block + 15) / 16 * 16; }
+
+// Loads 16 coordinates of one token as float32.
+inline Vector16 load_coordinates(const Activations& x, int64_t at) {
+  if (x.element == Element::float32) return load_unaligned<Vector16>(static_cast<const float*>(x.data) + at);
+  const uint16_t* from = static_cast<const uint16_t*>(x.data) + at;
+  Vector16 result;
+  float* to = reinterpret_cast<float*>(&result);
+  if (x.element == Element::bfloat16)
+    for (int i = 0; i < 16; ++i) to[i] = from_bfloat16(from[i]);
+  else
+    for (int i = 0; i < 16; ++i) to[i] = from_float16(from[i]);
+  return result;
+}
+
+// Transposes 16 vectors of 16 in place, a block of half the size at a time.
+inline void transpose16(Vector16* v) {
+#define EXPANDER_STAGE(step, ...)                                             \
+  for (int i = 0; i < 16; ++i)                                                \
+    if (!(i & step)) {                                                        \
+      const Vector16 a = v[i], b = v[i | step];                               \
+      v[i] = __builtin_shufflevector(a, b, EXPANDER_LOW_##step);              \
+      v[i | step] = __builtin_shufflevector(a, b, EXPANDER_HIGH_##step);      \
+    }
+#define EXPANDER_LOW_1 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30
+#define EXPANDER_HIGH_1 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31
+#define EXPANDER_LOW_2 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
+#define EXPANDER_HIGH_2 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
+#define EXPANDER_LOW_4 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27
+#define EXPANDER_HIGH_4 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31
+#define EXPANDER_LOW_8 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23
+#define EXPANDER_HIGH_8 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31
+  EXPANDER_STAGE(1)
+  EXPANDER_STAGE(2)
+  EXPANDER_STAGE(4)
+  EXPANDER_STAGE(8)
+#undef EXPANDER_STAGE
+}
+
 // One token tile of Q * lanes tokens against latents [first, last).
 template <int lanes, int Q, class D>
 struct TileJob {
@@ -158,54 +237,66 @@ struct TileJob {
   static constexpr int log_capacity = 32;
 
   const EncodeArguments& a;
-  float* tokens;  // [width, d_in]
-  V* tile;        // [d_in, Q]
-  V* sample;      // [count, Q]
-  V* log;         // [log_capacity, Q]
-  int64_t* keys;  // [width, capacity]
-  int64_t capacity;
+  const int64_t capacity, slots;
+  V* tile;                // [d_in, Q]
+  V* sample;              // [count, Q]
+  V* log;                 // [log_capacity + 1, Q]
+  float* values;          // [width, slots]
+  int32_t* latents;       // [width, slots]
+  int32_t* rank;          // [slots]
+  float* token;           // [d_in], for a second scan
   int64_t log_latent[log_capacity + 1];
   uint64_t log_mask[log_capacity + 1];
   Candidates found[width];
   alignas(64) float threshold[width];
 
-  explicit TileJob(const EncodeArguments& arguments, Scratch& scratch, const SamplePlan& plan)
-      : a(arguments), capacity(2 * arguments.k + 64) {
+  TileJob(const EncodeArguments& arguments, Scratch& scratch, const SamplePlan& plan)
+      : a(arguments), capacity(capacity_for(arguments.k)), slots(slots_for(arguments.k)) {
     Pieces pieces;
-    pieces.add(tokens, width * a.dictionary.d_in);
     pieces.add(tile, a.dictionary.d_in * Q);
     pieces.add(sample, plan.count * Q);
     pieces.add(log, (log_capacity + 1) * Q);
-    pieces.add(keys, width * capacity);
+    pieces.add(values, width * slots);
+    pieces.add(latents, width * slots);
+    pieces.add(rank, slots);
+    pieces.add(token, a.dictionary.d_in);
     pieces.place(scratch);
   }
 
-  // Loads up to `count` tokens from `start`; missing lanes are zero and never read back.
+  // Loads up to `count` tokens from `start`, transposed; missing lanes are zero and never read back.
   void load(int64_t start, int count) {
     const int64_t d_in = a.dictionary.d_in;
-    for (int t = 0; t < count; ++t) read_token(a.x, d_in, start + t, tokens + t * d_in);
     float* flat = reinterpret_cast<float*>(tile);
-    constexpr int64_t block = 16;
-    for (int64_t i0 = 0; i0 < d_in; i0 += block) {
-      const int64_t i1 = std::min(d_in, i0 + block);
-      for (int t = 0; t < width; ++t) {
-        if (t < count)
-          for (int64_t i = i0; i < i1; ++i) flat[i * width + t] = tokens[t * d_in + i];
-        else
-          for (int64_t i = i0; i < i1; ++i) flat[i * width + t] = 0.0f;
+    int64_t i0 = 0;
+    if constexpr (width % 16 == 0) {
+      for (; i0 + 16 <= d_in; i0 += 16) {
+        const Vector16 center = a.x.center ? load_unaligned<Vector16>(a.x.center + i0) : Vector16{};
+        for (int t0 = 0; t0 < width; t0 += 16) {
+          Vector16 part[16];
+          for (int t = 0; t < 16; ++t)
+            part[t] = t0 + t < count ? load_coordinates(a.x, (start + t0 + t) * d_in + i0) - center : Vector16{};
+          transpose16(part);
+          for (int i = 0; i < 16; ++i) store_unaligned(flat + (i0 + i) * width + t0, part[i]);
+        }
       }
+    }
+    if (i0 == d_in) return;
+    for (int t = 0; t < width; ++t) {
+      if (t < count) read_token(a.x, d_in, start + t, token);
+      for (int64_t i = i0; i < d_in; ++i) flat[i * width + t] = t < count ? token[i] : 0.0f;
     }
   }
 
   void flush(int entries, int count) {
     for (int entry = 0; entry < entries; ++entry) {
-      const float* values = reinterpret_cast<const float*>(log + entry * Q);
+      const float* logged = reinterpret_cast<const float*>(log + entry * Q);
       for (uint64_t mask = log_mask[entry]; mask; mask &= mask - 1) {
         const int t = __builtin_ctzll(mask);
-        if (t >= count) break;
-        if (values[t] > threshold[t]) threshold[t] = found[t].push(values[t], log_latent[entry], threshold[t]);
+        found[t].push(logged[t], log_latent[entry]);
       }
     }
+    for (int t = 0; t < count; ++t)
+      if (found[t].count > capacity) threshold[t] = found[t].cut(a.k, rank);
   }
 
   void first_thresholds(int64_t first, const SamplePlan& plan, float floor) {
@@ -226,10 +317,10 @@ struct TileJob {
     load(start, count);
     first_thresholds(first, plan, floor);
     bool estimated[width];
-    for (int t = 0; t < width; ++t) estimated[t] = threshold[t] > floor;
     for (int t = 0; t < width; ++t) {
-      found[t] = {keys + t * capacity, 0, capacity, a.k};
-      if (t >= count) threshold[t] = std::numeric_limits<float>::infinity();
+      estimated[t] = threshold[t] > floor;
+      found[t] = {values + t * slots, latents + t * slots, 0};
+      if (t >= count) threshold[t] = std::numeric_limits<float>::infinity();  // a missing lane wants nothing
     }
     int entries = 0;
     V limit[Q];
@@ -253,28 +344,25 @@ struct TileJob {
     }
     flush(entries, count);
     for (int t = 0; t < count; ++t) {
+      if (!estimated[t] || found[t].count >= std::min(a.k, last - first)) continue;
       // The estimate was too high for this token: scan it again from the floor.
-      if (found[t].count < std::min(a.k, last - first) && estimated[t]) {
-        found[t].count = 0;
-        scan_token<D>(a.dictionary, a.bias, tokens + t * a.dictionary.d_in, first, last, floor, found[t]);
-      }
+      found[t].count = 0;
+      read_token(a.x, a.dictionary.d_in, start + t, token);
+      scan_token<D>(a.dictionary, a.bias, token, first, last, floor, a.k, capacity, found[t], rank);
     }
   }
 };
 
-// Sorts the best k of `found` into the outputs; fills up with zero codes on the lowest free latents.
-void finish(const EncodeArguments& a, Candidates found, int64_t token) {
-  if (found.count > a.k) {
-    std::nth_element(found.keys, found.keys + a.k - 1, found.keys + found.count, std::greater<int64_t>());
-    found.count = a.k;
-  }
-  std::sort(found.keys, found.keys + found.count, std::greater<int64_t>());
+// Writes the best k of `found`, sorted; fills up with zero codes on the lowest free latents.
+void finish(const EncodeArguments& a, const Candidates& found, int64_t token, int32_t* rank) {
   int64_t* indices = a.indices + token * a.k;
   float* values = a.values + token * a.k;
-  for (int64_t i = 0; i < found.count; ++i) {
-    indices[i] = key_latent(found.keys[i]);
-    values[i] = key_value(found.keys[i]);
-  }
+  rank_candidates(found.values, found.count, rank);
+  for (int64_t i = 0; i < found.count; ++i)
+    if (rank[i] < a.k) {
+      indices[rank[i]] = found.latents[i];
+      values[rank[i]] = found.values[i];
+    }
   int64_t filled = found.count, latent = 0;
   while (filled < a.k) {
     if (std::find(indices, indices + found.count, latent) == indices + found.count) {
@@ -285,6 +373,51 @@ void finish(const EncodeArguments& a, Candidates found, int64_t token) {
   }
 }
 
+// What the chunks of the latents found for each token, merged in the order of the latents.
+class Partial {
+ public:
+  Partial(const EncodeArguments& a, int64_t chunks) : a_(a), chunks_(chunks), slots_(slots_for(a.k)) {
+    Pieces pieces;
+    pieces.add(values_, a.x.batch * chunks * slots_ + 16);
+    pieces.add(latents_, a.x.batch * chunks * slots_);
+    pieces.add(counts_, a.x.batch * chunks);
+    pieces.add(rank_, chunks * slots_);
+    pieces.place(memory_);
+  }
+  Candidates at(int64_t token, int64_t chunk) {
+    const int64_t slot = (token * chunks_ + chunk) * slots_;
+    return {values_ + slot, latents_ + slot, 0};
+  }
+  void put(int64_t token, int64_t chunk, const Candidates& found) {
+    const Candidates to = at(token, chunk);
+    if (to.values != found.values) {
+      std::copy(found.values, found.values + found.count, to.values);
+      std::copy(found.latents, found.latents + found.count, to.latents);
+    }
+    counts_[token * chunks_ + chunk] = found.count;
+  }
+  void finish_token(int64_t token) {
+    Candidates all = at(token, 0);
+    for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
+      const Candidates part = at(token, chunk);
+      const int64_t count = counts_[token * chunks_ + chunk];
+      std::copy(part.values, part.values + count, all.values + all.count);
+      std::copy(part.latents, part.latents + count, all.latents + all.count);
+      all.count += count;
+    }
+    finish(a_, all, token, rank_);
+  }
+
+ private:
+  const EncodeArguments& a_;
+  int64_t chunks_, slots_;
+  Scratch memory_;
+  float* values_;
+  int32_t* latents_;
+  int64_t* counts_;
+  int32_t* rank_;
+};
+
 template <int lanes, int Q, class D>
 void run(const EncodeArguments& a) {
   constexpr int width = lanes * Q;
@@ -292,76 +425,51 @@ void run(const EncodeArguments& a) {
   const int64_t tiles = (a.x.batch + width - 1) / width;
   // Few tiles: the latents are cut into one chunk per thread as well, and the chunks merged afterwards.
   const int64_t chunks = tiles >= a.threads ? 1 : std::min<int64_t>(a.threads, std::max<int64_t>(1, n / 256));
-  Scratch merged_memory;
-  int64_t* partial = nullptr;
-  int64_t* partial_count = nullptr;
-  if (chunks > 1) {
-    Pieces pieces;
-    pieces.add(partial, a.x.batch * chunks * a.k);
-    pieces.add(partial_count, a.x.batch * chunks);
-    pieces.place(merged_memory);
-  }
+  std::optional<Partial> partial;
+  if (chunks > 1) partial.emplace(a, chunks);
   for_each_part(a.threads, tiles * chunks, [&](int64_t part) {
     static thread_local Scratch scratch;
     const int64_t tile = part / chunks, chunk = part % chunks;
     const int64_t first = n * chunk / chunks, last = n * (chunk + 1) / chunks;
-    const SamplePlan plan = width >= 4 ? plan_sample(last - first, a.k) : SamplePlan{};
+    const SamplePlan plan = plan_sample(last - first, a.k);
     TileJob<lanes, Q, D> job(a, scratch, plan);
     const int64_t start = tile * width;
     const int count = static_cast<int>(std::min<int64_t>(width, a.x.batch - start));
     job.scan(start, count, first, last, plan);
     for (int t = 0; t < count; ++t) {
-      if (chunks == 1) {
-        finish(a, job.found[t], start + t);
-      } else {
-        job.found[t].cut(0.0f);
-        const int64_t slot = (start + t) * chunks + chunk;
-        std::copy(job.found[t].keys, job.found[t].keys + job.found[t].count, partial + slot * a.k);
-        partial_count[slot] = job.found[t].count;
-      }
+      if (partial)
+        partial->put(start + t, chunk, job.found[t]);
+      else
+        finish(a, job.found[t], start + t, job.rank);
     }
   });
-  if (chunks == 1) return;
-  for (int64_t token = 0; token < a.x.batch; ++token) {
-    int64_t* keys = partial + token * chunks * a.k;
-    int64_t count = 0;
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-      const int64_t size = partial_count[token * chunks + chunk];
-      std::copy(keys + chunk * a.k, keys + chunk * a.k + size, keys + count);
-      count += size;
-    }
-    finish(a, {keys, count, chunks * a.k, a.k}, token);
-  }
+  if (partial)
+    for (int64_t token = 0; token < a.x.batch; ++token) partial->finish_token(token);
 }
 
 // One token: its activations fit the first-level cache, so plain scalar gathers win over a padded tile.
 template <class D>
 void run_single(const EncodeArguments& a) {
-  const int64_t n = a.dictionary.n_latents, d_in = a.dictionary.d_in, capacity = 2 * a.k + 64;
+  const int64_t n = a.dictionary.n_latents, d_in = a.dictionary.d_in;
   const float floor = a.is_signed ? -std::numeric_limits<float>::infinity() : 0.0f;
   const int64_t chunks = std::min<int64_t>(a.threads, std::max<int64_t>(1, n / 1024));
-  Scratch memory;
-  float* x;
-  int64_t* keys;
-  int64_t* counts;
-  Pieces pieces;
-  pieces.add(x, d_in);
-  pieces.add(keys, chunks * capacity);
-  pieces.add(counts, chunks);
-  pieces.place(memory);
+  Partial partial(a, chunks);
   for (int64_t token = 0; token < a.x.batch; ++token) {
-    read_token(a.x, d_in, token, x);
     for_each_part(a.threads, chunks, [&](int64_t chunk) {
-      Candidates found{keys + chunk * capacity, 0, capacity, a.k};
-      scan_token<D>(a.dictionary, a.bias, x, n * chunk / chunks, n * (chunk + 1) / chunks, floor, found);
-      counts[chunk] = found.count;
+      static thread_local Scratch scratch;
+      float* x;
+      int32_t* rank;
+      Pieces pieces;
+      pieces.add(x, d_in);
+      pieces.add(rank, slots_for(a.k));
+      pieces.place(scratch);
+      read_token(a.x, d_in, token, x);
+      Candidates found = partial.at(token, chunk);
+      scan_token<D>(a.dictionary, a.bias, x, n * chunk / chunks, n * (chunk + 1) / chunks, floor, a.k,
+                    capacity_for(a.k), found, rank);
+      partial.put(token, chunk, found);
     });
-    int64_t count = counts[0];
-    for (int64_t chunk = 1; chunk < chunks; ++chunk) {
-      std::copy(keys + chunk * capacity, keys + chunk * capacity + counts[chunk], keys + count);
-      count += counts[chunk];
-    }
-    finish(a, {keys, count, chunks * capacity, a.k}, token);
+    partial.finish_token(token);
   }
 }
 

@@ -21,6 +21,7 @@ struct VectorOf {
 template <int lanes>
 using Vector = typename VectorOf<lanes>::type;
 using Vector16 = Vector<16>;
+using Vector16i = VectorOf<16>::ints;
 
 template <int lanes>
 inline Vector<lanes> broadcast(float value) {
