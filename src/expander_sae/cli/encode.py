@@ -36,8 +36,11 @@ def encode(
     ] = False,
     batch_size: Annotated[int, typer.Option(help="Tokens encoded at once, for --acts.")] = 2048,
     compute_dtype: Annotated[
-        str, typer.Option(help="What the language model computes in: bfloat16 or float32.")
-    ] = "bfloat16",
+        str,
+        typer.Option(
+            help="What the language model computes in: bfloat16, float32, or auto (bfloat16 where the hardware has it)."
+        ),
+    ] = "auto",
     device: Annotated[str, typer.Option(help="Where the language model runs: cpu, cuda, ...")] = "cpu",
     json: Annotated[Path | None, typer.Option(help="Also write what was done as JSON to this file.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,

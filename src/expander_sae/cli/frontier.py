@@ -78,8 +78,11 @@ def frontier(
     ] = None,
     splice: Annotated[str, typer.Option(help="ordinary or everywhere; see `expander-sae eval --help`.")] = "ordinary",
     compute_dtype: Annotated[
-        str, typer.Option(help="What the language model computes in: bfloat16 or float32.")
-    ] = "bfloat16",
+        str,
+        typer.Option(
+            help="What the language model computes in: bfloat16, float32, or auto (bfloat16 where the hardware has it)."
+        ),
+    ] = "auto",
     device: Annotated[str, typer.Option(help="Where the language model runs: cpu, cuda, ...")] = "cpu",
     json: Annotated[Path | None, typer.Option(help="Also write frontier.json to this file.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars and no table.")] = False,

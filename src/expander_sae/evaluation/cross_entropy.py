@@ -17,8 +17,8 @@ SPLICES = ("ordinary", "everywhere")
 """`ordinary` spares the first position, special tokens, padding and (if asked) giant tokens;
 `everywhere` spares nothing, as the paper has it."""
 
-_LOGITS_AT_ONCE = 1 << 26
-"""Logits of one batch, at most (unless one sequence has more): 256 MB in float32, and two such are held."""
+_LOGITS_AT_ONCE = 3 << 24
+"""Logits of one batch, at most (unless one sequence has more): 200 MB in float32, and up to three such are held."""
 _LOGITS_PER_STEP = 1 << 22
 """Logits in one step of the log-softmax: 16 MB in float32."""
 
