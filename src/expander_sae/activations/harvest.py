@@ -97,7 +97,8 @@ def harvest(
         if isinstance(model, LanguageModel)
         else load_language_model(model, revision=revision, dtype=compute_dtype, device=device)
     )
-    layer = n_blocks(lm.model) // 2 if layer is None else layer
+    # The middle: half of the blocks have run.
+    layer = (n_blocks(lm.model) - 1) // 2 if layer is None else layer
     if not 0 <= layer < n_blocks(lm.model):
         raise ExpanderSaeError(
             f"expected a layer from 0 to {n_blocks(lm.model) - 1} (blocks are counted from 0), got {layer}"

@@ -47,6 +47,7 @@ def demo(
         out / "activations",
         max_tokens=harvest_tokens,
         max_heldout_tokens=harvest_tokens // 10,
+        max_document_tokens=2_560,  # all articles, not the first few whole
     )
     done("harvest")
     console.rule("3 of 3: train, evaluate, report")
