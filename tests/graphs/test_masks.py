@@ -136,9 +136,7 @@ def test_golden_hashes() -> None:
     """Masks named in old checkpoints must come out the same for ever; never edit the file, add to it."""
     for name, expected in json.loads(GOLDEN.read_text()).items():
         construction, d_in, n_latents, degree, seed = name.split("|")
-        mask = make_mask(
-            construction, d_in=int(d_in), n_latents=int(n_latents), degree=int(degree), seed=int(seed)
-        )
+        mask = make_mask(construction, d_in=int(d_in), n_latents=int(n_latents), degree=int(degree), seed=int(seed))
         assert mask.sha256() == expected, name
 
 
