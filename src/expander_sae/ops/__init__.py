@@ -1,8 +1,19 @@
 """The kernels: plain tensors in, plain tensors out."""
 
+from .block_omp import block_omp
 from .codes import Codes
+from .correlate import correlate, support_gram
 from .encode_topk import encode_topk
 from .reconstruction_loss import ReconstructionLoss, reconstruction_loss
 from .sparse_decode import sparse_decode
 
-__all__ = ["Codes", "ReconstructionLoss", "encode_topk", "reconstruction_loss", "sparse_decode"]
+__all__ = [
+    "Codes",
+    "ReconstructionLoss",
+    "block_omp",
+    "correlate",
+    "encode_topk",
+    "reconstruction_loss",
+    "sparse_decode",
+    "support_gram",
+]

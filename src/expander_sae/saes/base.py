@@ -40,17 +40,25 @@ class AbstractSae(nn.Module, ABC):
     folder: Path | None
     """Where it was last saved or loaded."""
 
+    stages: int
+    """0: codes are the one-shot TopK. T > 0: codes come from block OMP in T stages."""
+
     @abstractmethod
-    def encode(self, x: Tensor) -> Codes:
-        """Codes of x [batch, d_in], differentiable."""
+    def encode(self, x: Tensor, *, stages: int | None = None) -> Codes:
+        """Codes of x [batch, d_in] by one-shot TopK (`stages` 0, differentiable) or block OMP in so many stages.
+
+        None means the SAE's own `stages`.
+        """
 
     @abstractmethod
     def decode(self, codes: Codes) -> Tensor:
         """x_hat [batch, d_in] of codes, b_dec included."""
 
     @abstractmethod
-    def reconstruction_loss(self, x: Tensor, *, keep_residual: bool = False) -> ReconstructionLoss:
-        """Sum of ||x - x_hat||^2 over the batch, with its gradients made in one pass."""
+    def reconstruction_loss(
+        self, x: Tensor, *, keep_residual: bool = False, stages: int | None = None
+    ) -> ReconstructionLoss:
+        """Sum of ||x - x_hat||^2 over the batch, with its gradients made in one pass; `stages` as in `encode`."""
 
     @abstractmethod
     def sub_dictionary(self, latents: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]:
@@ -119,3 +127,19 @@ def check_input(x: Tensor, d_in: int) -> None:
         raise ExpanderSaeError(
             f"expected x as [batch, d_in={d_in}]; got {list(x.shape)}. Was the SAE trained on another model or layer?"
         )
+
+
+def check_stages(stages: int, k: int) -> int:
+    """`stages` if an SAE can have it: 0 (one-shot TopK) to k (plain OMP).
+
+    Raises:
+        ExpanderSaeError: it cannot.
+    """
+    if isinstance(stages, bool) or not isinstance(stages, int) or not 0 <= stages <= k:
+        raise ExpanderSaeError(f"expected stages in 0..k = {k}; got {stages!r}")
+    return stages
+
+
+def block_size(k: int, stages: int) -> int:
+    """Columns per stage, so that `stages` stages reach k."""
+    return -(-k // check_stages(stages, k))

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expander_sae.ops import Codes, ReconstructionLoss, encode_topk, reconstruction_loss, sparse_decode
+from expander_sae.ops import Codes, ReconstructionLoss, block_omp, encode_topk, reconstruction_loss, sparse_decode
 
-from .base import AbstractSae, check_input, check_sizes
+from .base import AbstractSae, block_size, check_input, check_sizes, check_stages
 from .columns import UnitColumns
 
 
@@ -26,6 +26,9 @@ class DenseTopKSae(AbstractSae):
         tied: the encoder is the decoder.
         signed: keep the k largest signed pre-activations, no ReLU.
         latent_bias: learn b_enc.
+        stages: 0 encodes by one-shot TopK; T > 0 by block orthogonal matching pursuit in T stages (b_enc is then
+        unused;
+            `signed` picks columns by absolute correlation, otherwise by positive correlation).
 
     Raises:
         ExpanderSaeError: impossible sizes.
@@ -49,11 +52,13 @@ class DenseTopKSae(AbstractSae):
         tied: bool = True,
         signed: bool = False,
         latent_bias: bool = False,
+        stages: int = 0,
     ) -> None:
         super().__init__()
         check_sizes(d_in, n_latents, k)
         self.d_in, self.n_latents, self.degree, self.k = d_in, n_latents, d_in, k
         self.tied, self.signed, self.seed = tied, signed, seed
+        self.stages = check_stages(stages, k)
         self.metadata, self.folder = {}, None
         generator = torch.Generator().manual_seed(seed)
         self.columns = UnitColumns(torch.randn(n_latents, d_in, generator=generator) / d_in**0.5)
@@ -68,23 +73,34 @@ class DenseTopKSae(AbstractSae):
         """Unit-norm dictionary columns [n_latents, d_in]."""
         return self.columns()
 
-    def encode(self, x: Tensor) -> Codes:
-        """Codes of x [batch, d_in].
+    def encode(self, x: Tensor, *, stages: int | None = None) -> Codes:
+        """Codes of x [batch, d_in]: one-shot TopK (`stages` 0) or block OMP in so many stages; None: the SAE's own.
 
         Raises:
             ExpanderSaeError: x has another width, or holds NaN or infinity.
         """
         check_input(x, self.d_in)
+        stages = self.stages if stages is None else stages
+        if stages:
+            return self._pursue(x, stages)
         encoder = self.values if self.encoder is None else self.encoder
         return encode_topk(x, None, encoder, self.k, bias=self.latent_bias(), center=self.center(), signed=self.signed)
+
+    def _pursue(self, x: Tensor, stages: int) -> Codes:
+        block = block_size(self.k, stages)
+        center = self.center().detach()
+        return block_omp(x, None, self.values, self.k, block=block, signed=self.signed, center=center)
 
     def decode(self, codes: Codes) -> Tensor:
         """x_hat [batch, d_in] = W h + b_dec."""
         return sparse_decode(codes, None, self.values, self.d_in) + self.center()
 
-    def reconstruction_loss(self, x: Tensor, *, keep_residual: bool = False) -> ReconstructionLoss:
-        """Sum of ||x - x_hat||^2 over x [batch, d_in]."""
+    def reconstruction_loss(
+        self, x: Tensor, *, keep_residual: bool = False, stages: int | None = None
+    ) -> ReconstructionLoss:
+        """Sum of ||x - x_hat||^2 over x [batch, d_in]; codes of a pursuit (`stages` > 0) are held fixed."""
         check_input(x, self.d_in)
+        stages = self.stages if stages is None else stages
         return reconstruction_loss(
             x,
             None,
@@ -94,6 +110,7 @@ class DenseTopKSae(AbstractSae):
             bias=self.latent_bias(),
             encoder=self.encoder,
             signed=self.signed,
+            codes=self._pursue(x, stages) if stages else None,
             keep_residual=keep_residual,
         )
 
@@ -130,6 +147,7 @@ class DenseTopKSae(AbstractSae):
             "tied": self.tied,
             "signed": self.signed,
             "latent_bias": self.b_enc is not None,
+            "stages": self.stages,
             "seed": self.seed,
         }
 

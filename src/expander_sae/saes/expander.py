@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from expander_sae.graphs import Mask, make_mask
-from expander_sae.ops import Codes, ReconstructionLoss, encode_topk, reconstruction_loss, sparse_decode
+from expander_sae.ops import Codes, ReconstructionLoss, block_omp, encode_topk, reconstruction_loss, sparse_decode
 from expander_sae.records import ExpanderSaeError
 
-from .base import AbstractSae, check_input, check_sizes
+from .base import AbstractSae, block_size, check_input, check_sizes, check_stages
 from .columns import UnitColumns
 
 
@@ -29,6 +29,9 @@ class ExpanderSae(AbstractSae):
         construction: how the mask is made; see `expander_sae.graphs.CONSTRUCTIONS`.
         signed: keep the k largest signed pre-activations, no ReLU.
         latent_bias: learn b_enc.
+        stages: 0 encodes by one-shot TopK; T > 0 by block orthogonal matching pursuit in T stages (b_enc is then
+        unused;
+            `signed` picks columns by absolute correlation, otherwise by positive correlation).
         mask: use this mask instead of making one.
 
     Raises:
@@ -57,6 +60,7 @@ class ExpanderSae(AbstractSae):
         construction: str = "balanced",
         signed: bool = False,
         latent_bias: bool = False,
+        stages: int = 0,
         mask: Mask | None = None,
     ) -> None:
         super().__init__()
@@ -70,40 +74,68 @@ class ExpanderSae(AbstractSae):
             )
         self.d_in, self.n_latents, self.degree, self.k = d_in, n_latents, degree, k
         self.signed, self.seed, self.mask = signed, seed, mask
+        self.stages = check_stages(stages, k)
         self.metadata, self.folder = {}, None
         generator = torch.Generator().manual_seed(seed)
         self.columns = UnitColumns(torch.randn(n_latents, degree, generator=generator) / degree**0.5)
         self.b_dec = nn.Parameter(torch.zeros(d_in))
         self.b_enc = nn.Parameter(torch.zeros(n_latents)) if latent_bias else None
         self.register_buffer("input_scale", torch.tensor(1.0))
-        # Kept in the kernels' own type; the mask itself is saved as its seed, so the buffer is not part of the state.
-        self.register_buffer(
-            "rows", torch.from_numpy(mask.rows.astype(np.uint16 if d_in <= 65536 else np.int64)), persistent=False
-        )
+        self.register_buffer("rows", self._rows_of(mask))
+
+    @staticmethod
+    def _rows_of(mask: Mask) -> Tensor:
+        """Rows in the kernels' own integer type."""
+        return torch.from_numpy(mask.rows.astype(np.uint16 if mask.d_in <= 65536 else np.int64))
+
+    def set_mask(self, mask: Mask) -> None:
+        """Put the values on other rows; the values themselves are the caller's to move.
+
+        Raises:
+            ExpanderSaeError: the mask has other sizes.
+        """
+        if (mask.d_in, mask.n_latents, mask.degree) != (self.d_in, self.n_latents, self.degree):
+            raise ExpanderSaeError(
+                f"expected a mask with (d_in, n_latents, degree) = {(self.d_in, self.n_latents, self.degree)}; "
+                f"got {(mask.d_in, mask.n_latents, mask.degree)}"
+            )
+        self.mask = mask
+        self.rows = self._rows_of(mask)
 
     @property
     def values(self) -> Tensor:
         """Unit-norm dictionary values [n_latents, degree]."""
         return self.columns()
 
-    def encode(self, x: Tensor) -> Codes:
-        """Codes of x [batch, d_in]; see the class for the formula.
+    def encode(self, x: Tensor, *, stages: int | None = None) -> Codes:
+        """Codes of x [batch, d_in]: one-shot TopK (`stages` 0) or block OMP in so many stages; None: the SAE's own.
 
         Raises:
             ExpanderSaeError: x has another width, or holds NaN or infinity.
         """
         check_input(x, self.d_in)
+        stages = self.stages if stages is None else stages
+        if stages:
+            return self._pursue(x, stages)
         return encode_topk(
             x, self.rows, self.values, self.k, bias=self.latent_bias(), center=self.center(), signed=self.signed
         )
+
+    def _pursue(self, x: Tensor, stages: int) -> Codes:
+        block = block_size(self.k, stages)
+        center = self.center().detach()
+        return block_omp(x, self.rows, self.values, self.k, block=block, signed=self.signed, center=center)
 
     def decode(self, codes: Codes) -> Tensor:
         """x_hat [batch, d_in] = W h + b_dec."""
         return sparse_decode(codes, self.rows, self.values, self.d_in) + self.center()
 
-    def reconstruction_loss(self, x: Tensor, *, keep_residual: bool = False) -> ReconstructionLoss:
-        """Sum of ||x - x_hat||^2 over x [batch, d_in]."""
+    def reconstruction_loss(
+        self, x: Tensor, *, keep_residual: bool = False, stages: int | None = None
+    ) -> ReconstructionLoss:
+        """Sum of ||x - x_hat||^2 over x [batch, d_in]; codes of a pursuit (`stages` > 0) are held fixed."""
         check_input(x, self.d_in)
+        stages = self.stages if stages is None else stages
         return reconstruction_loss(
             x,
             self.rows,
@@ -112,6 +144,7 @@ class ExpanderSae(AbstractSae):
             center=self.center(),
             bias=self.latent_bias(),
             signed=self.signed,
+            codes=self._pursue(x, stages) if stages else None,
             keep_residual=keep_residual,
         )
 
@@ -152,6 +185,7 @@ class ExpanderSae(AbstractSae):
             "k": self.k,
             "signed": self.signed,
             "latent_bias": self.b_enc is not None,
+            "stages": self.stages,
             "seed": self.seed,
             "mask": {
                 "construction": self.mask.construction,

@@ -47,6 +47,16 @@ class TrainConfig:
     """Steps between the paper's resamplings of rarely firing latents; 0: never."""
     resample_firings: int = 5
     """Fewer firings than this since the last check make a latent a candidate."""
+    stages: int | None = None
+    """Train on codes of block OMP in so many stages (0: one-shot TopK); None: as the SAE itself encodes."""
+    rewire_every: int = 0
+    """Steps between moves of dictionary entries to rows where the residual wants them (Expander SAEs); 0: never."""
+    rewire_entries: int = 2
+    """Most entries of one column moved at a time."""
+    rewire_until: float = 0.7
+    """Share of the steps after which the mask stays as it is, so that the values can settle."""
+    rewire_row_cap: float | None = None
+    """No row gets more columns than this many times the mean; None: no bound."""
     seed: int = 0
     """Order of the activations and resampling; initial values have their own seed."""
     statistics_tokens: int = 65_536
@@ -69,6 +79,11 @@ class TrainConfig:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ExpanderSaeError(f"expected {name} > 0 in the training config; got {getattr(self, name)!r}")
+        if self.rewire_every < 0 or self.rewire_entries < 1 or (self.rewire_row_cap or 1.0) < 1.0:
+            raise ExpanderSaeError(
+                "expected rewire_every >= 0, rewire_entries >= 1 and rewire_row_cap >= 1 (or none); got "
+                f"{self.rewire_every}, {self.rewire_entries}, {self.rewire_row_cap}"
+            )
         if self.schedule not in ("trapezoid", "cosine"):
             raise ExpanderSaeError(f"expected schedule 'trapezoid' or 'cosine'; got {self.schedule!r}")
         if self.loss_unit not in ("variance", "token"):

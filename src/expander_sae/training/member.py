@@ -5,10 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expander_sae.saes import AbstractSae, InputStatistics, initialise
+from expander_sae.graphs import mask_from_rows
+from expander_sae.saes import AbstractSae, ExpanderSae, InputStatistics, initialise
 
 from .config import TrainConfig
 from .dead_latents import FiringHistory, auxiliary_loss, resample
+from .rewire import apply_moves, plan_moves
 from .schedule import learning_rate
 
 
@@ -27,6 +29,7 @@ class Member:
         )
         self.history = FiringHistory(sae.n_latents)
         self.generator = torch.Generator().manual_seed(config.seed)
+        self.moved = 0
         self.aux_k = config.aux_k or min(256, max(1, sae.d_in // 2))
         self.diverged = False
         self.last: dict[str, float] = {}
@@ -39,7 +42,9 @@ class Member:
         dead = self.history.dead(config.dead_after_tokens)
         revive = config.aux_coefficient > 0 and dead.numel() > 0
         resampling = config.resample_every > 0 and (step + 1) % config.resample_every == 0
-        out = sae.reconstruction_loss(x, keep_residual=revive or resampling)
+        rewiring = self._rewires(step)
+        keep_residual = revive or resampling or rewiring
+        out = sae.reconstruction_loss(x, keep_residual=keep_residual, stages=config.stages)
         fvu = out.loss.detach() / (x.shape[0] * self.variance)
         if not bool(torch.isfinite(out.loss)):
             self.diverged = True
@@ -64,13 +69,23 @@ class Member:
         if resampling:
             assert out.residual is not None
             resample(sae, x, out.residual, self.history, config.resample_firings, self.generator)
+        if rewiring:
+            assert out.residual is not None
+            assert isinstance(sae, ExpanderSae)
+            moves = plan_moves(sae, out.codes, out.residual, config.rewire_entries, config.rewire_row_cap)
+            self.moved += apply_moves(sae, moves, self.optimizer)
         self.last = {
             "loss": float(loss.detach()),
             "fvu": float(fvu),
             "dead_fraction": dead.numel() / sae.n_latents,
             "gradient_norm": float(gradient_norm),
             "learning_rate": rate,
-        }
+        } | ({"moved_entries": self.moved} if config.rewire_every else {})
+
+    def _rewires(self, step: int) -> bool:
+        config = self.config
+        due = config.rewire_every > 0 and (step + 1) % config.rewire_every == 0
+        return due and step < config.rewire_until * config.steps and isinstance(self.sae, ExpanderSae)
 
     def state_dict(self) -> dict[str, Any]:
         """Parameters, optimiser, firing history, generator and the last logged numbers."""
@@ -81,6 +96,7 @@ class Member:
             "generator": self.generator.get_state(),
             "diverged": self.diverged,
             "last": self.last,
+            "moved": self.moved,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -89,4 +105,6 @@ class Member:
         self.optimizer.load_state_dict(state["optimizer"])
         self.history.load_state_dict(state["history"])
         self.generator.set_state(state["generator"])
-        self.diverged, self.last = state["diverged"], state["last"]
+        self.diverged, self.last, self.moved = state["diverged"], state["last"], state["moved"]
+        if self.moved and isinstance(self.sae, ExpanderSae):
+            self.sae.set_mask(mask_from_rows(self.sae.rows.numpy(), d_in=self.sae.d_in))

@@ -72,6 +72,10 @@ void check_rows(const Dictionary& w, int threads) {
   if (largest >= w.d_in) throw nb::value_error("a row index is not below d_in");
 }
 
+void check_finite(const Activations& x, int64_t d_in, int threads) {
+  if (!kernels().all_finite(x.data, x.element, x.batch * d_in, threads)) throw nb::value_error("x holds NaN or infinity");
+}
+
 void check_indices(const Indices& indices, int64_t n_latents) {
   const int64_t count = static_cast<int64_t>(indices.size());
   const int64_t* data = indices.data();
@@ -98,8 +102,7 @@ void encode_topk(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& ro
   a.values = codes.data();
   nb::gil_scoped_release release;
   check_rows(a.dictionary, threads);
-  if (!kernels().all_finite(a.x.data, a.x.element, a.x.batch * a.dictionary.d_in, threads))
-    throw nb::value_error("x holds NaN or infinity");
+  check_finite(a.x, a.dictionary.d_in, threads);
   kernels().encode_topk(a);
 }
 
@@ -165,7 +168,8 @@ void encode_backward(const Indices& indices, const Matrix& grad_codes, const Any
 }
 
 double loss(const Indices& indices, const Matrix& codes, const AnyMatrix& x, const Vector& center,
-            const Maybe<Rows>& rows, const Matrix& values, const Maybe<Matrix>& encoder, float scale, int threads,
+            const Maybe<Rows>& rows, const Matrix& values, const Maybe<Matrix>& encoder, float scale,
+            bool fixed_codes, int threads,
             const OutMatrix& grad_decoder, const Maybe<OutMatrix>& grad_encoder, const OutVector& grad_center,
             const Maybe<OutVector>& grad_bias, const Maybe<OutMatrix>& residual, const OutBytes& fired) {
   LossArguments a;
@@ -177,6 +181,7 @@ double loss(const Indices& indices, const Matrix& codes, const AnyMatrix& x, con
   a.codes = codes.data();
   a.encoder = data_or_null(encoder, size);
   a.scale = scale;
+  a.fixed_codes = fixed_codes;
   a.threads = threads;
   a.grad_decoder = grad_decoder.data();
   a.grad_encoder = data_or_null(grad_encoder, size);
@@ -199,6 +204,52 @@ double loss(const Indices& indices, const Matrix& codes, const AnyMatrix& x, con
   return total;
 }
 
+int64_t block_omp(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& rows, const Matrix& values, int64_t k,
+                  int64_t block, bool is_signed, float tolerance, int threads, const OutIndices& indices,
+                  const OutMatrix& codes) {
+  BlockOmpArguments a;
+  a.x = activations(x, center);
+  a.dictionary = dictionary(rows, values, extent(x, 1));
+  a.k = k;
+  a.block = block;
+  a.is_signed = is_signed;
+  a.tolerance = tolerance;
+  a.threads = threads;
+  require(k >= 1 && k <= a.dictionary.n_latents && block >= 1 && block <= k, "need 1 <= block <= k <= n_latents");
+  require(extent(indices, 0) == a.x.batch && extent(indices, 1) == k, "indices must be [batch, k]");
+  require(extent(codes, 0) == a.x.batch && extent(codes, 1) == k, "codes must be [batch, k]");
+  a.indices = indices.data();
+  a.values = codes.data();
+  int64_t dependent = 0;
+  a.dependent = &dependent;
+  nb::gil_scoped_release release;
+  check_rows(a.dictionary, threads);
+  check_finite(a.x, a.dictionary.d_in, threads);
+  kernels().block_omp(a);
+  return dependent;
+}
+
+void correlate(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& rows, const Matrix& values, int threads,
+               const OutMatrix& out) {
+  CorrelateArguments a{activations(x, center), dictionary(rows, values, extent(x, 1)), threads, out.data()};
+  require(extent(out, 0) == a.x.batch && extent(out, 1) == a.dictionary.n_latents, "out must be [batch, n_latents]");
+  nb::gil_scoped_release release;
+  check_rows(a.dictionary, threads);
+  check_finite(a.x, a.dictionary.d_in, threads);
+  kernels().correlate(a);
+}
+
+void support_gram(const Indices& indices, const Rows& rows, const Matrix& values, int64_t d_in, int threads,
+                  const nb::ndarray<float, nb::device::cpu, nb::c_contig, nb::ndim<3>>& out) {
+  SupportGramArguments a{indices.data(), dictionary(rows, values, d_in), extent(indices, 0), extent(indices, 1),
+                         threads,        out.data()};
+  require(extent(out, 0) == a.batch && extent(out, 1) == a.k && extent(out, 2) == a.k, "out must be [batch, k, k]");
+  nb::gil_scoped_release release;
+  check_rows(a.dictionary, threads);
+  check_indices(indices, a.dictionary.n_latents);
+  kernels().support_gram(a);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -215,9 +266,17 @@ NB_MODULE(_native, m) {
         nb::arg("center").none(), nb::arg("rows").none(), nb::arg("values"), nb::arg("threads"),
         nb::arg("grad_x").none(), nb::arg("grad_values").none(), nb::arg("grad_bias").none());
   m.def("loss", &loss, nb::arg("indices"), nb::arg("codes"), nb::arg("x"), nb::arg("center"), nb::arg("rows").none(),
-        nb::arg("values"), nb::arg("encoder").none(), nb::arg("scale"), nb::arg("threads"), nb::arg("grad_decoder"),
+        nb::arg("values"), nb::arg("encoder").none(), nb::arg("scale"), nb::arg("fixed_codes"), nb::arg("threads"),
+        nb::arg("grad_decoder"),
         nb::arg("grad_encoder").none(), nb::arg("grad_center"), nb::arg("grad_bias").none(),
         nb::arg("residual").none(), nb::arg("fired"));
+  m.def("block_omp", &block_omp, nb::arg("x"), nb::arg("center").none(), nb::arg("rows"), nb::arg("values"),
+        nb::arg("k"), nb::arg("block"), nb::arg("is_signed"), nb::arg("tolerance"), nb::arg("threads"),
+        nb::arg("indices").noconvert(), nb::arg("codes").noconvert());
+  m.def("correlate", &correlate, nb::arg("x"), nb::arg("center").none(), nb::arg("rows"), nb::arg("values"),
+        nb::arg("threads"), nb::arg("out").noconvert());
+  m.def("support_gram", &support_gram, nb::arg("indices"), nb::arg("rows"), nb::arg("values"), nb::arg("d_in"),
+        nb::arg("threads"), nb::arg("out").noconvert());
   m.def("instruction_set", [] { return std::string(kernels().name); });
   m.def("available_instruction_sets", [] { return std::string(available_kernels()); });
   m.def("select_instruction_set", [](const std::string& name) { return select_kernels(name.c_str()); });

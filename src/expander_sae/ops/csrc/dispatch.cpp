@@ -11,10 +11,13 @@ namespace expander {
   void decode_backward(const DecodeBackwardArguments&);                \
   void encode_backward(const EncodeBackwardArguments&);                \
   void loss(const LossArguments&);                                     \
+  void block_omp(const BlockOmpArguments&);                            \
+  void correlate(const CorrelateArguments&);                           \
+  void support_gram(const SupportGramArguments&);                      \
   int64_t check_dictionary(const Dictionary&, int);                    \
   bool all_finite(const void*, Element, int64_t, int);                 \
   const KernelTable table = {#isa,           encode_topk,      decode,     decode_backward, \
-                             encode_backward, loss, check_dictionary, all_finite};          \
+                             encode_backward, loss, block_omp, correlate, support_gram, check_dictionary, all_finite};          \
   }
 
 DECLARE(baseline)

@@ -71,9 +71,10 @@ struct LossArguments {
   const float* codes;
   Activations x;
   Dictionary decoder;
-  const float* encoder;  // encoder values on the same rows, or null when tied
+  const float* encoder;  // encoder values on the same rows, or null when tied or when the codes are fixed
   int64_t k;
   float scale;
+  bool fixed_codes;  // the codes come from elsewhere: no gradient flows through them
   int threads;
   double* loss;           // one number: sum ||e||^2, unscaled
   float* grad_decoder;    // [n_latents, degree]
@@ -84,6 +85,34 @@ struct LossArguments {
   uint8_t* fired;         // [n_latents], set to 1 where a code is non-zero
 };
 
+// Orthogonal matching pursuit, `block` columns per stage, from the residual x - center.
+struct BlockOmpArguments {
+  Activations x;
+  Dictionary dictionary;
+  int64_t k, block;
+  bool is_signed;   // pick by |score|; otherwise by score, positive only
+  float tolerance;  // stop where ||r|| <= tolerance * ||x - center||
+  int threads;
+  int64_t* indices;
+  float* values;
+  int64_t* dependent;  // how many picked columns lay in the span of the support and were skipped
+};
+
+struct CorrelateArguments {
+  Activations x;
+  Dictionary dictionary;
+  int threads;
+  float* out;  // [batch, n_latents]
+};
+
+struct SupportGramArguments {
+  const int64_t* indices;  // [batch, k]
+  Dictionary dictionary;
+  int64_t batch, k;
+  int threads;
+  float* out;  // [batch, k, k]
+};
+
 struct KernelTable {
   const char* name;
   void (*encode_topk)(const EncodeArguments&);
@@ -91,6 +120,9 @@ struct KernelTable {
   void (*decode_backward)(const DecodeBackwardArguments&);
   void (*encode_backward)(const EncodeBackwardArguments&);
   void (*loss)(const LossArguments&);
+  void (*block_omp)(const BlockOmpArguments&);
+  void (*correlate)(const CorrelateArguments&);
+  void (*support_gram)(const SupportGramArguments&);
   // Largest row, or -1 where a value is not finite.
   int64_t (*check_dictionary)(const Dictionary&, int threads);
   bool (*all_finite)(const void* data, Element element, int64_t count, int threads);

@@ -5,6 +5,8 @@
 //   dE_j += gh_i (x - center)[rows]   (encoder part; dE is dW when tied)
 //   dcenter = sum g - sum gh_i E_i,   dbias_j += gh_i
 //
+// Fixed codes (from pursuit) take part in the first line and in sum g only.
+//
 // A sparse dictionary keeps one gradient buffer per part of the batch. A dense one would need d_in * n_latents floats
 // each, so there the second phase is cut along d_in instead and needs no buffers at all.
 #include <algorithm>
@@ -83,15 +85,16 @@ void sparse_token(const LossArguments& a, int64_t token, float* x, float* e, Par
     if (h == 0.0f) continue;
     const int64_t j = indices[i], at = j * degree;
     const uint16_t* rows = w.rows + at;
+    mark(a.fired, j);
+    for (int64_t s = 0; s < degree; ++s) part.decoder[at + s] += h * e[rows[s]];
+    if (a.fixed_codes) continue;
     float gradient = 0;
     for (int64_t s = 0; s < degree; ++s) gradient = std::fma(w.values[at + s], e[rows[s]], gradient);
     for (int64_t s = 0; s < degree; ++s) {
-      part.decoder[at + s] += h * e[rows[s]];
       grad_encoder[at + s] += gradient * x[rows[s]];
       center[rows[s]] -= gradient * encoder[at + s];
     }
     if (a.grad_bias) part.bias[j] += gradient;
-    mark(a.fired, j);
   }
 }
 
@@ -151,6 +154,8 @@ void dense_loss(const LossArguments& a) {
       for (int64_t i = token * k; i < (token + 1) * k; ++i) {
         gradients[static_cast<size_t>(i)] = 0;
         if (a.codes[i] == 0.0f) continue;
+        mark(a.fired, a.indices[i]);
+        if (a.fixed_codes) continue;
         const float* column = decoder + a.indices[i] * d_in;
         Vector16 total{};
         int64_t c = 0;
@@ -159,7 +164,6 @@ void dense_loss(const LossArguments& a) {
         for (int t = 0; t < 16; ++t) gradient += total[t];
         for (; c < d_in; ++c) gradient += e[c] * column[c];
         gradients[static_cast<size_t>(i)] = gradient;
-        mark(a.fired, a.indices[i]);
       }
     }
   });
@@ -182,6 +186,7 @@ void dense_loss(const LossArguments& a) {
         if (h == 0.0f) continue;
         const int64_t at = a.indices[i] * d_in;
         for (int64_t c = first; c < last; ++c) a.grad_decoder[at + c] += h * g[c];
+        if (a.fixed_codes) continue;
         for (int64_t c = first; c < last; ++c) grad_encoder[at + c] += gradient * x[c];
         for (int64_t c = first; c < last; ++c) a.grad_center[c] -= gradient * encoder[at + c];
       }

@@ -36,6 +36,7 @@ def reconstruction_loss(
     bias: Tensor | None = None,
     encoder: Tensor | None = None,
     signed: bool = False,
+    codes: Codes | None = None,
     keep_residual: bool = False,
     backend: str = "auto",
 ) -> ReconstructionLoss:
@@ -54,6 +55,9 @@ def reconstruction_loss(
         bias: latent bias [n_latents].
         encoder: encoder values shaped like `decoder`, on the same rows; None ties it to the decoder.
         signed: as in `encode_topk`.
+        codes: use these codes, from pursuit say, and hold them fixed: only decoder and center learn. For codes that are
+            the least-squares fit on their support this is the whole gradient, the residual being orthogonal to the
+            support.
         keep_residual: also return x - x_hat.
         backend: "auto", "native" or "reference".
 
@@ -76,6 +80,9 @@ def reconstruction_loss(
         check_tensor("bias", bias, "[n_latents]", (decoder.shape[0],), (decoder.dtype,))
     if not 1 <= k <= decoder.shape[0]:
         raise ExpanderSaeError(f"expected k in 1..n_latents = {decoder.shape[0]}; got {k}")
+    if codes is not None:
+        check_tensor("codes.indices", codes.indices, "[batch, k]", (x.shape[0], k), (torch.int64,))
+        check_tensor("codes.values", codes.values, "[batch, k]", (x.shape[0], k), (decoder.dtype,))
     name = choose_backend(
         backend,
         x.device,
@@ -83,13 +90,14 @@ def reconstruction_loss(
         triton="there is no fused Triton loss yet; encode_topk and sparse_decode have kernels",
     )
     if name == "reference":
-        loss, indices, codes, residual = reference.forward(x, rows, decoder, k, center, bias, encoder, signed)
-        fired = reference.fired(indices, codes, decoder.shape[0])
-        return ReconstructionLoss(loss, Codes(indices, codes), residual if keep_residual else None, fired)
-    loss, indices, codes, residual, fired = _Loss.apply(  # type: ignore[misc]
-        x, rows, decoder, k, center, bias, encoder, signed, keep_residual
+        parts = reference.forward(x, rows, decoder, k, center, bias, encoder, signed, codes)
+        loss, indices, values, residual = parts
+        fired = reference.fired(indices, values, decoder.shape[0])
+        return ReconstructionLoss(loss, Codes(indices, values), residual if keep_residual else None, fired)
+    loss, indices, values, residual, fired = _Loss.apply(  # type: ignore[misc]
+        x, rows, decoder, k, center, bias, encoder, signed, keep_residual, codes
     )
-    return ReconstructionLoss(loss, Codes(indices, codes), residual, fired)
+    return ReconstructionLoss(loss, Codes(indices, values), residual, fired)
 
 
 class _Loss(torch.autograd.Function):
@@ -107,8 +115,9 @@ class _Loss(torch.autograd.Function):
         encoder: Tensor | None,
         signed: bool,
         keep_residual: bool,
+        codes: Codes | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:
-        result = native.forward(x, rows, decoder, k, center, bias, encoder, signed, keep_residual)
+        result = native.forward(x, rows, decoder, k, center, bias, encoder, signed, keep_residual, codes)
         ctx.gradients = (result.grad_decoder, result.grad_center, result.grad_bias, result.grad_encoder)
         ctx.mark_non_differentiable(*(t for t in result[1:5] if t is not None))
         loss = torch.tensor(result.loss, dtype=torch.float32)
@@ -119,4 +128,4 @@ class _Loss(torch.autograd.Function):
         scale = gradients[0]
         decoder, center, bias, encoder = (None if g is None else g.mul_(scale) for g in ctx.gradients)
         del ctx.gradients  # scaled in place: a second backward through the same loss is an error, not a wrong number
-        return None, None, decoder, None, center, bias, encoder, None, None
+        return None, None, decoder, None, center, bias, encoder, None, None, None

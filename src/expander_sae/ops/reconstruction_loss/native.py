@@ -33,12 +33,17 @@ def forward(
     encoder: Tensor | None,
     signed: bool,
     keep_residual: bool,
+    fixed: tuple[Tensor, Tensor] | None,
 ) -> Result:
-    """Encode, then the loss and all its gradients; nothing of size [batch, n_latents]."""
+    """Encode (unless the codes are `fixed`), then the loss and all its gradients; no [batch, n_latents]."""
     rows = core.rows16(rows)
     x, decoder, center = x.detach().contiguous(), decoder.detach().contiguous(), center.detach().contiguous()
     bias, encoder = core.plain(bias), core.plain(encoder)
-    indices, codes = encode.forward(x, rows, decoder if encoder is None else encoder, k, bias, center, signed)
+    if fixed is None:
+        indices, codes = encode.forward(x, rows, decoder if encoder is None else encoder, k, bias, center, signed)
+    else:
+        indices, codes = (tensor.detach().contiguous() for tensor in fixed)
+        bias = encoder = None
     residual = torch.empty(x.shape, dtype=torch.float32) if keep_residual else None
     fired = torch.zeros(decoder.shape[0], dtype=torch.uint8)
     grad_decoder, grad_center = torch.empty_like(decoder), torch.empty_like(center)
@@ -54,6 +59,7 @@ def forward(
         decoder,
         encoder,
         1.0,
+        fixed is not None,
         torch.get_num_threads(),
         grad_decoder,
         grad_encoder,

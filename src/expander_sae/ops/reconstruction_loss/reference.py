@@ -16,9 +16,13 @@ def forward(
     bias: Tensor | None,
     encoder: Tensor | None,
     signed: bool,
+    fixed: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Sum of squared errors (differentiable), codes' indices and values, and the residual x - x_hat (detached)."""
-    indices, codes = encode.forward(x, rows, decoder if encoder is None else encoder, k, bias, center, signed)
+    if fixed is None:
+        indices, codes = encode.forward(x, rows, decoder if encoder is None else encoder, k, bias, center, signed)
+    else:
+        indices, codes = fixed[0], fixed[1].detach()
     residual = x.to(decoder.dtype) - center - decode.forward(indices, codes, rows, decoder, x.shape[1])
     return residual.square().sum(), indices, codes.detach(), residual.detach()
 

@@ -1,0 +1,84 @@
+"""Orthogonal matching pursuit over a sparse dictionary."""
+
+import torch
+from torch import Tensor
+
+from expander_sae.ops.backends import choose_backend
+from expander_sae.ops.block_omp import native, reference
+from expander_sae.ops.checks import FLOATS, check_dictionary, check_numbers, check_tensor
+from expander_sae.ops.codes import Codes
+from expander_sae.records import ExpanderSaeError
+
+
+@torch.no_grad()
+def block_omp(
+    x: Tensor,
+    rows: Tensor | None,
+    values: Tensor,
+    k: int,
+    *,
+    block: int = 1,
+    signed: bool = True,
+    tolerance: float = 0.0,
+    center: Tensor | None = None,
+    backend: str = "auto",
+) -> Codes:
+    """Codes by orthogonal matching pursuit, `block` columns per stage (1: OMP; k: one-shot selection and least
+    squares).
+
+    From r = x - center, repeat: append the `block` columns with the largest score, |<w_j, r>| if `signed` and <w_j,
+    r> > 0
+    otherwise; refit all coefficients on the support S by least squares, z = argmin ||x - center - W_S z||; r = x -
+    center
+    - W_S z. A token stops at k columns, at ||r|| <= tolerance * ||x - center||, or when no score exceeds 1e-5 of its
+    norm.
+    A column closer than 1e-5 (squared, relative) to the span of the support is skipped, so duplicates never share a
+    support. Not differentiable; refit on the support for gradients. Pati et al. 1993; Wang et al. 2012 for blocks.
+
+    Args:
+        x: activations [batch, d_in].
+        rows: mask [n_latents, degree]; None for a dense dictionary (matrix products).
+        values: dictionary values [n_latents, degree], columns of unit length.
+        k: most active latents per token.
+        block: columns per stage, 1..k.
+        signed: pick by absolute score; codes have any sign. Otherwise pick positive scores only.
+        tolerance: relative residual at which a token stops.
+        center: subtracted first [d_in].
+        backend: "auto", "native" or "reference".
+
+    Returns:
+        Codes [batch, k] by falling size (falling value unless `signed`); unused slots are zero, on the lowest free
+        latents.
+
+    Raises:
+        ExpanderSaeError: shapes or dtypes do not fit, k or block out of range, or NaN or infinity in x or values.
+
+    Example:
+        >>> import torch
+        >>> rows, values = torch.tensor([[0], [1], [2]]), torch.ones(3, 1)
+        >>> block_omp(torch.tensor([[3.0, 0.0, -4.0]]), rows, values, 2).values
+        tensor([[-4.,  3.]])
+    """
+    check_tensor("x", x, "[batch, d_in]", (None, None), FLOATS)
+    check_dictionary(rows, values, x.shape[1])
+    if not 1 <= k <= values.shape[0]:
+        raise ExpanderSaeError(f"expected k in 1..n_latents = {values.shape[0]}; got {k}")
+    if not 1 <= block <= k:
+        raise ExpanderSaeError(f"expected block in 1..k = {k}; got {block}")
+    if not 0 <= tolerance < 1:
+        raise ExpanderSaeError(f"expected tolerance in [0, 1); got {tolerance}")
+    if center is not None:
+        check_tensor("center", center, "[d_in]", (x.shape[1],), (torch.float32, torch.float64))
+    name = choose_backend(
+        backend,
+        x.device,
+        native=native.supports(x, rows, values),
+        triton="there is no Triton pursuit yet",
+    )
+    if name == "reference":
+        check_numbers(x, rows, values)
+        x = x.to(values.dtype)
+        centered = x if center is None else x - center
+        return Codes(*reference.forward(centered, rows, values, k, block, signed, tolerance))
+    indices, codes, _ = native.forward(x, rows, values, k, block, signed, tolerance, center)
+    return Codes(indices, codes)

@@ -1,0 +1,16 @@
+"""The definitions of correlate and support_gram in plain PyTorch."""
+
+import torch
+from torch import Tensor
+
+
+def correlate(x: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    """W^T x [batch, n_latents]."""
+    return torch.einsum("bnd,nd->bn", x.to(values.dtype)[:, rows.long()], values)
+
+
+def support_gram(indices: Tensor, rows: Tensor, values: Tensor, d_in: int) -> Tensor:
+    """W_S^T W_S [batch, k, k]."""
+    columns = torch.zeros(values.shape[0], d_in, dtype=values.dtype, device=values.device)
+    columns = columns.scatter(1, rows.long(), values)[indices]
+    return columns @ columns.transpose(1, 2)

@@ -1,0 +1,234 @@
+// Block orthogonal matching pursuit in lockstep over a tile of tokens.
+//
+// Each stage scans all latents once against the residuals of the whole tile (no [batch, n], no per-token gathers), gives
+// every token its best new columns, extends the token's Cholesky factor of the support's Gram matrix by one row each, and
+// moves the residual by the change of the coefficients. A column costs O(t * degree) for its Gram row and O(t^2) for the
+// triangular solves at support size t; the scan costs n * degree / lanes.
+#include <cmath>
+#include <limits>
+
+#include "scan.h"
+#include "team.h"
+
+namespace expander::ISA {
+namespace {
+
+constexpr float smallest_score = 1e-5f;   // of ||x||: below it the residual is rounding
+constexpr float smallest_pivot = 1e-5f;   // squared distance of a unit column to the support's span
+
+inline float dot(const float* a, const float* b, int64_t count) {
+  Vector16 total{};
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) total += load_unaligned<Vector16>(a + i) * load_unaligned<Vector16>(b + i);
+  float sum = 0;
+  for (int t = 0; t < 16; ++t) sum += total[t];
+  for (; i < count; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+// The least-squares problem of one token on its growing support.
+struct Support {
+  int32_t* latents;     // [k]
+  float* factor;        // packed lower triangle, row t has t + 1 entries
+  float* projections;   // [k] L^-1 W_S^T x
+  float* coefficients;  // [k]
+  int64_t count;
+
+  float* row(int64_t t) const { return factor + t * (t + 1) / 2; }
+  bool holds(int32_t latent) const { return std::find(latents, latents + count, latent) != latents + count; }
+};
+
+// Adds column j with <w_j, x> = target; false where it is numerically in the span already. `spread` is zero [d_in].
+bool append(const Dictionary& w, Support& s, int32_t j, float target, float* spread) {
+  const int64_t d = w.degree;
+  const uint16_t* rows = w.rows + j * d;
+  const float* values = w.values + j * d;
+  float* row = s.row(s.count);
+  float own = 0;
+  for (int64_t e = 0; e < d; ++e) {
+    spread[rows[e]] = values[e];
+    own += values[e] * values[e];
+  }
+  for (int64_t i = 0; i < s.count; ++i) {
+    const uint16_t* other = w.rows + s.latents[i] * d;
+    const float* other_values = w.values + s.latents[i] * d;
+    float gram = 0;
+    for (int64_t e = 0; e < d; ++e) gram += other_values[e] * spread[other[e]];
+    const float* above = s.row(i);
+    row[i] = (gram - dot(above, row, i)) / above[i];
+  }
+  for (int64_t e = 0; e < d; ++e) spread[rows[e]] = 0.0f;
+  const float pivot = own - dot(row, row, s.count);
+  if (!(pivot > smallest_pivot * own)) return false;
+  row[s.count] = std::sqrt(pivot);
+  s.projections[s.count] = (target - dot(row, s.projections, s.count)) / row[s.count];
+  s.coefficients[s.count] = 0.0f;
+  s.latents[s.count++] = j;
+  return true;
+}
+
+template <int Q, class D, bool absolute>
+class Pursuit {
+ public:
+  static constexpr int width = 16 * Q;
+
+  Pursuit(const BlockOmpArguments& a, Scratch& scratch, Scratch& scan_scratch)
+      : a_(a), w_(a.dictionary),
+        scan_(w_, nullptr, a.block, a.block == 1 ? SamplePlan{} : plan_sample(w_.n_latents, a.block), scan_scratch) {
+    const int64_t triangle = a.k * (a.k + 1) / 2;
+    Pieces pieces;
+    pieces.add(x_, width * w_.d_in);
+    pieces.add(latents_, width * a.k);
+    pieces.add(factor_, width * triangle);
+    pieces.add(projections_, width * a.k);
+    pieces.add(coefficients_, width * a.k);
+    pieces.add(solution_, a.k);
+    pieces.add(spread_, w_.d_in);
+    pieces.place(scratch);
+    std::fill(spread_, spread_ + w_.d_in, 0.0f);
+    for (int t = 0; t < width; ++t)
+      support_[t] = {latents_ + t * a.k, factor_ + t * triangle, projections_ + t * a.k, coefficients_ + t * a.k, 0};
+  }
+
+  // Codes of `count` tokens; how many picked columns were skipped as dependent.
+  int64_t run(int64_t start, int count) {
+    float* residual = reinterpret_cast<float*>(scan_.tile);
+    load_tile<width>(a_.x, w_.d_in, start, count, residual, scan_.token);
+    int64_t dependent = 0;
+    for (int t = 0; t < width; ++t) {
+      scan_.floor[t] = std::numeric_limits<float>::infinity();
+      if (t >= count) continue;
+      float* x = x_ + t * w_.d_in;
+      read_token(a_.x, w_.d_in, start + t, x);
+      norm_[t] = std::sqrt(dot(x, x, w_.d_in));
+      support_[t].count = 0;
+      if (norm_[t] > 0) scan_.floor[t] = smallest_score * norm_[t];
+    }
+    for (bool going = true; going;) {
+      if (a_.block == 1)
+        scan_.scan_best(count);
+      else
+        scan_.scan(count, 0, w_.n_latents);
+      going = false;
+      for (int t = 0; t < count; ++t) {
+        if (!(scan_.floor[t] < std::numeric_limits<float>::infinity())) continue;
+        const bool more = extend(scan_.found[t], scan_.rank, t, dependent);
+        if (more) move_residual(residual, t);
+        if (!more || support_[t].count == a_.k || small_enough(residual, t))
+          scan_.floor[t] = std::numeric_limits<float>::infinity();
+        else
+          going = true;
+      }
+    }
+    for (int t = 0; t < count; ++t) write(start + t, support_[t]);
+    return dependent;
+  }
+
+ private:
+  // Appends this stage's columns, best first; false where none could be.
+  bool extend(const Candidates& found, int32_t* rank, int t, int64_t& dependent) {
+    Support& support = support_[t];
+    rank_candidates(found.values, found.count, rank);
+    const int64_t best = std::min(a_.block, found.count);
+    const int64_t before = support.count;
+    for (int64_t wanted = 0; wanted < best && support.count < a_.k; ++wanted) {
+      const int64_t i = std::find(rank, rank + found.count, static_cast<int32_t>(wanted)) - rank;
+      const int32_t j = found.latents[i];
+      if (support.holds(j)) continue;
+      const float target = pre_activation<D>(w_, nullptr, x_ + t * w_.d_in, j);
+      if (!append(w_, support, j, target, spread_)) ++dependent;
+    }
+    return support.count > before;
+  }
+
+  // Solves L^T z = projections and applies the change of z to the residual in the tile.
+  void move_residual(float* residual, int t) {
+    Support& s = support_[t];
+    std::copy(s.projections, s.projections + s.count, solution_);
+    for (int64_t i = s.count - 1; i >= 0; --i) {
+      const float* row = s.row(i);
+      const float z = solution_[i] /= row[i];
+      for (int64_t p = 0; p < i; ++p) solution_[p] -= z * row[p];
+    }
+    const int64_t d = D::of(w_.degree);
+    for (int64_t i = 0; i < s.count; ++i) {
+      const float change = solution_[i] - s.coefficients[i];
+      s.coefficients[i] = solution_[i];
+      const uint16_t* rows = w_.rows + s.latents[i] * d;
+      const float* values = w_.values + s.latents[i] * d;
+      for (int64_t e = 0; e < d; ++e) residual[static_cast<int64_t>(rows[e]) * width + t] -= change * values[e];
+    }
+  }
+
+  bool small_enough(const float* residual, int t) const {
+    if (a_.tolerance <= 0) return false;
+    double energy = 0;
+    for (int64_t i = 0; i < w_.d_in; ++i) energy += static_cast<double>(residual[i * width + t]) * residual[i * width + t];
+    return energy <= static_cast<double>(a_.tolerance) * a_.tolerance * norm_[t] * norm_[t];
+  }
+
+  // Codes by falling size (value when not signed), then latent; unused slots are zero on the lowest free latents.
+  void write(int64_t token, Support& s) {
+    int64_t* indices = a_.indices + token * a_.k;
+    float* codes = a_.values + token * a_.k;
+    order_.resize(static_cast<size_t>(s.count));
+    for (int64_t i = 0; i < s.count; ++i) order_[static_cast<size_t>(i)] = i;
+    auto size = [&](int64_t i) { return a_.is_signed ? std::fabs(s.coefficients[i]) : s.coefficients[i]; };
+    std::sort(order_.begin(), order_.end(), [&](int64_t left, int64_t right) {
+      return size(left) != size(right) ? size(left) > size(right) : s.latents[left] < s.latents[right];
+    });
+    for (int64_t i = 0; i < s.count; ++i) {
+      indices[i] = s.latents[order_[static_cast<size_t>(i)]];
+      codes[i] = s.coefficients[order_[static_cast<size_t>(i)]];
+    }
+    int64_t filled = s.count;
+    for (int32_t latent = 0; filled < a_.k; ++latent)
+      if (!s.holds(latent)) {
+        indices[filled] = latent;
+        codes[filled++] = 0.0f;
+      }
+  }
+
+  const BlockOmpArguments& a_;
+  const Dictionary& w_;
+  TileScan<16, Q, D, absolute> scan_;
+  float *x_, *factor_, *projections_, *coefficients_, *solution_, *spread_;
+  int32_t* latents_;
+  Support support_[width];
+  float norm_[width];
+  std::vector<int64_t> order_;
+};
+
+template <int Q, class D, bool absolute>
+void run(const BlockOmpArguments& a) {
+  constexpr int width = 16 * Q;
+  std::atomic<int64_t> dependent{0};
+  for_each_part(a.threads, (a.x.batch + width - 1) / width, [&](int64_t part) {
+    static thread_local Scratch scratch, scan_scratch;
+    Pursuit<Q, D, absolute> pursuit(a, scratch, scan_scratch);
+    const int64_t start = part * width;
+    dependent += pursuit.run(start, static_cast<int>(std::min<int64_t>(width, a.x.batch - start)));
+  });
+  *a.dependent = dependent.load();
+}
+
+template <class D>
+void run_degree(const BlockOmpArguments& a) {
+  const bool few = a.x.batch <= 16 * a.threads;
+  if (a.is_signed) return few ? run<1, D, true>(a) : run<2, D, true>(a);
+  return few ? run<1, D, false>(a) : run<2, D, false>(a);
+}
+
+}  // namespace
+
+void block_omp(const BlockOmpArguments& a) {
+  switch (a.dictionary.degree) {
+    case 4: return run_degree<Degree<4>>(a);
+    case 7: return run_degree<Degree<7>>(a);
+    case 8: return run_degree<Degree<8>>(a);
+    case 16: return run_degree<Degree<16>>(a);
+    default: return run_degree<Degree<0>>(a);
+  }
+}
+
+}  // namespace expander::ISA

@@ -1,0 +1,115 @@
+"""Learned supports: entries of the dictionary move to the rows where the residual wants them.
+
+The mask stays left-d-regular at every moment. For column j and a row i outside its support, adding the entry
+`v = G_ij / S_j` to the column, with `G_ij = sum_b h_bj e_bi` (codes times residual) and `S_j = sum_b h_bj^2`, lowers
+the
+squared error of the batch by `G_ij^2 / S_j`; removing entry w raises it by about `w^2 S_j` (at the optimum the
+gradient in
+w is zero). So an entry moves where `|v| > |w|`.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from expander_sae.graphs import mask_from_rows
+from expander_sae.ops import Codes
+from expander_sae.saes import ExpanderSae
+
+MARGIN = 1.2
+"""A move must promise this many times the value it gives up: batch noise otherwise moves entries back and forth."""
+PIECE = 1 << 24
+"""Entries of G [n_latents, d_in] held at once."""
+
+
+class Moves(NamedTuple):
+    """Which entries move where: column, slot in the column, new row, new value; all [moves]."""
+
+    latents: Tensor
+    slots: Tensor
+    rows: Tensor
+    values: Tensor
+
+
+@torch.no_grad()
+def plan_moves(sae: ExpanderSae, codes: Codes, residual: Tensor, entries: int, row_cap: float | None) -> Moves:
+    """The moves one batch asks for: at most `entries` per column, no row above `row_cap` times the mean, none emptied.
+
+    Args:
+        sae: its values are read in unit-norm form.
+        codes: of the batch, indices and values [batch, k].
+        residual: x - x_hat [batch, d_in].
+        entries: most moves per column.
+        row_cap: bound on right degrees, as a multiple of the mean; None: no bound.
+    """
+    rows, values = sae.rows.long(), sae.values
+    entries = min(entries, sae.degree, sae.d_in - sae.degree)
+    if entries < 1:
+        empty = torch.empty(0, dtype=torch.int64)
+        return Moves(empty, empty, empty, torch.empty(0))
+    batch = residual.shape[0]
+    tokens = torch.arange(batch).repeat_interleave(codes.indices.shape[1])
+    weights = torch.sparse_coo_tensor(
+        torch.stack([codes.indices.reshape(-1), tokens]), codes.values.reshape(-1), (sae.n_latents, batch)
+    ).to_sparse_csr()
+    energy = torch.zeros(sae.n_latents).index_add_(0, codes.indices.reshape(-1), codes.values.reshape(-1).square())
+    wanted = weights @ residual  # G [n_latents, d_in]
+    wanted.scatter_(1, rows, 0.0)
+    gain = wanted.abs().topk(entries, dim=1)
+    new = wanted.gather(1, gain.indices) / energy.clamp_min(1e-30)[:, None]
+    old = values.abs().topk(entries, dim=1, largest=False)
+    # Largest newcomers meet the smallest residents: the first of each, then the second, ...
+    better = (new.abs() > MARGIN * old.values) & (energy > 0)[:, None]
+    latents, order = better.nonzero(as_tuple=True)
+    moves = Moves(latents, old.indices[latents, order], gain.indices[latents, order], new[latents, order])
+    worth = (moves.values.square() - values[moves.latents, moves.slots].square()) * energy[latents]
+    return _within_row_bounds(sae, moves, worth, row_cap)
+
+
+def _within_row_bounds(sae: ExpanderSae, moves: Moves, worth: Tensor, row_cap: float | None) -> Moves:
+    """Keep the most worthwhile moves that leave every row with at least one column and at most the bound."""
+    order = worth.sort(descending=True, stable=True).indices
+    moves = Moves(*(part[order] for part in moves))
+    flat = sae.rows.long().reshape(-1)
+    degrees = torch.bincount(flat, minlength=sae.d_in)
+    left = sae.rows.long()[moves.latents, moves.slots]
+    keep = _rank_within(left) < (degrees - 1)[left]
+    if row_cap is not None:
+        bound = int(row_cap * flat.numel() / sae.d_in)
+        keep &= _rank_within(moves.rows) < (bound - degrees)[moves.rows]
+    return Moves(*(part[keep] for part in moves))
+
+
+def _rank_within(groups: Tensor) -> Tensor:
+    """How many earlier elements share each element's group."""
+    order = groups.sort(stable=True).indices
+    ordered = groups[order]
+    starts = torch.ones_like(ordered, dtype=torch.bool)
+    starts[1:] = ordered[1:] != ordered[:-1]
+    position = torch.arange(len(groups))
+    first = torch.where(starts, position, 0).cummax(0).values if len(groups) else position
+    return torch.empty_like(position).scatter_(0, order, position - first)
+
+
+@torch.no_grad()
+def apply_moves(sae: ExpanderSae, moves: Moves, optimizer: torch.optim.Optimizer) -> int:
+    """Move the entries, with their optimiser moments reset, and give the SAE its new mask; returns how many moved.
+
+    A moved entry starts at half the value the batch asked for: the batch's best value overshoots on other tokens.
+    """
+    if not len(moves.latents):
+        return 0
+    raw, rows = sae.columns.raw, sae.rows.long()
+    norms = raw.norm(dim=1)
+    rows[moves.latents, moves.slots] = moves.rows
+    raw[moves.latents, moves.slots] = 0.5 * moves.values * norms[moves.latents]
+    state = optimizer.state[raw]
+    moments = [state[name] for name in ("exp_avg", "exp_avg_sq") if name in state]
+    for moment in moments:
+        moment[moves.latents, moves.slots] = 0.0
+    order = rows.sort(dim=1).indices
+    for tensor in (rows, raw, *moments):
+        tensor.copy_(tensor.gather(1, order))
+    sae.set_mask(mask_from_rows(rows.numpy(), d_in=sae.d_in))
+    return len(moves.latents)

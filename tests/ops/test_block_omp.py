@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+import torch
+from dictionaries import gaussian, grid, needs_native, random_rows
+from sklearn.linear_model import orthogonal_mp
+
+from expander_sae.ops import Codes, block_omp, correlate, encode_topk, sparse_decode, support_gram
+from expander_sae.records import ExpanderSaeError
+
+pytestmark = needs_native
+
+# batch, d_in, n_latents, degree, k, block
+SHAPES = [(5, 33, 200, 4, 7, 1), (40, 64, 500, 7, 12, 3), (17, 50, 300, 5, 10, 10), (70, 128, 900, 16, 9, 4)]
+
+
+def problem(batch, d_in, n_latents, degree, seed=0):
+    x, rows = gaussian(batch, d_in, seed=seed + 1), random_rows(n_latents, degree, d_in, seed=seed)
+    return x, rows, torch.nn.functional.normalize(gaussian(n_latents, degree, seed=seed + 2), dim=1)
+
+
+def dense(rows, values, d_in):
+    return torch.zeros(len(rows), d_in, dtype=values.dtype).scatter(1, rows, values)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_native_equals_the_definition(shape, signed):
+    batch, d_in, n_latents, degree, k, block = shape
+    x, rows, values = problem(batch, d_in, n_latents, degree)
+    center = gaussian(d_in, seed=9)
+    want = block_omp(x, rows, values, k, block=block, signed=signed, center=center, backend="reference")
+    got = block_omp(x, rows, values, k, block=block, signed=signed, center=center, backend="native")
+    same = (got.indices.sort(dim=1).values == want.indices.sort(dim=1).values).all(dim=1)
+    assert same.float().mean() > 0.97  # float32 may break a near tie the other way
+    torch.testing.assert_close(got.values[same], want.values[same], rtol=1e-3, atol=1e-3)
+
+
+def test_omp_is_scikit_learns():
+    x, rows, values = problem(30, 60, 400, 6)
+    codes = block_omp(x, rows, values, 8)
+    w = dense(rows, values, 60).double().numpy()
+    solution = orthogonal_mp(w.T, x.double().numpy().T, n_nonzero_coefs=8)
+    ours = np.zeros_like(solution)
+    ours[codes.indices.T.numpy(), np.arange(30)] = codes.values.T.numpy()
+    assert np.abs(ours - solution).max() < 1e-4
+
+
+@pytest.mark.parametrize("block", [1, 4])
+def test_residual_is_orthogonal_to_the_support_and_no_latent_repeats(block):
+    x, rows, values = problem(50, 100, 1500, 7)
+    codes = block_omp(x, rows, values, 20, block=block)
+    residual = x - sparse_decode(codes, rows, values, 100)
+    columns = dense(rows, values, 100)[codes.indices]
+    assert torch.einsum("bkr,br->bk", columns, residual).abs().max() < 1e-4
+    assert all(len(set(row)) == 20 for row in codes.indices.tolist())
+    assert (codes.values.abs().diff(dim=1) <= 0).all()
+
+
+def test_it_explains_more_than_one_shot_topk():
+    x, rows, values = problem(200, 64, 1000, 7)
+
+    def error(codes):
+        return (x - sparse_decode(codes, rows, values, 64)).square().sum()
+
+    errors = [error(block_omp(x, rows, values, 16, block=block)) for block in (1, 4, 16)]
+    assert errors[0] < errors[1] < errors[2] < error(encode_topk(x, rows, values, 16))
+
+
+def test_exact_recovery_of_separated_columns():
+    rows = torch.arange(60).reshape(20, 3)
+    values = torch.full((20, 3), 3**-0.5)
+    truth = Codes(torch.tensor([[17, 2, 5]]), torch.tensor([[3.0, -2.0, 1.0]]))
+    x = sparse_decode(truth, rows, values, 60)
+    for block in (1, 3):
+        codes = block_omp(x, rows, values, 3, block=block)
+        assert torch.equal(codes.indices, truth.indices)
+        torch.testing.assert_close(codes.values, truth.values)
+
+
+def test_degenerate_inputs():
+    rows, values = torch.tensor([[0, 1], [0, 1], [2, 3], [1, 2]]), torch.full((4, 2), 2**-0.5)
+    zero = block_omp(torch.zeros(2, 4), rows, values, 3, block=2)
+    assert torch.equal(zero.values, torch.zeros(2, 3))
+    assert zero.indices.tolist() == [[0, 1, 2]] * 2
+    twins = block_omp(torch.tensor([[1.0, 1.0, 0.5, 0.5]]), rows, values, 4, block=2)
+    assert {0, 1} - set(twins.indices[0][twins.values[0] != 0].tolist())  # never both of two equal columns
+    residual = torch.tensor([[1.0, 1.0, 0.5, 0.5]]) - sparse_decode(twins, rows, values, 4)
+    assert residual.abs().max() < 1e-5
+
+
+def test_tolerance_stops_early():
+    x, rows, values = problem(20, 40, 600, 5)
+    loose = block_omp(x, rows, values, 30, tolerance=0.5)
+    residual = x - sparse_decode(loose, rows, values, 40)
+    assert (residual.norm(dim=1) <= 0.5 * x.norm(dim=1)).all()
+    assert ((loose.values != 0).sum(1) < 30).all()
+    want = block_omp(x, rows, values, 30, tolerance=0.5, backend="reference")
+    assert torch.equal((loose.values != 0).sum(1), (want.values != 0).sum(1))
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 20, 3), (17, 33, 100, 5), (40, 64, 333, 7)], ids=str)
+def test_correlations_and_grams(shape):
+    batch, d_in, n_latents, degree = shape
+    x, rows, values = grid(batch, d_in, seed=1), random_rows(n_latents, degree, d_in), grid(n_latents, degree, seed=2)
+    assert torch.equal(correlate(x, rows, values), x @ dense(rows, values, d_in).T)
+    assert torch.equal(correlate(x, rows, values, backend="reference"), correlate(x, rows, values, backend="native"))
+    indices = torch.randint(0, n_latents, (batch, 6), generator=torch.Generator().manual_seed(0))
+    want = support_gram(indices, rows, values, d_in, backend="reference")
+    assert torch.equal(support_gram(indices, rows, values, d_in, backend="native"), want)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"x": torch.full((2, 8), float("nan"))}, "NaN"),
+        ({"k": 21}, "k in 1"),
+        ({"block": 4}, "block in 1"),
+        ({"tolerance": 1.0}, "tolerance"),
+        ({"rows": None}, "dense"),
+    ],
+)
+def test_bad_input(change, says):
+    arguments = {"x": torch.ones(2, 8), "rows": random_rows(20, 2, 8), "values": torch.ones(20, 2), "k": 3, "block": 1}
+    with pytest.raises(ExpanderSaeError, match=says):
+        block_omp(**(arguments | change))
