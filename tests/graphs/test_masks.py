@@ -14,6 +14,8 @@ from expander_sae.graphs.counter import CounterStream
 from expander_sae.records import ExpanderSaeError
 
 GOLDEN = Path(__file__).with_name("golden.json")
+# test_low_overlap.py has the same laws for the others: a search, and one that needs a prime in range.
+FAST = tuple(name for name in CONSTRUCTIONS if name not in ("greedy", "polynomial"))
 
 
 @st.composite
@@ -28,7 +30,7 @@ def sizes(draw: st.DrawFn) -> dict[str, int]:
     }
 
 
-@given(st.sampled_from(CONSTRUCTIONS), sizes())
+@given(st.sampled_from(FAST), sizes())
 @settings(max_examples=400, deadline=None)
 def test_every_mask_is_left_regular_sorted_and_reproducible(construction: str, size: dict[str, int]) -> None:
     mask = make_mask(construction, **size)
@@ -78,7 +80,7 @@ def test_clustered_columns_are_equal_or_disjoint(size: dict[str, int]) -> None:
 
 
 def test_full_degree_is_every_row() -> None:
-    for construction in CONSTRUCTIONS:
+    for construction in (*FAST, "greedy"):
         mask = make_mask(construction, d_in=9, n_latents=4, degree=9, seed=1)
         assert (mask.rows == np.arange(9)).all()
 
@@ -233,7 +235,7 @@ def test_unsorted_rows_point_to_the_sorting_constructor() -> None:
         Mask(np.array([[0, 1], [2, 1]]), d_in=3, construction="rows", seed=None)
 
 
-@pytest.mark.parametrize("construction", CONSTRUCTIONS)
+@pytest.mark.parametrize("construction", FAST)
 def test_a_large_mask_is_made_in_pieces(construction: str) -> None:
     """Sizes beyond one chunk of draws and of right_degrees; still well under a second each."""
     mask = make_mask(construction, d_in=3000, n_latents=300_000, degree=15, seed=5)

@@ -9,13 +9,17 @@ from expander_sae.records import ExpanderSaeError
 from .balanced import balanced_rows
 from .clustered import clustered_rows
 from .counter import CounterStream
+from .greedy import greedy_rows
 from .mask import Mask, check_sizes
+from .polynomial import polynomial_rows
 from .uniform import uniform_rows
 
 _BUILDERS: dict[str, Callable[[int, int, int, CounterStream], np.ndarray]] = {
     "balanced": balanced_rows,
     "uniform": uniform_rows,
     "clustered": clustered_rows,
+    "greedy": greedy_rows,
+    "polynomial": polynomial_rows,
 }
 
 CONSTRUCTIONS: tuple[str, ...] = tuple(_BUILDERS)
@@ -29,7 +33,8 @@ def make_mask(construction: str = "balanced", *, d_in: int, n_latents: int, degr
 
     Args:
         construction: "balanced" (right degrees differ by at most one), "uniform" (i.i.d. d-subsets, the
-            paper's) or "clustered" (disjoint row blocks, a control).
+            paper's), "clustered" (disjoint row blocks, a control), "greedy" (smallest overlap that a greedy search
+            keeps; seconds to minutes) or "polynomial" (algebraic, needs a degree of about sqrt(d_in) at most).
         d_in: rows of the dictionary, at most 2^24.
         n_latents: columns.
         degree: rows per column, at most d_in.
@@ -40,7 +45,8 @@ def make_mask(construction: str = "balanced", *, d_in: int, n_latents: int, degr
         uniform mask, the remainder in a clustered one); `Mask.empty_rows` lists them.
 
     Raises:
-        ExpanderSaeError: unknown construction, a size that is not positive, degree > d_in, or a bad seed.
+        ExpanderSaeError: unknown construction, a size that is not positive, degree > d_in, a bad seed, or sizes
+            that "polynomial" cannot have.
 
     Example:
         >>> make_mask("balanced", d_in=512, n_latents=4096, degree=7, seed=0).right_degrees().max()

@@ -71,9 +71,7 @@ class Mask:
             )
         check_sizes(self.d_in, *rows.shape)
         if rows.min() < 0 or rows.max() >= self.d_in:
-            raise ExpanderSaeError(
-                f"expected rows in [0, {self.d_in}), saw values from {rows.min()} to {rows.max()}."
-            )
+            raise ExpanderSaeError(f"expected rows in [0, {self.d_in}), saw values from {rows.min()} to {rows.max()}.")
         bad = np.flatnonzero((rows[:, 1:] <= rows[:, :-1]).any(axis=1))
         if bad.size:
             raise ExpanderSaeError(
