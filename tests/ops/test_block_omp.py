@@ -123,3 +123,24 @@ def test_bad_input(change, says):
     arguments = {"x": torch.ones(2, 8), "rows": random_rows(20, 2, 8), "values": torch.ones(20, 2), "k": 3, "block": 1}
     with pytest.raises(ExpanderSaeError, match=says):
         block_omp(**(arguments | change))
+
+
+@pytest.mark.parametrize("block", [1, 4, 12])
+@pytest.mark.parametrize("signed", [True, False])
+def test_dense_dictionaries(block, signed):
+    x, values = gaussian(30, 40, seed=1), torch.nn.functional.normalize(gaussian(150, 40, seed=2), dim=1)
+    want = block_omp(x, None, values, 12, block=block, signed=signed, backend="reference")
+    got = block_omp(x, None, values, 12, block=block, signed=signed, backend="native")
+    same = (got.indices.sort(dim=1).values == want.indices.sort(dim=1).values).all(dim=1)
+    assert same.float().mean() > 0.9
+    torch.testing.assert_close(got.values[same], want.values[same], rtol=1e-3, atol=1e-3)
+
+
+def test_dense_zero_input_and_tolerance():
+    values = torch.nn.functional.normalize(gaussian(150, 40, seed=2), dim=1)
+    assert torch.equal(block_omp(torch.zeros(2, 40), None, values, 5).values, torch.zeros(2, 5))
+    x = gaussian(30, 40, seed=1)
+    codes = block_omp(x, None, values, 30, tolerance=0.5)
+    residual = x - sparse_decode(codes, None, values, 40)
+    assert (residual.norm(dim=1) <= 0.5 * x.norm(dim=1)).all()
+    assert ((codes.values != 0).sum(1) < 30).all()

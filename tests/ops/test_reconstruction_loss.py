@@ -2,7 +2,7 @@ import pytest
 import torch
 from dictionaries import gaussian, needs_native, random_rows
 
-from expander_sae.ops import reconstruction_loss
+from expander_sae.ops import encode_topk, reconstruction_loss
 from expander_sae.records import ExpanderSaeError
 
 pytestmark = needs_native
@@ -82,3 +82,23 @@ def test_gradients_are_deterministic():
 def test_center_must_fit():
     with pytest.raises(ExpanderSaeError, match=r"center as \[d_in\] = \[8\]"):
         reconstruction_loss(torch.zeros(2, 8), random_rows(5, 2, 8), torch.ones(5, 2), 1, center=torch.zeros(7))
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_fixed_codes_teach_the_dictionary_and_the_center_only(sparse):
+    d_in, n_latents, k, batch = 50, 300, 12, 70
+    width = 7 if sparse else d_in
+    rows = random_rows(n_latents, 7, d_in) if sparse else None
+    x = gaussian(batch, d_in, seed=5)
+    with torch.no_grad():
+        codes = encode_topk(x, rows, gaussian(n_latents, width, seed=3), k, signed=True)
+    results = []
+    for backend in ("reference", "native"):
+        decoder, center = gaussian(n_latents, width, seed=1).requires_grad_(), gaussian(d_in, seed=2).requires_grad_()
+        out = reconstruction_loss(x, rows, decoder, k, center=center, codes=codes, backend=backend)
+        out.loss.backward()
+        assert decoder.grad is not None
+        assert center.grad is not None
+        results.append((out.loss.detach(), decoder.grad, center.grad, out.fired.float()))
+    for name, want, got in zip(("loss", "decoder", "center", "fired"), *results, strict=True):
+        assert (got - want).abs().max() <= 1e-5 * want.abs().max(), name

@@ -108,3 +108,18 @@ def test_wrong_sizes_are_refused():
         make("expander").encode(torch.zeros(3, 41))
     with pytest.raises(ExpanderSaeError, match="finite"):
         input_statistics(torch.full((4, 4), float("nan")))
+
+
+@pytest.mark.parametrize("evaluating", [True, False])
+def test_a_fused_optimiser_step_is_seen_at_once(evaluating):
+    """Fused optimisers do not raise a parameter's version; values kept from before the step would be stale."""
+    sae = make("expander").train(not evaluating)
+    optimizer = torch.optim.Adam(sae.parameters(), lr=0.1, fused=True)
+    x = torch.randn(20, 40, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        sae(x)
+    sae.reconstruction_loss(x).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    with torch.no_grad():
+        torch.testing.assert_close(sae.values, sae.columns.raw / sae.columns.raw.norm(dim=1, keepdim=True))

@@ -37,7 +37,8 @@ def frontier(
         str,
         typer.Option(
             help="What to compare with, with commas: dense (full, tied), dense-untied, matched (for each degree a "
-            "small dense SAE with as many learned values), clustered (for each degree disjoint row blocks); or none."
+            "small dense SAE with as many learned values), matched-omp (the same with pursuit), oneshot (Expander SAEs "
+            "on a fixed mask with the TopK encoder), clustered (disjoint row blocks); or none."
         ),
     ] = "dense,matched",
     k: Annotated[int, typer.Option("--k", help="Active latents per token.")] = 32,
@@ -58,6 +59,13 @@ def frontier(
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Training tokens per step. [default: the preset's]")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate. [default: the preset's]")] = None,
+    stages: Annotated[
+        int,
+        typer.Option(
+            help="How the Expander SAEs find codes: 0 is the one-shot TopK encoder; T is block orthogonal matching "
+            "pursuit in T stages, which also lets training move the dictionary's entries to better rows."
+        ),
+    ] = 8,
     signed: Annotated[bool, typer.Option("--signed", help="TopK without a ReLU, codes may be negative.")] = False,
     keep_special_tokens: Annotated[
         bool,
@@ -117,9 +125,9 @@ def frontier(
         console.print(f"Note: {note}", markup=False)
     given = {"tokens": tokens, "batch_size": batch_size, "learning_rate": learning_rate}
     config = replace(PRESETS[preset], **{option: value for option, value in given.items() if value is not None})
-    options: dict[str, Any] = {"signed": signed}
+    options: dict[str, Any] = {"signed": signed, "stages": stages}
     if preset == "paper":
-        options = {**paper_sae_options(), "construction": "uniform"}
+        options = {**paper_sae_options(), "construction": "uniform", "stages": 0}
         keep_special_tokens, splice = True, "everywhere"
     # Before hours of training, not after: is there a model to evaluate with?
     name = model_name(model, store.manifest["settings"]) if ce else None

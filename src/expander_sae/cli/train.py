@@ -34,6 +34,13 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Activations per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     seed: Annotated[int, typer.Option(help="Of the mask, the initial values and the order of the data.")] = 0,
+    stages: Annotated[
+        int,
+        typer.Option(
+            help="How codes are found: 0 is the one-shot TopK encoder; T is block orthogonal matching pursuit in T "
+            "stages, which also lets training move the dictionary's entries to better rows."
+        ),
+    ] = 8,
     signed: Annotated[bool, typer.Option("--signed", help="TopK without a ReLU, codes may be negative.")] = False,
     latent_bias: Annotated[bool, typer.Option("--latent-bias", help="Learn one bias per latent.")] = False,
     keep_special_tokens: Annotated[
@@ -57,7 +64,7 @@ def train(
     config = replace(PRESETS[preset], seed=seed, **{name: value for name, value in given.items() if value is not None})
     options: dict[str, Any] = {"signed": signed, "latent_bias": latent_bias}
     if preset == "paper":
-        options, construction, keep_special_tokens = paper_sae_options(), "uniform", True
+        options, construction, keep_special_tokens, stages = paper_sae_options(), "uniform", True, 0
     store = ActivationStore.open(activations)
     shared: dict[str, Any] = {
         "d_in": store.d_in,
@@ -67,7 +74,7 @@ def train(
         **options,
     }
     saes: dict[str, AbstractSae] = {
-        f"expander-d{d}": ExpanderSae(**shared, degree=d, construction=construction)
+        f"expander-d{d}": ExpanderSae(**shared, degree=d, construction=construction, stages=min(stages, k))
         for d in integers(degree, "--degree")
     }
     if dense:

@@ -22,6 +22,8 @@ from .results import Spread, Summary
 _LINES = {
     "expander": ("Expander", "#0072B2", "o", "-"),
     "matched": ("dense, same size", "#D55E00", "s", "--"),
+    "matched-omp": ("dense, same size, pursuit", "#E69F00", "D", "--"),
+    "oneshot": ("Expander, one-shot encoder", "#56B4E9", "v", ":"),
     "clustered": ("clustered", "#009E73", "^", "-."),
 }
 _LEVELS = {"dense": ("full dense", "#333333", "-"), "dense-untied": ("full dense, untied", "#777777", ":")}
@@ -134,7 +136,7 @@ def _lines(axes: Axes, panel: Panel, summaries: Sequence[Summary]) -> None:
             linewidth=1.8,
             capsize=3,
         )
-        if family == "clustered":  # its degrees are those of the Expander line
+        if family in ("clustered", "oneshot", "matched-omp"):  # sizes are those of the other two lines
             continue
         for x_at, spread, summary in points:
             text = f"d={summary.matched_degree}" if family == "expander" else f"n′={summary.n_latents}"

@@ -78,7 +78,7 @@ def write_report(frontier: Frontier, folder: str | os.PathLike[str]) -> Path:
 
 def in_order(summaries: list[Summary]) -> list[Summary]:
     """By degree, each sparse SAE with its controls; the full dense ones last."""
-    families = ("expander", "clustered", "matched", "dense", "dense-untied")
+    families = ("expander", "oneshot", "clustered", "matched", "matched-omp", "dense", "dense-untied")
     return sorted(summaries, key=lambda s: (s.matched_degree or math.inf, families.index(s.family)))
 
 

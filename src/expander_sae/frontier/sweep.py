@@ -52,6 +52,7 @@ def run_frontier(
     signed: bool = False,
     latent_bias: bool = False,
     construction: str = "balanced",
+    stages: int = 0,
     command: str | None = None,
     notes: Sequence[str] = (),
     progress: bool = True,
@@ -73,6 +74,7 @@ def run_frontier(
         signed: build every SAE with signed TopK.
         latent_bias: build every SAE with a latent bias.
         construction: how the masks of the Expander SAEs are made.
+        stages: stages of block OMP that find the codes of the Expander SAEs; 0: one-shot TopK.
         command: the command line behind this run, for the report.
         notes: said in the report as they are.
         progress: draw progress bars.
@@ -87,7 +89,7 @@ def run_frontier(
         raise ExpanderSaeError("expected every variant once for each seed, got one twice")
     evaluation = evaluation or EvaluationSettings()
     folder = Path(folder)
-    shared = {"signed": signed, "latent_bias": latent_bias, "construction": construction}
+    shared = {"signed": signed, "latent_bias": latent_bias, "construction": construction, "stages": stages}
     pieces = _Pieces(folder / PIECES, store, train_config, shared, evaluation)
     _train_missing(store, folder, variants, train_config, pieces, shared, evaluation, progress, say)
     _evaluate_missing(store, folder, variants, language_model, pieces, evaluation, progress, say)

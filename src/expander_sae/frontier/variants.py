@@ -9,9 +9,11 @@ from typing import Any
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae
 
-CONTROLS = ("dense", "dense-untied", "matched", "clustered")
+CONTROLS = ("dense", "dense-untied", "matched", "matched-omp", "oneshot", "clustered")
 """`dense`: a full dense SAE of the same n_latents, tied; `dense-untied`: the same with an encoder of its own;
-`matched`: for each degree a small dense tied SAE with as many learned values; `clustered`: for each degree a sparse
+`matched`: for each degree a small dense tied SAE with as many learned values; `matched-omp`: the same, trained and read
+by pursuit as the Expander SAEs are; `oneshot`: for each degree an Expander SAE on a fixed mask with the one-shot TopK
+encoder, trained and read that way; `clustered`: for each degree a sparse
 SAE whose columns live in disjoint blocks of rows instead of on an expander."""
 
 
@@ -22,7 +24,7 @@ class Variant:
     name: str
     """The same for every seed: `expander-d7`, `dense`, `dense-untied`, `dense-n56`, `clustered-d7`."""
     family: str
-    """`expander`, `matched`, `dense`, `dense-untied` or `clustered`."""
+    """`expander`, or the control: `matched`, `matched-omp`, `oneshot`, `dense`, `dense-untied`, `clustered`."""
     n_latents: int
     k: int
     seed: int
@@ -41,9 +43,19 @@ class Variant:
         return asdict(self)
 
     def build(
-        self, d_in: int, *, signed: bool = False, latent_bias: bool = False, construction: str = "balanced"
+        self,
+        d_in: int,
+        *,
+        signed: bool = False,
+        latent_bias: bool = False,
+        construction: str = "balanced",
+        stages: int = 0,
     ) -> AbstractSae:
         """The untrained SAE; `construction` is the mask of an Expander SAE.
+
+        `stages` is how many stages of block OMP find the codes of the families `expander`, `clustered` and
+        `matched-omp`
+        (0: one-shot TopK); the other controls always use one-shot TopK.
 
         Raises:
             ExpanderSaeError: impossible sizes.
@@ -56,6 +68,8 @@ class Variant:
             "signed": signed,
             "latent_bias": latent_bias,
         }
+        if self.family in ("expander", "clustered", "matched-omp"):
+            shared["stages"] = min(stages, self.k)
         if self.degree is None:
             return DenseTopKSae(**shared, tied=self.family != "dense-untied")
         construction = "clustered" if self.family == "clustered" else construction
@@ -120,7 +134,9 @@ def _of_one_seed(
     found = [Variant(f"expander-d{d}", "expander", n_latents, k, seed, d, d) for d in degrees]
     if "clustered" in controls:
         found += [Variant(f"clustered-d{d}", "clustered", n_latents, k, seed, d, d) for d in degrees]
-    if "matched" in controls:
+    if "oneshot" in controls:
+        found += [Variant(f"oneshot-d{d}", "oneshot", n_latents, k, seed, d, d) for d in degrees]
+    if "matched" in controls or "matched-omp" in controls:
         taken: set[int] = set()
         for degree in degrees:
             n_matched = round(degree * n_latents / d_in)
@@ -135,7 +151,10 @@ def _of_one_seed(
                 note(f"degree {degree} shares its matched dense control, n' = {n_matched}, with a smaller degree")
             else:
                 taken.add(n_matched)
-                found.append(Variant(f"dense-n{n_matched}", "matched", n_matched, k, seed, None, degree))
+                if "matched" in controls:
+                    found.append(Variant(f"dense-n{n_matched}", "matched", n_matched, k, seed, None, degree))
+                if "matched-omp" in controls:
+                    found.append(Variant(f"dense-n{n_matched}-omp", "matched-omp", n_matched, k, seed, None, degree))
     if "dense" in controls:
         found.append(Variant("dense", "dense", n_latents, k, seed))
     if "dense-untied" in controls:

@@ -6,6 +6,7 @@ from .correlate import correlate, support_gram
 from .encode_topk import encode_topk
 from .reconstruction_loss import ReconstructionLoss, reconstruction_loss
 from .sparse_decode import sparse_decode
+from .unit_columns import unit_columns
 
 __all__ = [
     "Codes",
@@ -16,4 +17,5 @@ __all__ = [
     "reconstruction_loss",
     "sparse_decode",
     "support_gram",
+    "unit_columns",
 ]

@@ -3,12 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-FLOOR = 1e-8
+from expander_sae.ops import unit_columns
 
 
 class UnitColumns(nn.Module):
-    """A learned matrix V [n_latents, degree] read as its rows scaled to unit length (a row here is a dictionary
-    column)."""
+    """A learned matrix V [n_latents, degree] read with its columns scaled to unit length (a row here is one column)."""
 
     def __init__(self, values: Tensor) -> None:
         super().__init__()
@@ -16,29 +15,14 @@ class UnitColumns(nn.Module):
         self._cached: tuple[int, Tensor] | None = None
 
     def forward(self) -> Tensor:
-        """V / max(||V||, 1e-8) [n_latents, degree]; remembered between calls while nothing is learned."""
-        if torch.is_grad_enabled() and self.raw.requires_grad:
-            return _UnitColumns.apply(self.raw)  # type: ignore[return-value]
-        version = self.raw._version
-        if self._cached is None or self._cached[0] != version or self._cached[1].device != self.raw.device:
-            with torch.no_grad():
-                self._cached = (version, self.raw / self.raw.norm(dim=1, keepdim=True).clamp_min(FLOOR))
+        """V / max(||V||, 1e-8) [n_latents, degree].
+
+        In eval mode the result is kept until V changes. While training it never is: torch's fused optimisers change a
+        parameter without raising its version, so a kept result could be a step old.
+        """
+        if self.training or torch.is_grad_enabled():
+            self._cached = None
+            return unit_columns(self.raw)
+        if self._cached is None or self._cached[0] != self.raw._version or self._cached[1].device != self.raw.device:
+            self._cached = (self.raw._version, unit_columns(self.raw))
         return self._cached[1]
-
-
-class _UnitColumns(torch.autograd.Function):
-    """d/dV (V/||V||) . g = (g - (g . w) w) / ||V||, with fewer passes over memory than autograd takes."""
-
-    @staticmethod
-    def forward(ctx, raw: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
-        norm = raw.norm(dim=1, keepdim=True).clamp_min_(FLOOR)
-        unit = raw / norm
-        ctx.save_for_backward(unit, norm)
-        return unit
-
-    @staticmethod
-    def backward(ctx, *gradients: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
-        unit, norm = ctx.saved_tensors
-        gradient = gradients[0]
-        along = torch.einsum("nd,nd->n", gradient, unit)[:, None]
-        return torch.addcmul(gradient, along, unit, value=-1.0).div_(norm)

@@ -13,8 +13,8 @@ class TrainConfig:
 
     tokens: int = 1_000_000
     """Activations seen, counting repeats."""
-    batch_size: int = 2048
-    learning_rate: float = 2e-3
+    batch_size: int = 1024
+    learning_rate: float = 5e-3
     """Peak, for inputs scaled to mean norm sqrt(d_in)."""
     final_learning_rate: float = 0.0
     schedule: str = "trapezoid"
@@ -47,10 +47,12 @@ class TrainConfig:
     """Steps between the paper's resamplings of rarely firing latents; 0: never."""
     resample_firings: int = 5
     """Fewer firings than this since the last check make a latent a candidate."""
-    stages: int | None = None
-    """Train on codes of block OMP in so many stages (0: one-shot TopK); None: as the SAE itself encodes."""
-    rewire_every: int = 0
-    """Steps between moves of dictionary entries to rows where the residual wants them (Expander SAEs); 0: never."""
+    stages: int | None = 4
+    """Stages of the pursuit while training, for SAEs that encode by pursuit (fewer than they encode with are enough
+    and faster); None: as many as the SAE's own. SAEs with one-shot TopK are not touched by it."""
+    rewire_every: int = 20
+    """Steps between moves of dictionary entries to rows where the residual wants them; 0: never. Only for Expander SAEs
+    that encode by pursuit: learned supports crowd on strong coordinates, which one-shot TopK cannot disentangle."""
     rewire_entries: int = 2
     """Most entries of one column moved at a time."""
     rewire_until: float = 0.7
@@ -118,6 +120,8 @@ PRESETS: dict[str, TrainConfig] = {
         center_on_mean=False,
         outlier_medians=None,
         with_replacement=True,
+        stages=None,
+        rewire_every=0,
         aux_coefficient=0.0,
         resample_every=1_000,
     ),

@@ -44,7 +44,8 @@ class Member:
         resampling = config.resample_every > 0 and (step + 1) % config.resample_every == 0
         rewiring = self._rewires(step)
         keep_residual = revive or resampling or rewiring
-        out = sae.reconstruction_loss(x, keep_residual=keep_residual, stages=config.stages)
+        stages = min(sae.stages, sae.stages if config.stages is None else config.stages)
+        out = sae.reconstruction_loss(x, keep_residual=keep_residual, stages=stages)
         fvu = out.loss.detach() / (x.shape[0] * self.variance)
         if not bool(torch.isfinite(out.loss)):
             self.diverged = True
@@ -80,12 +81,13 @@ class Member:
             "dead_fraction": dead.numel() / sae.n_latents,
             "gradient_norm": float(gradient_norm),
             "learning_rate": rate,
-        } | ({"moved_entries": self.moved} if config.rewire_every else {})
+        } | ({"moved_entries": self.moved} if self.moved else {})
 
     def _rewires(self, step: int) -> bool:
         config = self.config
         due = config.rewire_every > 0 and (step + 1) % config.rewire_every == 0
-        return due and step < config.rewire_until * config.steps and isinstance(self.sae, ExpanderSae)
+        able = isinstance(self.sae, ExpanderSae) and self.sae.stages > 0
+        return due and able and step < config.rewire_until * config.steps
 
     def state_dict(self) -> dict[str, Any]:
         """Parameters, optimiser, firing history, generator and the last logged numbers."""

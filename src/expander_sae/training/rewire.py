@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 
 from expander_sae.graphs import mask_from_rows
-from expander_sae.ops import Codes
+from expander_sae.ops import Codes, sparse_decode
 from expander_sae.saes import ExpanderSae
 
 MARGIN = 1.2
 """A move must promise this many times the value it gives up: batch noise otherwise moves entries back and forth."""
-PIECE = 1 << 24
-"""Entries of G [n_latents, d_in] held at once."""
 
 
 class Moves(NamedTuple):
@@ -48,13 +46,8 @@ def plan_moves(sae: ExpanderSae, codes: Codes, residual: Tensor, entries: int, r
     if entries < 1:
         empty = torch.empty(0, dtype=torch.int64)
         return Moves(empty, empty, empty, torch.empty(0))
-    batch = residual.shape[0]
-    tokens = torch.arange(batch).repeat_interleave(codes.indices.shape[1])
-    weights = torch.sparse_coo_tensor(
-        torch.stack([codes.indices.reshape(-1), tokens]), codes.values.reshape(-1), (sae.n_latents, batch)
-    ).to_sparse_csr()
     energy = torch.zeros(sae.n_latents).index_add_(0, codes.indices.reshape(-1), codes.values.reshape(-1).square())
-    wanted = weights @ residual  # G [n_latents, d_in]
+    wanted = _gradient_everywhere(codes, residual, sae.n_latents)
     wanted.scatter_(1, rows, 0.0)
     gain = wanted.abs().topk(entries, dim=1)
     new = wanted.gather(1, gain.indices) / energy.clamp_min(1e-30)[:, None]
@@ -65,6 +58,15 @@ def plan_moves(sae: ExpanderSae, codes: Codes, residual: Tensor, entries: int, r
     moves = Moves(latents, old.indices[latents, order], gain.indices[latents, order], new[latents, order])
     worth = (moves.values.square() - values[moves.latents, moves.slots].square()) * energy[latents]
     return _within_row_bounds(sae, moves, worth, row_cap)
+
+
+def _gradient_everywhere(codes: Codes, residual: Tensor, n_latents: int) -> Tensor:
+    """G [n_latents, d_in]: what decoding would pass back to a dense dictionary, codes times residual over tokens."""
+    with torch.enable_grad():
+        dictionary = torch.zeros(n_latents, residual.shape[1], requires_grad=True)
+        sparse_decode(codes, None, dictionary, residual.shape[1]).backward(residual)
+    assert dictionary.grad is not None
+    return dictionary.grad
 
 
 def _within_row_bounds(sae: ExpanderSae, moves: Moves, worth: Tensor, row_cap: float | None) -> Moves:

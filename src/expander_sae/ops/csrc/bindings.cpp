@@ -250,6 +250,21 @@ void support_gram(const Indices& indices, const Rows& rows, const Matrix& values
   kernels().support_gram(a);
 }
 
+void unit_columns(const Matrix& raw, float floor, int threads, const OutMatrix& unit, const OutVector& norm) {
+  require(unit.size() == raw.size() && norm.size() == raw.shape(0), "unit and norm must fit raw");
+  nb::gil_scoped_release release;
+  kernels().unit_columns(raw.data(), extent(raw, 0), extent(raw, 1), floor, unit.data(), norm.data(), threads);
+}
+
+void unit_columns_backward(const Matrix& gradient, const Matrix& unit, const Vector& norm, int threads,
+                           const OutMatrix& out) {
+  require(unit.size() == gradient.size() && out.size() == gradient.size() && norm.size() == gradient.shape(0),
+          "gradient, unit, norm and out must fit each other");
+  nb::gil_scoped_release release;
+  kernels().unit_columns_backward(gradient.data(), unit.data(), norm.data(), extent(unit, 0), extent(unit, 1),
+                                  out.data(), threads);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -276,6 +291,10 @@ NB_MODULE(_native, m) {
   m.def("correlate", &correlate, nb::arg("x"), nb::arg("center").none(), nb::arg("rows"), nb::arg("values"),
         nb::arg("threads"), nb::arg("out").noconvert());
   m.def("support_gram", &support_gram, nb::arg("indices"), nb::arg("rows"), nb::arg("values"), nb::arg("d_in"),
+        nb::arg("threads"), nb::arg("out").noconvert());
+  m.def("unit_columns", &unit_columns, nb::arg("raw"), nb::arg("floor"), nb::arg("threads"),
+        nb::arg("unit").noconvert(), nb::arg("norm").noconvert());
+  m.def("unit_columns_backward", &unit_columns_backward, nb::arg("gradient"), nb::arg("unit"), nb::arg("norm"),
         nb::arg("threads"), nb::arg("out").noconvert());
   m.def("instruction_set", [] { return std::string(kernels().name); });
   m.def("available_instruction_sets", [] { return std::string(available_kernels()); });

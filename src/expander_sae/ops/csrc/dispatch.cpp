@@ -14,10 +14,12 @@ namespace expander {
   void block_omp(const BlockOmpArguments&);                            \
   void correlate(const CorrelateArguments&);                           \
   void support_gram(const SupportGramArguments&);                      \
+  void unit_columns(const float*, int64_t, int64_t, float, float*, float*, int);                        \
+  void unit_columns_backward(const float*, const float*, const float*, int64_t, int64_t, float*, int);  \
   int64_t check_dictionary(const Dictionary&, int);                    \
   bool all_finite(const void*, Element, int64_t, int);                 \
   const KernelTable table = {#isa,           encode_topk,      decode,     decode_backward, \
-                             encode_backward, loss, block_omp, correlate, support_gram, check_dictionary, all_finite};          \
+                             encode_backward, loss, block_omp, correlate, support_gram, unit_columns, unit_columns_backward, check_dictionary, all_finite};          \
   }
 
 DECLARE(baseline)

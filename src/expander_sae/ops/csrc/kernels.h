@@ -123,6 +123,9 @@ struct KernelTable {
   void (*block_omp)(const BlockOmpArguments&);
   void (*correlate)(const CorrelateArguments&);
   void (*support_gram)(const SupportGramArguments&);
+  void (*unit_columns)(const float* raw, int64_t n, int64_t degree, float floor, float* unit, float* norm, int threads);
+  void (*unit_columns_backward)(const float* gradient, const float* unit, const float* norm, int64_t n, int64_t degree,
+                                float* out, int threads);
   // Largest row, or -1 where a value is not finite.
   int64_t (*check_dictionary)(const Dictionary&, int threads);
   bool (*all_finite)(const void* data, Element element, int64_t count, int threads);
