@@ -147,7 +147,8 @@ def test_the_law_of_neighbours_is_exact() -> None:
         ((576, 4608, 7), 11, 2, 35, 275, 132),
         ((576, 36864, 16), 12, 3, 30, 387, 58),
         ((768, 6144, 8), 17, 2, 53, 418, 154),
-        ((2048, 65536, 16), 45, 10, 127, 1440, 205),
+        pytest.param((2048, 65536, 16), 45, 10, 127, 1440, 205, marks=pytest.mark.slow),
+        pytest.param((2048, 16384, 64), 30, 13, 76, 1948, 52, marks=pytest.mark.slow),
     ],
 )
 def test_guarantees_for_uniform_masks(

@@ -15,7 +15,7 @@ class FoundExpansion(NamedTuple):
     """The worst sets found; certified as upper bounds on expansion, since the sets are there.
 
     Attributes:
-        loss: [s_max + 1], the largest 1 - |N(S)| / (degree |S|) found over sets of at most s columns.
+        loss: [min(s_max, n_latents) + 1], the largest 1 - |N(S)| / (degree |S|) found over sets of at most s columns.
         half_size: the smallest set found with loss of at least 1/2; None if none was.
     """
 

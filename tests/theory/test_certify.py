@@ -1,0 +1,105 @@
+"""The list of certificates: numbers, labels, and words."""
+
+import json
+
+import numpy as np
+import pytest
+from small_dictionaries import complete_graph_mask
+
+from expander_sae.graphs import Mask, make_mask
+from expander_sae.records import ExpanderSaeError
+from expander_sae.theory import Certificate, certify_dictionary, certify_mask
+
+
+def _by_name(found: list[Certificate]) -> dict[str, Certificate]:
+    table = {certificate.name: certificate for certificate in found}
+    assert len(table) == len(found)
+    return table
+
+
+@pytest.fixture(scope="module")
+def uniform() -> Mask:
+    return make_mask("uniform", d_in=512, n_latents=4096, degree=7, seed=0)
+
+
+def test_a_uniform_mask_at_the_size_of_the_tables(uniform: Mask) -> None:
+    found = _by_name(certify_mask(uniform, k=15, search_restarts=2))
+    assert found["unique_codes_any_values_random"].value == 15
+    assert not found["unique_codes_any_values_random"].vacuous
+    assert "at most 15 active latents" in found["unique_codes_any_values_random"].sentence
+    assert "probability at least 0.99" in found["unique_codes_any_values_random"].sentence
+    assert found["unique_codes_generic_values_random"].value == 122
+    assert found["coherence_ceiling"].value == 12
+    assert found["largest_overlap"].value in (3, 4, 5)
+    assert found["omp_from_overlap"].value == 1
+    assert found["omp_from_overlap"].vacuous
+    assert found["omp_from_overlap"].sentence.startswith("Vacuous at k = 15")
+    assert 60 < found["stopping_set_found"].value < 140
+    for certificate in found.values():
+        assert certificate.status == "certified"
+        assert certificate.cost_seconds >= 0
+        if certificate.vacuous and certificate.name not in ("largest_overlap", "expansion_loss"):
+            assert "acuous" in certificate.sentence
+
+
+def test_beyond_its_reach_a_certificate_says_so(uniform: Mask) -> None:
+    found = _by_name(certify_mask(uniform, k=32, search_restarts=0))
+    assert found["unique_codes_any_values_random"].vacuous
+    assert found["unique_codes_any_values_random"].sentence.startswith("Vacuous at k = 32")
+    assert "stopping_set_found" not in found
+
+
+def test_only_uniform_masks_get_the_random_mask_theorems() -> None:
+    balanced = make_mask("balanced", d_in=64, n_latents=128, degree=4, seed=0)
+    assert not any("random" in certificate.name for certificate in certify_mask(balanced, k=2))
+
+
+def test_a_sample_is_never_called_certified(uniform: Mask) -> None:
+    values = np.ones(uniform.rows.shape)
+    for certificate in certify_dictionary(uniform, values, k=4, budget=1_000_000, search_restarts=0):
+        counted = certificate.name in ("flatness", "coherence_ceiling") or certificate.name.endswith("_random")
+        assert certificate.status == ("certified" if counted else "estimated"), certificate.name
+        if not counted:
+            assert any("sampled" in assumption for assumption in certificate.assumptions)
+
+
+def test_a_flat_dictionary_on_a_complete_graph() -> None:
+    """Degree 7, overlap 1: pursuit to k = 3, uniqueness to 2k = 7, and both are the truth."""
+    mask = complete_graph_mask(8)
+    found = _by_name(certify_dictionary(mask, np.ones(mask.rows.shape), k=3))
+    assert found["flatness"].value == 1
+    assert found["coherence"].value == pytest.approx(1 / 7)
+    assert found["omp"].value == found["omp_from_overlap"].value == 3
+    assert found["unique_codes_any_values"].value == found["unique_codes_coherence"].value == 3
+    assert found["stable_codes"].value == 3
+    assert found["stopping_set_found"].value == 8
+    assert found["one_shot"].value == 3
+    assert found["omp_noise"].value == pytest.approx(1 / 7)
+    assert not found["omp"].vacuous
+
+
+def test_zero_values_switch_off_what_needs_non_zero_ones() -> None:
+    mask = complete_graph_mask(5)
+    values = np.ones(mask.rows.shape)
+    values[0, 0] = 0
+    found = _by_name(certify_dictionary(mask, values, k=2))
+    assert found["flatness"].vacuous
+    assert found["flatness"].value == np.inf
+    assert "unique_codes_any_values" not in found
+    assert "stable_codes" not in found
+    assert "omp" in found
+
+
+def test_records_are_json() -> None:
+    found = certify_mask(complete_graph_mask(5), k=2)
+    text = json.dumps([certificate.to_dict() for certificate in found])
+    assert json.loads(text)[0]["name"] == "largest_overlap"
+
+
+def test_nonsense_is_refused(uniform: Mask) -> None:
+    with pytest.raises(ExpanderSaeError, match="k of at least 1"):
+        certify_mask(uniform, k=0)
+    with pytest.raises(ExpanderSaeError, match="ratio"):
+        certify_mask(uniform, beta=0.5)
+    with pytest.raises(ExpanderSaeError, match="shape"):
+        certify_dictionary(uniform, np.ones((3, 7)))
