@@ -1,0 +1,74 @@
+"""CoSaMP: compressive sampling matching pursuit; batched over tokens."""
+
+import torch
+from torch import Tensor
+
+from expander_sae.ops import Codes
+
+from .dictionary import Dictionary, correlate
+from .selection import SMALLEST_SCORE, largest, pack, score
+from .support import Support
+
+
+def cosamp(
+    x: Tensor,
+    dictionary: Dictionary,
+    k: int,
+    *,
+    signed: bool = True,
+    tolerance: float = 0.0,
+    steps: int | None = None,
+) -> Codes:
+    """Codes [batch, k] by CoSaMP (Needell, Tropp 2009), with a least-squares refit on the pruned support.
+
+    From r = x, S empty, at most `steps` times: `T = S + the 2k largest score(W^T r)`, `b = argmin ||x - W_T b||`, `S =
+    the k largest |b|`, `z = argmin ||x - W_S z||`, `r = x - W_S z`. The paper prunes b and keeps its values; the refit
+    can only lower the residual. A token stops, keeping its best code, when ||r|| no longer falls by a part in a
+    thousand, or at ||r|| <= tolerance * ||x||. Without `signed`, candidates are the largest positive correlations, the
+    k largest b are kept if positive, and z may still be negative, as in OMP. In T, columns dependent on earlier ones
+    are skipped.
+
+    Args:
+        x: activations [batch, d_in], already centered, in the dtype of the values.
+        dictionary: columns of unit length.
+        k: most columns per token.
+        signed: pick by absolute correlation; otherwise only positive correlations are picked.
+        tolerance: relative residual at which a token stops.
+        steps: most iterations; 50 if None.
+
+    Example:
+        >>> import torch
+        >>> from expander_sae.pursuit import as_dictionary
+        >>> cosamp(torch.tensor([[3.0, 0.0, -4.0]]), as_dictionary(torch.eye(3)), 1)
+        Codes(indices=tensor([[2]]), values=tensor([[-4.]]))
+    """
+    n_latents = dictionary.n_latents
+    norm = x.norm(dim=1)
+    indices = torch.zeros(x.shape[0], k, dtype=torch.int64, device=x.device)
+    coefficients = torch.zeros(x.shape[0], k, dtype=torch.float64, device=x.device)
+    residual, alive = x, norm > 0
+    for _ in range(50 if steps is None else steps):
+        alive = alive & (residual.norm(dim=1) > tolerance * norm)
+        if not bool(alive.any()):
+            break
+        scores = score(correlate(residual, dictionary), signed)
+        found, candidates = largest(scores, min(2 * k, n_latents))
+        kept = coefficients != 0
+        # A candidate that is in S already is no news; as a second copy it would make T look dependent.
+        known = ((candidates[:, :, None] == indices[:, None, :]) & kept[:, None, :]).any(2)
+        wanted = torch.cat([kept, ~known & (found > SMALLEST_SCORE * norm[:, None])], dim=1)
+        merged = Support(dictionary, x, wanted.shape[1])
+        merged.extend(torch.cat([indices, candidates], dim=1), wanted & alive[:, None])
+        b = torch.where(merged.used, score(merged.solve(), signed), 0.0)
+        size, order = largest(b, k)
+        pruned = Support(dictionary, x, k)
+        pruned.extend(merged.indices.gather(1, order), size > 0)
+        refitted = pruned.solve()
+        after = pruned.residual(refitted)
+        length, before = after.norm(dim=1), residual.norm(dim=1)
+        better = (alive & (length < before))[:, None]
+        indices = torch.where(better, pruned.indices, indices)
+        coefficients = torch.where(better, refitted, coefficients)
+        residual = torch.where(better, after, residual)
+        alive &= length < 0.999 * before
+    return pack(indices, coefficients.to(x.dtype), k, n_latents, signed=signed)

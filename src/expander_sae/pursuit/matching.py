@@ -1,0 +1,66 @@
+"""Matching pursuit; batched over tokens."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from expander_sae.ops import Codes
+
+from .dictionary import Dictionary, columns, correlate, repeated_columns
+from .selection import SMALLEST_SCORE, largest, pack, score
+from .support import Slots
+
+
+def matching_pursuit(
+    x: Tensor,
+    dictionary: Dictionary,
+    k: int,
+    *,
+    signed: bool = True,
+    tolerance: float = 0.0,
+    steps: int | None = None,
+) -> Codes:
+    """Codes [batch, k] by matching pursuit (Mallat, Zhang 1993).
+
+    From r = x, `steps` times: `j = argmax score(W^T r)`, `a = <w_j, r> / ||w_j||^2`, `z_j += a`, `r -= a w_j`; the
+    score is |<w_j, r>| if signed and <w_j, r> otherwise (codes are then positive). A column may be picked again, so k
+    steps use at most k columns; with more steps, a token that holds k columns goes on among those. A token stops at
+    ||r|| <= tolerance * ||x|| or when no score exceeds 1e-5 ||x||. Of columns that repeat an earlier one bit for bit,
+    only the first is used.
+
+    Args:
+        x: activations [batch, d_in], already centered, in the dtype of the values.
+        dictionary: columns of unit length.
+        k: most columns per token.
+        signed: pick by absolute correlation; otherwise only positive correlations are picked.
+        tolerance: relative residual at which a token stops.
+        steps: picks per token; k if None.
+
+    Example:
+        >>> import torch
+        >>> from expander_sae.pursuit import as_dictionary
+        >>> matching_pursuit(torch.tensor([[3.0, 0.0, -4.0]]), as_dictionary(torch.eye(3)), 2)
+        Codes(indices=tensor([[2, 0]]), values=tensor([[-4.,  3.]]))
+    """
+    norm = x.norm(dim=1)
+    square_norms = dictionary.values.square().sum(1)
+    repeated = repeated_columns(dictionary, signed=signed)
+    slots = Slots(x.shape[0], k, x.device)
+    coefficients = x.new_zeros(x.shape[0], k)
+    residual, alive = x, norm > 0
+    for _ in range(k if steps is None else steps):
+        alive &= residual.norm(dim=1) > tolerance * norm
+        if not bool(alive.any()):
+            break
+        correlations = correlate(residual, dictionary)
+        scores = score(correlations, signed).masked_fill(repeated, -math.inf)
+        slots.restrict(scores)
+        found, picked = largest(scores, 1)
+        alive &= found[:, 0] > SMALLEST_SCORE * norm
+        slot = slots.place(picked[:, 0], alive)[:, None]
+        amount = correlations.gather(1, picked) / square_norms[picked] * alive[:, None]
+        coefficients.scatter_add_(1, slot, torch.where(alive[:, None], amount, 0.0))
+        column = columns(dictionary, picked[:, 0], x.dtype)
+        residual = torch.where(alive[:, None], residual - amount * column, residual)
+    return pack(slots.indices, coefficients, k, dictionary.n_latents, signed=signed)

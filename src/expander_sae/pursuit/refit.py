@@ -1,0 +1,149 @@
+"""Least squares on a given support: codes refitted, and the differentiable refit that training uses."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from expander_sae.ops import Codes
+from expander_sae.ops.checks import FLOATS, check_code_indices, check_tensor
+
+from .dictionary import (
+    Dictionary,
+    SparseDictionary,
+    as_dictionary,
+    correlate_support,
+    decode,
+    support_gram,
+)
+from .selection import pack
+from .support import Support, factorise
+
+RIDGE = 1e-4
+"""Part of the mean squared column length added to the diagonal where a given support is numerically dependent."""
+
+
+def refit_support(x: Tensor, dictionary: Dictionary, k: int, start: Codes, *, signed: bool = True) -> Codes:
+    """Codes [batch, k] by least squares on the support of other codes, such as an encoder's.
+
+    `z = argmin ||x - W_S z||` with S the non-zero slots of `start`; columns dependent on earlier slots are left out.
+
+    Args:
+        x: activations [batch, d_in], already centered, in the dtype of the values.
+        dictionary: columns of unit length.
+        k: slots of the result.
+        start: codes [batch, at most k].
+        signed: order the result by size, not by value.
+
+    Example:
+        >>> import torch
+        >>> from expander_sae.pursuit import as_dictionary
+        >>> start = Codes(torch.tensor([[2, 0]]), torch.tensor([[1.0, 0.0]]))
+        >>> refit_support(torch.tensor([[3.0, 0.0, -4.0]]), as_dictionary(torch.eye(3)), 2, start)
+        Codes(indices=tensor([[2, 0]]), values=tensor([[-4.,  0.]]))
+    """
+    support = Support(dictionary, x, k)
+    support.extend(start.indices, start.values != 0)
+    return pack(support.indices, support.solve().to(x.dtype), k, dictionary.n_latents, signed=signed)
+
+
+class Refit(NamedTuple):
+    """Refitted codes, and how many tokens needed the ridge."""
+
+    codes: Codes
+    """The given indices with differentiable values, in the given order."""
+    ridged: int
+    """Tokens whose support was numerically dependent, solved with the ridge."""
+
+
+def refit_codes(
+    x: Tensor,
+    indices: Tensor,
+    dictionary: SparseDictionary | Tensor,
+    *,
+    used: Tensor | None = None,
+    center: Tensor | None = None,
+) -> Refit:
+    """Least-squares codes with the support held fixed, differentiable in x, the dictionary's values and center.
+
+    `z = argmin ||x - center - W_S z||`. With `G = W_S^T W_S`, `r = x - center - W_S z`, and an incoming gradient g: `v
+    = G^-1 g`, `dx = W_S v`, `dw_i = v_i r - z_i W_S v`; for a sparse dictionary O(k * (k + degree)) numbers per token
+    are held and only the values of S get a gradient. Decode the result for the gradient of the reconstruction. Where a
+    column of S depends numerically on the others (squared distance to their span at most 1e-5 of its squared length),
+    the token is solved with a ridge, `(G + 1e-4 mean ||w||^2 I) z = W_S^T x` (the ridge held fixed in the gradient),
+    and counted. Variable projection (Golub, Pereyra 1973) gives the gradient.
+
+    Args:
+        x: activations [batch, d_in].
+        indices: supports [batch, k], distinct where used.
+        dictionary: anything with `values`, `d_in` and maybe `rows`, or a matrix [n_latents, d_in].
+        used: bool [batch, k], False for padding slots (`codes.values != 0`), which stay zero; None: all are used.
+        center: subtracted from x first [d_in].
+
+    Returns:
+        Refit of codes, in the order of `indices`, and the count of ridged tokens.
+
+    Raises:
+        ExpanderSaeError: shapes or dtypes do not fit, or an index points outside the dictionary.
+
+    Example:
+        >>> import torch
+        >>> refit_codes(torch.tensor([[3.0, 0.0, -4.0]]), torch.tensor([[2, 0]]), torch.eye(3)).codes.values
+        tensor([[-4.,  3.]])
+    """
+    source = as_dictionary(dictionary)
+    check_tensor("x", x, "[batch, d_in]", (None, source.d_in), FLOATS)
+    check_tensor("indices", indices, "[batch, k]", (x.shape[0], None), (torch.int64,))
+    check_code_indices(indices, source.n_latents)
+    if used is None:
+        used = torch.ones_like(indices, dtype=torch.bool)
+    check_tensor("used", used, "[batch, k]", tuple(indices.shape), (torch.bool,))
+    dtype = torch.promote_types(x.dtype, source.values.dtype)
+    centered, values = x.to(dtype), source.values.to(dtype)
+    if center is not None:
+        check_tensor("center", center, "[d_in]", (source.d_in,), (torch.float32, torch.float64))
+        centered = centered - center.to(dtype)
+    with torch.no_grad():
+        fixed = Dictionary(source.rows, values.detach(), source.d_in)
+        gram, factor, dependent = factorise(support_gram(fixed, indices, torch.float64), used)
+        if bool(dependent.any()):
+            diagonal = gram.diagonal(dim1=1, dim2=2) * used
+            ridge = RIDGE * diagonal.sum(1) / used.sum(1).clamp(min=1) * dependent
+            factor = torch.linalg.cholesky(gram + torch.diag_embed(ridge[:, None] * used))
+    fitted = _LeastSquares.apply(centered, values, source.rows, indices, used, factor)
+    return Refit(Codes(indices, fitted), int(dependent.sum()))  # type: ignore[arg-type]
+
+
+class _LeastSquares(torch.autograd.Function):
+    """The solve and its gradient, given the Cholesky factor."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, values: Tensor, rows: Tensor | None, indices: Tensor, used: Tensor, factor: Tensor
+    ) -> Tensor:
+        dictionary = Dictionary(rows, values, x.shape[1])
+        projections = correlate_support(x.double(), dictionary, indices) * used
+        codes = (torch.cholesky_solve(projections[..., None], factor)[..., 0] * used).to(values.dtype)
+        ctx.save_for_backward(x, values, rows, indices, used, factor, codes)
+        return codes
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, values, rows, indices, used, factor, codes = ctx.saved_tensors
+        dictionary = Dictionary(rows, values, x.shape[1])
+        incoming = (gradients[0] * used).double()
+        v = (torch.cholesky_solve(incoming[..., None], factor)[..., 0] * used).to(values.dtype)
+        grad_x = decode(dictionary, indices, v)
+        grad_values = None
+        if ctx.needs_input_grad[1]:
+            residual = x - decode(dictionary, indices, codes)
+            grad_values = torch.zeros_like(values)
+            for slot in range(indices.shape[1]):
+                latents = indices[:, slot]
+                toward, away = residual, grad_x
+                if rows is not None:
+                    toward, away = toward.gather(1, rows[latents]), away.gather(1, rows[latents])
+                grad_values.index_add_(0, latents, v[:, slot, None] * toward - codes[:, slot, None] * away)
+        return grad_x, grad_values, None, None, None, None
