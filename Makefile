@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt $(wildcard src/expander_sae/ops/csrc/*)
 STAMP := $(VENV)/.installed
+PEERS := .venv-peers
+PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench bench-peers clean
 
 setup: $(STAMP)
 
@@ -31,6 +33,15 @@ demo: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py
+
+$(PEERS_STAMP): benchmarks/peers/requirements.txt benchmarks/peers/no-deps.txt constraints.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install -q -c constraints.txt -r benchmarks/peers/requirements.txt
+	$(PEERS)/bin/python -m pip install -q --no-deps -r benchmarks/peers/no-deps.txt
+	touch $(PEERS_STAMP)
+
+bench-peers: $(STAMP) $(PEERS_STAMP)
+	$(BIN)/python benchmarks/peers.py
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache
