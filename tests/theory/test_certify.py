@@ -52,6 +52,8 @@ def test_beyond_its_reach_a_certificate_says_so(uniform: Mask) -> None:
 def test_only_uniform_masks_get_the_random_mask_theorems() -> None:
     balanced = make_mask("balanced", d_in=64, n_latents=128, degree=4, seed=0)
     assert not any("random" in certificate.name for certificate in certify_mask(balanced, k=2))
+    claimed = Mask(balanced.rows, d_in=64, construction="uniform", seed=0)
+    assert not any("random" in certificate.name for certificate in certify_mask(claimed, k=2))
 
 
 def test_a_sample_is_never_called_certified(uniform: Mask) -> None:

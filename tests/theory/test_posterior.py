@@ -156,7 +156,7 @@ def test_recovery_certificates_do_not_promise_the_sparsest_code() -> None:
 def test_unused_slots_and_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     mask = make_mask("uniform", d_in=40, n_latents=120, degree=5, seed=0)
     generator = torch.Generator().manual_seed(0)
-    rows = torch.from_numpy(mask.rows.astype(np.int32))
+    rows = torch.from_numpy(mask.rows.astype(np.uint16))
     values = torch.randn(120, 5, generator=generator)
     x = torch.randn(6, 40, generator=generator)
     indices = torch.stack([torch.randperm(120, generator=generator)[:4] for _ in range(6)])
@@ -171,7 +171,7 @@ def test_unused_slots_and_batches_change_nothing(monkeypatch: pytest.MonkeyPatch
         assert torch.allclose(one.double(), two.double(), atol=1e-9), name
         assert torch.allclose(one.double(), three.double(), atol=1e-9), name
     order = torch.tensor([4, 2, 0, 1, 3])
-    turned = posterior_certificates(x, Codes(indices, code), rows[:, order], values[:, order])
+    turned = posterior_certificates(x, Codes(indices, code), rows.long()[:, order], values[:, order])
     assert torch.allclose(turned.swap_gain, plain.swap_gain)
     light = posterior_certificates(x, Codes(indices, code), rows, values, full=False)
     assert torch.equal(light.fuchs, plain.fuchs)

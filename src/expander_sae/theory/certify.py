@@ -177,7 +177,7 @@ def _flat_certificates(mask: Mask, profile: OverlapProfile, k: int, beta: float,
         Certificate(
             "omp_from_overlap", reach, status, assumptions, "k < 1 + (d / lam - 1) / (2 beta^2), or its Babel form",
             "Tropp 2004 with |<w_i, w_j>| bounded by the overlap", profile.seconds, reach < k,
-            _reach("Pursuit (OMP) recovers every noiseless code, whatever the values within the ratio", reach, k),
+            _reach("Pursuit (OMP) recovers every noiseless code, whatever the values within the flatness ratio", reach, k),
         ),
     ]  # fmt: skip
 
@@ -186,7 +186,7 @@ def _reach(claim: str, reach: int, k: int) -> str:
     """A sentence for a guarantee that covers codes of at most `reach` active latents when k are asked for."""
     if reach < 1:
         return f"Vacuous: nothing is certified about this ({claim[0].lower()}{claim[1:]})."
-    text = f"{claim} with at most {reach} active latents."
+    text = f"{claim}, with at most {reach} active latents."
     return text if reach >= k else f"Vacuous at k = {k}; {text[0].lower()}{text[1:]}"
 
 

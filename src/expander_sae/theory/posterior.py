@@ -248,6 +248,7 @@ def _membership(indices: Tensor, active: Tensor, n_latents: int) -> Tensor:
 def _checked(x: Tensor, codes: Codes, rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """float64 copies with unit columns, and which slots are in use."""
     indices, code = codes
+    rows = rows.long()  # torch compares few unsigned types
     if x.ndim != 2 or indices.shape != code.shape or indices.ndim != 2 or len(indices) != len(x):
         raise ExpanderSaeError(
             f"expected x [batch, d_in] and codes [batch, k], saw {tuple(x.shape)}, {tuple(indices.shape)} and "
@@ -272,7 +273,7 @@ def _checked(x: Tensor, codes: Codes, rows: Tensor, values: Tensor) -> tuple[Ten
     length = wide.norm(dim=1, keepdim=True)
     if not (length > 0).all():
         raise ExpanderSaeError("expected columns with a non-zero value, saw a zero column. Remove it.")
-    ordered, order = rows.long().sort(dim=1)
+    ordered, order = rows.sort(dim=1)
     if (ordered[:, 1:] == ordered[:, :-1]).any():
         raise ExpanderSaeError("expected the rows of a column to be distinct, saw one twice. Add their values up.")
     return x.double(), indices.long(), active, ordered, (wide / length).gather(1, order)

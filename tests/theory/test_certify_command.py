@@ -1,0 +1,55 @@
+"""The certify command, called as Typer would."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from expander_sae.cli.certify import certify
+from expander_sae.records import ExpanderSaeError, read_json
+from expander_sae.saes import ExpanderSae
+
+
+def test_a_mask_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    certify("uniform:128:512:5:0", k=2, json=tmp_path / "c.json")
+    text = capsys.readouterr().out
+    assert "certified" in text
+    assert "unique_codes_any_values_random" in text
+    written = read_json(tmp_path / "c.json")
+    assert written["codes"] is None
+    assert {"name", "value", "status", "assumptions", "formula", "source", "vacuous", "sentence"} <= set(
+        written["certificates"][0]
+    )
+
+
+def test_a_trained_sae_and_its_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Store:
+        d_in = 32
+
+        @staticmethod
+        def open(path: Path) -> "Store":
+            return Store()
+
+        def blocks(self, split: str):
+            generator = torch.Generator().manual_seed(0)
+            for _ in range(3):
+                yield torch.randn(10, 32, generator=generator).bfloat16()
+
+    monkeypatch.setattr("expander_sae.activations.ActivationStore", Store)
+    ExpanderSae(d_in=32, n_latents=96, degree=4, k=3).save(tmp_path / "sae")
+    certify(str(tmp_path / "sae"), acts=tmp_path, max_tokens=24, json=tmp_path / "c.json", quiet=True)
+    written = read_json(tmp_path / "c.json")
+    assert written["k"] == 3
+    assert written["codes"]["tokens"] == 24
+    assert all(0 <= share <= 1 for share in written["codes"]["share"].values())
+    assert written["codes"]["coverage_floor_share"] <= written["codes"]["refit_error_share"] <= 1
+    Store.d_in = 31
+    with pytest.raises(ExpanderSaeError, match="d_in 32"):
+        certify(str(tmp_path / "sae"), acts=tmp_path, quiet=True)
+
+
+def test_what_cannot_be_certified_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ExpanderSaeError, match="CONSTRUCTION"):
+        certify("uniform:128:512:5")
+    with pytest.raises(ExpanderSaeError, match="has no codes"):
+        certify("uniform:128:512:5:0", acts=tmp_path)
