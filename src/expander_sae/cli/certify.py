@@ -31,10 +31,11 @@ def certify(
         if acts is not None:
             raise ExpanderSaeError("expected the folder of an SAE with --acts, saw a mask. A mask has no codes.")
         mask = _mask(source)
-        found, codes = certify_mask(mask, k=32 if k is None else k, seed=seed), None
+        k = 32 if k is None else k
+        found, codes = certify_mask(mask, k=k, seed=seed), None
     else:
         sae = _sparse_sae(source)
-        k = sae.k if k is None else k
+        k = int(sae.k) if k is None else k
         values = sae.values.detach().cpu().numpy()
         found = certify_dictionary(sae.mask, values, k=k, seed=seed)
         codes = None if acts is None else _codes(sae, acts, split, max_tokens)

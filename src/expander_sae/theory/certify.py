@@ -177,7 +177,7 @@ def _flat_certificates(mask: Mask, profile: OverlapProfile, k: int, beta: float,
         Certificate(
             "omp_from_overlap", reach, status, assumptions, "k < 1 + (d / lam - 1) / (2 beta^2), or its Babel form",
             "Tropp 2004 with |<w_i, w_j>| bounded by the overlap", profile.seconds, reach < k,
-            _reach("Pursuit (OMP) recovers every noiseless code, whatever the values within the flatness ratio", reach, k),
+            _reach("Pursuit (OMP) recovers every noiseless code, for all values this flat", reach, k),
         ),
     ]  # fmt: skip
 
