@@ -107,6 +107,7 @@ def dense_encode_calls(shape: Shape) -> dict[str, tuple[Callable[[], object], in
         w = torch.randn(shape.n_latents, shape.d_in).to(dtype)
         name = str(dtype).removeprefix("torch.")
         calls[f"dense encode {name}"] = (lambda x=x, w=w: torch.topk(x @ w.T, K), shape.dense_batch)
+        calls[f"dense one token {name}"] = (lambda x=x, w=w: torch.topk(x[:1] @ w.T, K), 1)
     return calls
 
 
@@ -134,9 +135,13 @@ def measure(shapes: tuple[Shape, ...], degrees: tuple[int, ...], repeats: int, s
         for degree in degrees[: 2 if shape.n_latents > 20_000 else None]:
             steps |= step_calls(shape, degree)
         step = paired(steps, max(3, repeats // 2))
-        dense_encode = min(("dense encode float32", "dense encode bfloat16"), key=lambda name: median(encode[name]))
+        faster = {
+            kind: min((f"{kind} float32", f"{kind} bfloat16"), key=lambda name: median(encode[name]))
+            for kind in ("dense encode", "dense one token")
+        }
         for name, times in (encode | step).items():
-            base = step["dense step"] if "step" in name else encode[dense_encode]
+            kind = "dense one token" if "one token" in name else "dense encode"
+            base = step["dense step"] if "step" in name else encode[faster[kind]]
             ratios = [other / own for own, other in zip(times, base, strict=False)]
             yield {
                 "model": shape.name,

@@ -116,7 +116,8 @@ void run(const EncodeArguments& a) {
 template <class D>
 void run_single(const EncodeArguments& a) {
   const int64_t n = a.dictionary.n_latents, d_in = a.dictionary.d_in;
-  const int64_t chunks = std::min<int64_t>(a.threads, std::max<int64_t>(1, n / 1024));
+  // Waking a thread takes as long as some hundred thousand multiply-adds.
+  const int64_t chunks = std::clamp<int64_t>(n * a.dictionary.degree / 400000, 1, a.threads);
   Partial partial(a, chunks);
   for (int64_t token = 0; token < a.x.batch; ++token) {
     for_each_part(a.threads, chunks, [&](int64_t chunk) {

@@ -166,6 +166,7 @@ int64_t check_dictionary(const Dictionary& w, int threads) {
 
 bool all_finite(const void* data, Element element, int64_t count, int threads) {
   constexpr int64_t block = 1 << 16;
+  if (count < 16 * block) threads = 1;  // waking the others takes longer
   std::atomic<bool> fine{true};
   for_each_part(threads, (count + block - 1) / block, [&](int64_t part) {
     const int64_t first = part * block, last = std::min(count, first + block);
