@@ -117,7 +117,7 @@ template <class D>
 void run_single(const EncodeArguments& a) {
   const int64_t n = a.dictionary.n_latents, d_in = a.dictionary.d_in;
   // Waking a thread takes as long as some hundred thousand multiply-adds.
-  const int64_t chunks = std::clamp<int64_t>(n * a.dictionary.degree / 400000, 1, a.threads);
+  const int64_t chunks = std::clamp<int64_t>(n * a.dictionary.degree / 100000, 1, a.threads);
   Partial partial(a, chunks);
   for (int64_t token = 0; token < a.x.batch; ++token) {
     for_each_part(a.threads, chunks, [&](int64_t chunk) {
