@@ -1,0 +1,64 @@
+"""Draw docs/figures/cpu.svg from benchmarks/results/cpu.csv: cost against size and against degree.
+
+python benchmarks/figures.py
+"""
+
+import csv
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
+
+HERE = Path(__file__).parent
+Row = dict[str, str]
+
+
+def of(rows: list[Row], call: str) -> list[Row]:
+    return sorted(
+        (row for row in rows if row["call"] == call), key=lambda row: int(row["d_in"]) * int(row["n_latents"])
+    )
+
+
+def main() -> None:
+    with open(HERE / "results" / "cpu.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    plt.rcParams.update({"svg.hashsalt": "cpu", "axes.spines.top": False, "axes.spines.right": False})
+    figure, (size, degree) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    lines = (
+        ("dense encode float32", "dense encode", "#D55E00", "s--"),
+        ("dense step", "dense step", "#E69F00", "s:"),
+        ("encode d=7", "Expander encode, degree 7", "#0072B2", "o-"),
+        ("step d=7", "Expander step, degree 7", "#56B4E9", "o:"),
+    )
+    for call, name, color, style in lines:
+        found = of(rows, call)
+        x = [int(row["d_in"]) * int(row["n_latents"]) for row in found]
+        size.plot(x, [float(row["us_per_token"]) for row in found], style, color=color, label=name)
+    size.set(xscale="log", yscale="log", xlabel="d_in x n_latents", ylabel="µs per token", title="against size")
+    size.legend(frameon=False, fontsize=8)
+    shapes = sorted({(int(row["d_in"]), int(row["n_latents"])) for row in rows})
+    for d_in, n_latents in shapes:
+        here = [row for row in rows if (int(row["d_in"]), int(row["n_latents"])) == (d_in, n_latents)]
+        points = sorted(
+            (int(row["call"].removeprefix("encode d=")), float(row["us_per_token"]))
+            for row in here
+            if row["call"].startswith("encode d=")
+        )
+        degree.plot(*zip(*points, strict=True), "o-", label=f"{d_in} x {n_latents}", markersize=4)
+    degree.set(xscale="log", yscale="log", xlabel="degree", ylabel="µs per token", title="encode against degree")
+    for axis, ticks in ((degree.xaxis, (4, 7, 16, 32, 64)), (degree.yaxis, (3, 5, 10, 20, 50))):
+        axis.set_major_locator(FixedLocator(ticks))
+        axis.set_major_formatter(ScalarFormatter())
+    for axis in (size.xaxis, degree.xaxis, degree.yaxis):
+        axis.set_minor_formatter(NullFormatter())
+    degree.legend(frameon=False, fontsize=8)
+    figure.suptitle(f"{rows[0]['cpu']}, {rows[0]['threads']} threads, k = {rows[0]['k']}", fontsize=10)
+    out = HERE.parent / "docs" / "figures" / "cpu.svg"
+    figure.savefig(out, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
