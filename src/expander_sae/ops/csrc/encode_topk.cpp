@@ -140,11 +140,14 @@ void run_single(const EncodeArguments& a) {
 
 template <class D>
 void run_degree(const EncodeArguments& a) {
+  // The tile, [d_in, tile] floats, has to stay in the second-level cache beside the dictionary.
   const int tile = a.tile ? a.tile
                    : a.x.batch < 3   ? 1
                    : a.x.batch <= 8  ? 8
                    : a.x.batch <= 16 ? 16
-                   : a.dictionary.d_in <= 640 ? 16 : 64;
+                   : a.x.batch <= 32 ? 32
+                   : a.dictionary.d_in <= 3072 ? 64
+                   : a.dictionary.d_in <= 6144 ? 32 : 16;
   switch (tile) {
     case 1: return run_single<D>(a);
     case 8: return run<8, 1, D>(a);
