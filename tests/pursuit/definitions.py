@@ -108,13 +108,15 @@ def niht(w, x, k, signed=True, steps=50):
         r = x - w @ h
         g = w.T @ r
         mu = (g[support] @ g[support]) / np.sum((w[:, support] @ g[support]) ** 2)
-        while True:
+        for _ in range(60):
             new = threshold(h + mu * g)
             if np.array_equal(new != 0, support):
                 break
-            if mu <= 0.99 * np.sum((new - h) ** 2) / np.sum((w @ (new - h)) ** 2):
+            if mu * np.sum((w @ (new - h)) ** 2) <= 0.99 * np.sum((new - h) ** 2):
                 break
             mu /= 2 * 0.99
+        else:
+            new = h
         stalled = np.linalg.norm(x - w @ new) >= (1 - 1e-6) * np.linalg.norm(r)
         h, support = new, new != 0
         if stalled:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expander_sae.ops import Codes, ReconstructionLoss
+from expander_sae.ops import Codes, ReconstructionLoss, block_omp, encode_topk, reconstruction_loss, sparse_decode
 from expander_sae.records import ExpanderSaeError
 
 from .columns import UnitColumns
@@ -44,21 +44,8 @@ class AbstractSae(nn.Module, ABC):
     """0: codes are the one-shot TopK. T > 0: codes come from block OMP in T stages."""
 
     @abstractmethod
-    def encode(self, x: Tensor, *, stages: int | None = None) -> Codes:
-        """Codes of x [batch, d_in] by one-shot TopK (`stages` 0, differentiable) or block OMP in so many stages.
-
-        None means the SAE's own `stages`.
-        """
-
-    @abstractmethod
-    def decode(self, codes: Codes) -> Tensor:
-        """x_hat [batch, d_in] of codes, b_dec included."""
-
-    @abstractmethod
-    def reconstruction_loss(
-        self, x: Tensor, *, keep_residual: bool = False, stages: int | None = None
-    ) -> ReconstructionLoss:
-        """Sum of ||x - x_hat||^2 over the batch, with its gradients made in one pass; `stages` as in `encode`."""
+    def dictionary(self) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """(rows or None when dense, unit-norm decoder values, encoder values or None when tied), differentiable."""
 
     @abstractmethod
     def sub_dictionary(self, latents: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]:
@@ -80,6 +67,58 @@ class AbstractSae(nn.Module, ABC):
     @abstractmethod
     def arrays(self) -> dict[str, Tensor]:
         """The learned numbers (and rows that no seed can make again) as they are saved."""
+
+    def encode(self, x: Tensor, *, stages: int | None = None) -> Codes:
+        """Codes of x [batch, d_in] by one-shot TopK (`stages` 0, differentiable) or block OMP in so many stages.
+
+        None means the SAE's own `stages`.
+
+        Raises:
+            ExpanderSaeError: x has another width, or holds NaN or infinity.
+        """
+        check_input(x, self.d_in)
+        stages = self.stages if stages is None else stages
+        if stages:
+            return self._pursue(x, stages)
+        rows, decoder, encoder = self.dictionary()
+        weights = decoder if encoder is None else encoder
+        return encode_topk(x, rows, weights, self.k, bias=self.latent_bias(), center=self.center(), signed=self.signed)
+
+    def _pursue(self, x: Tensor, stages: int) -> Codes:
+        rows, decoder, _ = self.dictionary()
+        block, center = block_size(self.k, stages), self.center().detach()
+        return block_omp(x, rows, decoder, self.k, block=block, signed=self.signed, center=center)
+
+    def decode(self, codes: Codes) -> Tensor:
+        """x_hat [batch, d_in] = W h + b_dec."""
+        rows, decoder, _ = self.dictionary()
+        return sparse_decode(codes, rows, decoder, self.d_in) + self.center()
+
+    def reconstruction_loss(
+        self, x: Tensor, *, keep_residual: bool = False, stages: int | None = None
+    ) -> ReconstructionLoss:
+        """Sum of ||x - x_hat||^2 over x [batch, d_in], with its gradients made in one pass.
+
+        `stages` as in `encode`; the codes of a pursuit are held fixed.
+
+        Raises:
+            ExpanderSaeError: x has another width, or holds NaN or infinity.
+        """
+        check_input(x, self.d_in)
+        stages = self.stages if stages is None else stages
+        rows, decoder, encoder = self.dictionary()
+        return reconstruction_loss(
+            x,
+            rows,
+            decoder,
+            self.k,
+            center=self.center(),
+            bias=self.latent_bias(),
+            encoder=encoder,
+            signed=self.signed,
+            codes=self._pursue(x, stages) if stages else None,
+            keep_residual=keep_residual,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """x_hat [batch, d_in]."""

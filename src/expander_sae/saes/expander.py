@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from expander_sae.graphs import Mask, make_mask
-from expander_sae.ops import Codes, ReconstructionLoss, block_omp, encode_topk, reconstruction_loss, sparse_decode
 from expander_sae.records import ExpanderSaeError
 
-from .base import AbstractSae, block_size, check_input, check_sizes, check_stages
+from .base import AbstractSae, check_sizes, check_stages
 from .columns import UnitColumns
 
 
@@ -107,46 +106,9 @@ class ExpanderSae(AbstractSae):
         """Unit-norm dictionary values [n_latents, degree]."""
         return self.columns()
 
-    def encode(self, x: Tensor, *, stages: int | None = None) -> Codes:
-        """Codes of x [batch, d_in]: one-shot TopK (`stages` 0) or block OMP in so many stages; None: the SAE's own.
-
-        Raises:
-            ExpanderSaeError: x has another width, or holds NaN or infinity.
-        """
-        check_input(x, self.d_in)
-        stages = self.stages if stages is None else stages
-        if stages:
-            return self._pursue(x, stages)
-        return encode_topk(
-            x, self.rows, self.values, self.k, bias=self.latent_bias(), center=self.center(), signed=self.signed
-        )
-
-    def _pursue(self, x: Tensor, stages: int) -> Codes:
-        block = block_size(self.k, stages)
-        center = self.center().detach()
-        return block_omp(x, self.rows, self.values, self.k, block=block, signed=self.signed, center=center)
-
-    def decode(self, codes: Codes) -> Tensor:
-        """x_hat [batch, d_in] = W h + b_dec."""
-        return sparse_decode(codes, self.rows, self.values, self.d_in) + self.center()
-
-    def reconstruction_loss(
-        self, x: Tensor, *, keep_residual: bool = False, stages: int | None = None
-    ) -> ReconstructionLoss:
-        """Sum of ||x - x_hat||^2 over x [batch, d_in]; codes of a pursuit (`stages` > 0) are held fixed."""
-        check_input(x, self.d_in)
-        stages = self.stages if stages is None else stages
-        return reconstruction_loss(
-            x,
-            self.rows,
-            self.values,
-            self.k,
-            center=self.center(),
-            bias=self.latent_bias(),
-            signed=self.signed,
-            codes=self._pursue(x, stages) if stages else None,
-            keep_residual=keep_residual,
-        )
+    def dictionary(self) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """(rows, values, None): the encoder is the decoder."""
+        return self.rows, self.values, None
 
     def sub_dictionary(self, latents: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]:
         """(rows, values, None, bias) of the chosen latents."""

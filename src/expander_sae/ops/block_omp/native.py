@@ -5,15 +5,9 @@ from torch import Tensor
 
 from expander_sae.ops import native_core as core
 from expander_sae.ops.block_omp import dense
+from expander_sae.ops.encode_topk.native import supports  # the same limits
 
-
-def supports(x: Tensor, rows: Tensor | None, values: Tensor) -> str | None:
-    """Why the C++ core cannot take this call, or None if it can."""
-    if x.dtype == torch.float64 or values.dtype == torch.float64:
-        return "the C++ core computes in float32; float64 runs on the reference"
-    if x.shape[1] > 65536:
-        return f"rows are 16-bit in the C++ core, so d_in may be at most 65536, not {x.shape[1]}"
-    return None
+__all__ = ["forward", "supports"]
 
 
 def forward(

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops.backends import choose_backend
-from expander_sae.ops.block_omp import native as limits
 from expander_sae.ops.checks import FLOATS, check_code_indices, check_dictionary, check_numbers, check_tensor
 from expander_sae.ops.correlate import native, reference
+from expander_sae.ops.encode_topk import native as limits
 
 _NO_TRITON = "there is no Triton kernel for it yet"
 

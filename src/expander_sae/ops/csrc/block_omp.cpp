@@ -222,13 +222,7 @@ void run_degree(const BlockOmpArguments& a) {
 }  // namespace
 
 void block_omp(const BlockOmpArguments& a) {
-  switch (a.dictionary.degree) {
-    case 4: return run_degree<Degree<4>>(a);
-    case 7: return run_degree<Degree<7>>(a);
-    case 8: return run_degree<Degree<8>>(a);
-    case 16: return run_degree<Degree<16>>(a);
-    default: return run_degree<Degree<0>>(a);
-  }
+  with_degree(a.dictionary.degree, [&](auto degree) { run_degree<decltype(degree)>(a); });
 }
 
 }  // namespace expander::ISA

@@ -45,12 +45,7 @@ void run_degree(const CorrelateArguments& a) {
 }  // namespace
 
 void correlate(const CorrelateArguments& a) {
-  switch (a.dictionary.degree) {
-    case 4: return run_degree<Degree<4>>(a);
-    case 7: return run_degree<Degree<7>>(a);
-    case 16: return run_degree<Degree<16>>(a);
-    default: return run_degree<Degree<0>>(a);
-  }
+  with_degree(a.dictionary.degree, [&](auto degree) { run_degree<decltype(degree)>(a); });
 }
 
 void support_gram(const SupportGramArguments& a) {

@@ -160,13 +160,7 @@ void run_degree(const EncodeArguments& a) {
 }  // namespace
 
 void encode_topk(const EncodeArguments& a) {
-  switch (a.dictionary.degree) {
-    case 4: return run_degree<Degree<4>>(a);
-    case 7: return run_degree<Degree<7>>(a);
-    case 8: return run_degree<Degree<8>>(a);
-    case 16: return run_degree<Degree<16>>(a);
-    default: return run_degree<Degree<0>>(a);
-  }
+  with_degree(a.dictionary.degree, [&](auto degree) { run_degree<decltype(degree)>(a); });
 }
 
 }  // namespace expander::ISA

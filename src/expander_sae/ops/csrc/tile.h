@@ -16,6 +16,18 @@ struct Degree<0> {
   static int64_t of(int64_t degree) { return degree; }
 };
 
+// Calls run(Degree<d>{}) for the degrees compiled in, and run(Degree<0>{}) for any other.
+template <class Run>
+void with_degree(int64_t degree, Run&& run) {
+  switch (degree) {
+    case 4: return run(Degree<4>{});
+    case 7: return run(Degree<7>{});
+    case 8: return run(Degree<8>{});
+    case 16: return run(Degree<16>{});
+    default: return run(Degree<0>{});
+  }
+}
+
 // Pre-activations of latent j for a tile of Q vectors.
 template <int lanes, int Q, class D>
 inline void pre_activations(const Dictionary& w, const float* bias, const Vector<lanes>* tile, int64_t j,
