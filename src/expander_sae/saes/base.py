@@ -78,14 +78,13 @@ class AbstractSae(nn.Module, ABC):
         """
         check_input(x, self.d_in)
         stages = self.stages if stages is None else stages
-        if stages:
-            return self._pursue(x, stages)
         rows, decoder, encoder = self.dictionary()
+        if stages:
+            return self._pursue(x, stages, rows, decoder)
         weights = decoder if encoder is None else encoder
         return encode_topk(x, rows, weights, self.k, bias=self.latent_bias(), center=self.center(), signed=self.signed)
 
-    def _pursue(self, x: Tensor, stages: int) -> Codes:
-        rows, decoder, _ = self.dictionary()
+    def _pursue(self, x: Tensor, stages: int, rows: Tensor | None, decoder: Tensor) -> Codes:
         block, center = block_size(self.k, stages), self.center().detach()
         return block_omp(x, rows, decoder, self.k, block=block, signed=self.signed, center=center)
 
@@ -116,7 +115,7 @@ class AbstractSae(nn.Module, ABC):
             bias=self.latent_bias(),
             encoder=encoder,
             signed=self.signed,
-            codes=self._pursue(x, stages) if stages else None,
+            codes=self._pursue(x, stages, rows, decoder) if stages else None,
             keep_residual=keep_residual,
         )
 
