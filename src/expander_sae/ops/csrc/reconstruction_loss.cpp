@@ -26,22 +26,35 @@ inline void mark(uint8_t* fired, int64_t j) {
   std::atomic_ref<uint8_t>(fired[j]).store(1, std::memory_order_relaxed);
 }
 
+// The gradients of one part of the batch; the first part writes where the result belongs.
 struct Part {
-  std::vector<float> decoder, encoder, center, bias;
+  float *decoder, *encoder, *center, *bias;
   double loss = 0;
 };
 
-void add_up(const std::vector<Part>& parts, std::vector<float> Part::* member, float* out, int64_t size, int threads) {
-  if (!out) return;
+// Adds the gradients of the later parts to those of the first.
+void add_up(const std::vector<Part>& parts, float* Part::* member, int64_t size, int threads) {
+  if (!(parts[0].*member)) return;
   constexpr int64_t block = 16384;
   for_each_part(threads, (size + block - 1) / block, [&](int64_t index) {
     const int64_t first = index * block, last = std::min(size, first + block);
-    std::fill(out + first, out + last, 0.0f);
-    for (const Part& part : parts) {
-      const float* from = (part.*member).data();
+    float* out = parts[0].*member;
+    for (size_t p = 1; p < parts.size(); ++p) {
+      const float* from = parts[p].*member;
       for (int64_t i = first; i < last; ++i) out[i] += from[i];
     }
   });
+}
+
+// Asks for what the next token will read and add to, while this one is worked on: the latents are anywhere.
+inline void prefetch_columns(const LossArguments& a, int64_t token, const Part& part) {
+  const int64_t degree = a.decoder.degree;
+  for (int64_t i = token * a.k; i < (token + 1) * a.k; ++i) {
+    const int64_t at = a.indices[i] * degree;
+    __builtin_prefetch(a.decoder.rows + at);
+    __builtin_prefetch(a.decoder.values + at);
+    __builtin_prefetch(part.decoder + at, 1);
+  }
 }
 
 template <int degree_>
@@ -51,8 +64,8 @@ void sparse_token(const LossArguments& a, int64_t token, float* x, float* e, Par
   const int64_t* indices = a.indices + token * k;
   const float* codes = a.codes + token * k;
   const float* encoder = a.encoder ? a.encoder : w.values;
-  float* grad_encoder = a.encoder ? part.encoder.data() : part.decoder.data();
-  float* center = part.center.data();
+  float* grad_encoder = a.encoder ? part.encoder : part.decoder;
+  float* center = part.center;
   read_token(a.x, d_in, token, x);
   for (int64_t i = 0; i < d_in; ++i) e[i] = -x[i];
   for (int64_t i = 0; i < k; ++i) {
@@ -104,23 +117,43 @@ void sparse_loss(const LossArguments& a) {
   const int64_t size = w.n_latents * w.degree, batch = a.x.batch;
   const int64_t fits = std::max<int64_t>(1, max_buffer_floats / std::max<int64_t>(1, size));
   const int64_t count = std::max<int64_t>(1, std::min<int64_t>({a.threads, fits, batch}));
-  std::vector<Part> parts(static_cast<size_t>(count));
-  for_each_part(a.threads, count, [&](int64_t index) {
+  std::vector<Part> parts(static_cast<size_t>(count), Part{a.grad_decoder, a.grad_encoder, a.grad_center, a.grad_bias});
+  // Kept between calls: fresh pages for a megabyte of gradients would cost as much as filling them.
+  static thread_local std::vector<Scratch> buffers;
+  if (static_cast<int64_t>(buffers.size()) < count) buffers.resize(static_cast<size_t>(count));
+  for (int64_t index = 1; index < count; ++index) {
     Part& part = parts[static_cast<size_t>(index)];
-    part.decoder.assign(static_cast<size_t>(size), 0.0f);
-    if (a.encoder) part.encoder.assign(static_cast<size_t>(size), 0.0f);
-    part.center.assign(static_cast<size_t>(w.d_in), 0.0f);
-    if (a.grad_bias) part.bias.assign(static_cast<size_t>(w.n_latents), 0.0f);
-    std::vector<float> x(static_cast<size_t>(w.d_in)), e(static_cast<size_t>(w.d_in));
-    for (int64_t token = batch * index / count; token < batch * (index + 1) / count; ++token)
-      sparse_token<degree>(a, token, x.data(), e.data(), part);
+    Pieces pieces;
+    pieces.add(part.decoder, size);
+    pieces.add(part.center, w.d_in);
+    if (part.encoder) pieces.add(part.encoder, size);
+    if (part.bias) pieces.add(part.bias, w.n_latents);
+    pieces.place(buffers[static_cast<size_t>(index)]);
+  }
+  for_each_part(a.threads, count, [&](int64_t index) {
+    static thread_local Scratch scratch;
+    Part& part = parts[static_cast<size_t>(index)];
+    std::fill_n(part.decoder, size, 0.0f);
+    std::fill_n(part.center, w.d_in, 0.0f);
+    if (part.encoder) std::fill_n(part.encoder, size, 0.0f);
+    if (part.bias) std::fill_n(part.bias, w.n_latents, 0.0f);
+    float *x, *e;
+    Pieces pieces;
+    pieces.add(x, w.d_in);
+    pieces.add(e, w.d_in);
+    pieces.place(scratch);
+    const int64_t last = batch * (index + 1) / count;
+    for (int64_t token = batch * index / count; token < last; ++token) {
+      if (token + 1 < last) prefetch_columns(a, token + 1, part);
+      sparse_token<degree>(a, token, x, e, part);
+    }
   });
   *a.loss = 0;
   for (const Part& part : parts) *a.loss += part.loss;
-  add_up(parts, &Part::decoder, a.grad_decoder, size, a.threads);
-  if (a.encoder) add_up(parts, &Part::encoder, a.grad_encoder, size, a.threads);
-  add_up(parts, &Part::center, a.grad_center, w.d_in, a.threads);
-  add_up(parts, &Part::bias, a.grad_bias, w.n_latents, a.threads);
+  add_up(parts, &Part::decoder, size, a.threads);
+  add_up(parts, &Part::encoder, size, a.threads);
+  add_up(parts, &Part::center, w.d_in, a.threads);
+  add_up(parts, &Part::bias, w.n_latents, a.threads);
 }
 
 void dense_loss(const LossArguments& a) {

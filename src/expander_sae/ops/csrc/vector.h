@@ -109,6 +109,12 @@ inline void read_token(const Activations& x, int64_t d_in, int64_t token, float*
 // Scratch memory that a thread keeps between calls, so that no call pays for fresh pages.
 class Scratch {
  public:
+  Scratch() = default;
+  Scratch(Scratch&& other) noexcept : memory_(other.memory_), size_(other.size_) {
+    other.memory_ = nullptr;
+    other.size_ = 0;
+  }
+  Scratch& operator=(Scratch&&) = delete;
   ~Scratch() { std::free(memory_); }
   void* reserve(size_t bytes) {
     if (bytes > size_) {

@@ -119,6 +119,7 @@ class _Loss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:
         result = native.forward(x, rows, decoder, k, center, bias, encoder, signed, keep_residual, codes)
         ctx.gradients = (result.grad_decoder, result.grad_center, result.grad_bias, result.grad_encoder)
+        ctx.set_materialize_grads(False)  # no zeros for the outputs that have no gradient
         ctx.mark_non_differentiable(*(t for t in result[1:5] if t is not None))
         loss = torch.tensor(result.loss, dtype=torch.float32)
         return loss, result.indices, result.codes, result.residual, result.fired
@@ -126,6 +127,8 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         scale = gradients[0]
+        if scale is None:
+            return (None,) * 10
         decoder, center, bias, encoder = (None if g is None else g.mul_(scale) for g in ctx.gradients)
         del ctx.gradients  # scaled in place: a second backward through the same loss is an error, not a wrong number
         return None, None, decoder, None, center, bias, encoder, None, None, None
