@@ -34,6 +34,13 @@ def encode(
     keep_special_tokens: Annotated[
         bool, typer.Option("--keep-special-tokens", help="Encode first positions and special tokens too.")
     ] = False,
+    inference: Annotated[
+        str | None,
+        typer.Option(
+            help="How codes are read: encoder, refit, stages:T, omp, warm:M, nnomp, mp, gradient, cosamp, niht; see "
+            "docs/pursuit.md. [default: the SAE's own]"
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Tokens encoded at once, for --acts.")] = 2048,
     compute_dtype: Annotated[
         str,
@@ -58,7 +65,7 @@ def encode(
 
     if (acts is None) == (not text):
         raise ExpanderSaeError("expected either --acts FOLDER or --text SOURCE, and not both")
-    loaded = load_sae(sae)
+    loaded = load_sae(sae).read_by(inference)
     if acts is not None:
         store = ActivationStore.open(acts)
         if store.d_in != loaded.d_in:
@@ -74,6 +81,7 @@ def encode(
         )
     described = {"format": "expander-sae codes 1", "sae": sae.name, "kind": loaded.kind}
     described |= {name: str(getattr(loaded, name)) for name in ("d_in", "n_latents", "k")}
+    described["inference"] = str(loaded.own_inference())
     with Progress(disable=quiet) as bar:
         task = bar.add_task("Encoding", total=max_tokens)
         tokens = write_codes(

@@ -64,6 +64,13 @@ def evaluate(
     outlier_medians: Annotated[
         float, typer.Option(help="Leave out tokens with a norm above this many medians; 0 keeps all.")
     ] = 5.0,
+    inference: Annotated[
+        str | None,
+        typer.Option(
+            help="How codes are read, one or more with commas: encoder, refit, stages:T, omp, warm:M, nnomp, mp, "
+            "gradient, cosamp, niht; see docs/pursuit.md. [default: the SAE's own]"
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Tokens encoded at once.")] = 2048,
     compute_dtype: Annotated[
         str,
@@ -84,6 +91,13 @@ def evaluate(
 
     store = ActivationStore.open(acts)
     loaded = {name: load_sae(folder) for name, folder in sae_names(saes).items()}
+    if inference is not None:
+        readings = [part.strip() for part in inference.split(",") if part.strip()]
+        loaded = {
+            name if len(readings) == 1 else f"{name} {reading}": sae.read_by(reading)
+            for name, sae in loaded.items()
+            for reading in readings
+        }
     language_model = None
     if ce:
         name = model_name(model, store.manifest["settings"])

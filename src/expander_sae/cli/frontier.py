@@ -66,6 +66,13 @@ def frontier(
             "pursuit in T stages, which also lets training move the dictionary's entries to better rows."
         ),
     ] = 8,
+    inference: Annotated[
+        str,
+        typer.Option(
+            help="Also read every SAE by these, with commas, for the figure of quality against speed: encoder, refit, "
+            "stages:T, omp, warm:M, nnomp, mp, gradient, cosamp, niht; see docs/pursuit.md."
+        ),
+    ] = "",
     signed: Annotated[bool, typer.Option("--signed", help="TopK without a ReLU, codes may be negative.")] = False,
     keep_special_tokens: Annotated[
         bool,
@@ -146,6 +153,7 @@ def frontier(
             outlier_medians=config.outlier_medians,
         ),
         **options,
+        readings=words(inference),
         command=shlex.join(["expander-sae", *sys.argv[1:]]),
         notes=[*([about_model] if about_model else []), *(f"{note[:1].upper()}{note[1:]}." for note in notes)],
         progress=not quiet,

@@ -74,6 +74,9 @@ PANELS = (
     Panel("delta_ce", _VALUES, "Cross entropy added", "delta_ce (nats/token)", "lower"),
     Panel("delta_ce", _BYTES, "Cross entropy added", "delta_ce (nats/token)", "lower"),
 )
+SPEED_PANELS = (("fvu", "fvu"), ("delta_ce", "delta_ce (nats/token)"))
+"""Metrics drawn against the speed of reading."""
+_MARKERS = "osD^vP*X<>"
 _SIZE_NAMES = {_VALUES: "learned values (log scale)", _BYTES: "bytes on disk (log scale)"}
 
 
@@ -100,6 +103,45 @@ def draw(panel: Panel, summaries: Sequence[Summary]) -> bytes | None:
             low, high = axes.get_ylim()
             axes.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
             _name_lines(axes, panel, having)
+            written = io.BytesIO()
+            figure.savefig(written, format="svg", metadata={"Date": None})
+        finally:
+            plt.close(figure)
+    return written.getvalue()
+
+
+def draw_speed(metric: str, unit: str, summaries: Sequence[Summary]) -> bytes | None:
+    """Quality against speed: one line for each SAE, one point for each inference; None with fewer than two readings."""
+    speed = "encode_tokens_per_second"
+    having = [s for s in summaries if metric in s.metrics and speed in s.metrics]
+    if len({s.inference for s in having}) < 2:
+        return None
+    variants = list(dict.fromkeys(s.variant for s in having))
+    inferences = list(dict.fromkeys(s.inference for s in having))
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(8.2, 4.6), layout="constrained")
+        try:
+            palette = plt.get_cmap("viridis")
+            for number, variant in enumerate(variants):
+                mine = [s for s in having if s.variant == variant]
+                dense = mine[0].family in ("matched", "matched-omp", "dense", "dense-untied")
+                color = "#777777" if dense else palette(number / max(1, len(variants) - 1) * 0.9)
+                points = sorted((s.metrics[speed].mean, s.metrics[metric].mean) for s in mine)
+                axes.plot(*zip(*points, strict=True), color=color, linewidth=1.0, linestyle=":" if dense else "-")
+                axes.annotate(
+                    variant, points[-1], (6, 0), textcoords="offset points", fontsize=8, color=color, va="center"
+                )
+                for s in mine:
+                    marker = _MARKERS[inferences.index(s.inference) % len(_MARKERS)]
+                    axes.plot(s.metrics[speed].mean, s.metrics[metric].mean, marker, color=color, markersize=6)
+            for number, inference in enumerate(inferences):
+                axes.plot([], [], _MARKERS[number % len(_MARKERS)], color="#333333", label=inference)
+            axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(FuncFormatter(short_number))
+            axes.set_xlabel("tokens/s, reading codes (log scale)")
+            axes.set_ylabel(unit)
+            axes.set_title("Quality against speed (down and right is better)")
             written = io.BytesIO()
             figure.savefig(written, format="svg", metadata={"Date": None})
         finally:

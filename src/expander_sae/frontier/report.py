@@ -13,7 +13,7 @@ import jinja2
 
 from expander_sae.records import EvaluationRecord, write_atomically
 
-from .figures import PANELS, draw, short_number
+from .figures import PANELS, SPEED_PANELS, draw, draw_speed, short_number
 from .results import Frontier, Summary
 
 _SMALLEST_CLAIM = 3
@@ -44,14 +44,21 @@ def write_report(frontier: Frontier, folder: str | os.PathLike[str]) -> Path:
     """
     folder = Path(folder)
     summaries = in_order(frontier.summaries())
+    readings = in_order([*frontier.summaries(), *frontier.readings_summaries()])
+    drawings = [
+        (panel.name, f"{panel.title} against {panel.against.replace('_', ' ')}", draw(panel, summaries))
+        for panel in PANELS
+    ]
+    drawings += [
+        (f"{metric}_by_speed", f"{metric} against the speed of reading codes", draw_speed(metric, unit, readings))
+        for metric, unit in SPEED_PANELS
+    ]
     images = []
-    for panel in PANELS:
-        drawn = draw(panel, summaries)
+    for name, text, drawn in drawings:
         if drawn is None:
             continue
-        with write_atomically(folder / "figures" / f"{panel.name}.svg") as temporary:
+        with write_atomically(folder / "figures" / f"{name}.svg") as temporary:
             temporary.write_bytes(drawn)
-        text = f"{panel.title} against {panel.against.replace('_', ' ')}"
         images.append({"data": base64.b64encode(drawn).decode(), "alt": text})
     template = resources.files("expander_sae.frontier").joinpath("report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -63,6 +70,7 @@ def write_report(frontier: Frontier, folder: str | os.PathLike[str]) -> Path:
         baseline=_baseline(frontier),
         columns=[column[0] for column in _shown_columns(summaries)],
         rows=_rows(summaries),
+        readings=_rows(readings) if frontier.readings else [],
         images=images,
         settings=_settings(frontier),
         command=frontier.settings.get("command"),
@@ -172,6 +180,7 @@ def _rows(summaries: list[Summary]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": summary.variant,
+                "inference": summary.inference,
                 "family": summary.family,
                 "first": bool(rows) and rows[-1]["group"] != summary.matched_degree,
                 "group": summary.matched_degree,

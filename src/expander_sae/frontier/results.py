@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,8 @@ class Summary:
     bytes_on_disk: int | None
     diverged: int
     metrics: dict[str, Spread]
+    inference: str
+    """How codes were read."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,16 @@ class Frontier:
     versions: dict[str, str]
     notes: list[str]
     records: list[FrontierRecord]
+    readings: list[FrontierRecord] = field(default_factory=list)
+    """The same SAEs read by other inferences."""
 
     def summaries(self) -> list[Summary]:
         """One for each variant that was evaluated at least once, in the order of the records."""
         return summarise(self.records)
+
+    def readings_summaries(self) -> list[Summary]:
+        """One for each variant and inference asked for, in the order of the readings."""
+        return summarise(self.readings)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `frontier.json` into `folder` and return its path."""
@@ -87,6 +95,7 @@ class Frontier:
             "notes": self.notes,
             "summaries": [_summary_dict(summary) for summary in self.summaries()],
             "records": [record.to_dict() for record in self.records],
+            "readings": [record.to_dict() for record in self.readings],
         }
 
 
@@ -103,15 +112,16 @@ def load_frontier(path: str | os.PathLike[str]) -> Frontier:
         raise ExpanderSaeError(f"expected {path} to be an {FORMAT!r} file; it is not")
     try:
         records = [FrontierRecord.from_dict(record) for record in data["records"]]
-        return Frontier(dict(data["settings"]), dict(data["versions"]), list(data["notes"]), records)
+        readings = [FrontierRecord.from_dict(record) for record in data.get("readings", [])]
+        return Frontier(dict(data["settings"]), dict(data["versions"]), list(data["notes"]), records, readings)
     except (KeyError, TypeError) as error:
         raise ExpanderSaeError(f"{path} lacks or garbles a field: {error}") from error
 
 
 def with_retention(records: Iterable[FrontierRecord]) -> list[FrontierRecord]:
-    """Set both retentions: ce_recovered over that of the full dense tied control of the same seed."""
+    """Set both retentions: ce_recovered over that of the full dense tied control of the same seed, read one-shot."""
     records = list(records)
-    controls = {record.seed: record.evaluation for record in records if record.family == "dense"}
+    controls = {r.seed: r.evaluation for r in records if r.family == "dense" and r.reading is None}
     out = []
     for record in records:
         own, control = record.evaluation, controls.get(record.seed)
@@ -132,11 +142,11 @@ def _ratio(above: float | None, below: float | None) -> float | None:
 
 def summarise(records: Iterable[FrontierRecord]) -> list[Summary]:
     """Mean and spread over seeds, per variant."""
-    groups: dict[str, list[FrontierRecord]] = {}
+    groups: dict[tuple[str, str | None], list[FrontierRecord]] = {}
     for record in records:
-        groups.setdefault(record.variant, []).append(record)
+        groups.setdefault((record.variant, record.reading), []).append(record)
     found = []
-    for variant, group in groups.items():
+    for (variant, reading), group in groups.items():
         good = [record for record in group if record.evaluation is not None]
         if not good:
             continue
@@ -160,6 +170,7 @@ def summarise(records: Iterable[FrontierRecord]) -> list[Summary]:
                 bytes_on_disk=round(statistics.mean(sizes)) if sizes else None,
                 diverged=len(group) - len(good),
                 metrics=metrics,
+                inference=reading or first.inference,
             )
         )
     return found

@@ -20,13 +20,15 @@ from expander_sae.records import (
     read_json,
     write_json,
 )
-from expander_sae.saes import load_sae
+from expander_sae.saes import Inference, load_sae
 from expander_sae.training import StoreBatches, TrainConfig, train
 
 from .results import Frontier, settings_of, versions, with_retention
 from .variants import Variant
 
 PIECES = "pieces"
+OWN = "own"
+"""The key of an SAE's evaluation by its own inference."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def run_frontier(
     latent_bias: bool = False,
     construction: str = "balanced",
     stages: int = 0,
+    readings: Sequence[str] = (),
     command: str | None = None,
     notes: Sequence[str] = (),
     progress: bool = True,
@@ -75,6 +78,8 @@ def run_frontier(
         latent_bias: build every SAE with a latent bias.
         construction: how the masks of the Expander SAEs are made.
         stages: stages of block OMP that find the codes of the Expander SAEs; 0: one-shot TopK.
+        readings: other inferences (`expander_sae.saes.INFERENCES`) to read every SAE by as well; one that does not fit
+            an SAE (more stages than k, say) is an error.
         command: the command line behind this run, for the report.
         notes: said in the report as they are.
         progress: draw progress bars.
@@ -91,20 +96,12 @@ def run_frontier(
     folder = Path(folder)
     shared = {"signed": signed, "latent_bias": latent_bias, "construction": construction, "stages": stages}
     pieces = _Pieces(folder / PIECES, store, train_config, shared, evaluation)
+    for reading in readings:
+        Inference.parse(reading, variants[0].k)  # before hours of training, not after
     _train_missing(store, folder, variants, train_config, pieces, shared, evaluation, progress, say)
-    _evaluate_missing(store, folder, variants, language_model, pieces, evaluation, progress, say)
-    records = [
-        FrontierRecord(
-            variant=variant.name,
-            family=variant.family,
-            seed=variant.seed,
-            matched_degree=variant.matched_degree,
-            folder=_sae_path(variant),
-            training=pieces.training(variant),
-            evaluation=pieces.evaluation(variant),
-        )
-        for variant in variants
-    ]
+    _evaluate_missing(store, folder, variants, (None, *readings), language_model, pieces, evaluation, progress, say)
+    records = [_record(pieces, variant, None) for variant in variants]
+    read = [_record(pieces, variant, reading) for reading in readings for variant in variants]
     frontier = Frontier(
         settings={
             "d_in": store.d_in,
@@ -121,9 +118,23 @@ def run_frontier(
         versions=versions(),
         notes=list(notes),
         records=with_retention(records),
+        readings=with_retention([*records, *read])[len(records) :],
     )
     frontier.save(folder)
     return frontier
+
+
+def _record(pieces: _Pieces, variant: Variant, reading: str | None) -> FrontierRecord:
+    return FrontierRecord(
+        variant=variant.name,
+        family=variant.family,
+        seed=variant.seed,
+        matched_degree=variant.matched_degree,
+        folder=_sae_path(variant),
+        training=pieces.training(variant),
+        evaluation=pieces.evaluation(variant, reading),
+        reading=reading,
+    )
 
 
 def _sae_path(variant: Variant) -> str:
@@ -160,6 +171,7 @@ def _evaluate_missing(
     store: ActivationStore,
     folder: Path,
     variants: Sequence[Variant],
+    readings: Sequence[str | None],
     language_model: LanguageModel | Callable[[], LanguageModel] | None,
     pieces: _Pieces,
     evaluation: EvaluationSettings,
@@ -168,18 +180,25 @@ def _evaluate_missing(
 ) -> None:
     alive = [variant for variant in variants if not pieces.training(variant).diverged]
     with_text = language_model is not None
-    missing = [variant for variant in alive if not pieces.is_evaluated(variant, with_text)]
-    if len(missing) < len(alive):
-        say(f"{len(alive) - len(missing)} of {len(alive)} SAEs are already evaluated")
+    wanted = [(variant, reading) for variant in alive for reading in readings]
+    missing = [pair for pair in wanted if not pieces.is_evaluated(*pair, with_text)]
+    if len(missing) < len(wanted):
+        say(f"{len(wanted) - len(missing)} of {len(wanted)} evaluations are already done")
     if not missing:
         return
-    saes = {variant.folder: load_sae(folder / _sae_path(variant)) for variant in missing}
+    loaded = {variant.folder: load_sae(folder / _sae_path(variant)) for variant, _ in missing}
+    saes = {_name(*pair): loaded[pair[0].folder].read_by(pair[1]) for pair in missing}
     model = language_model
     if model is not None and not isinstance(model, LanguageModel):
         model = model()
     found = evaluate(saes, store, language_model=model, progress=progress, **asdict(evaluation))
-    for variant in missing:
-        pieces.add_evaluation(variant, replace(found[variant.folder], name=variant.name), with_text)
+    for variant, reading in missing:
+        record = replace(found[_name(variant, reading)], name=variant.name)
+        pieces.add_evaluation(variant, reading, record, with_text)
+
+
+def _name(variant: Variant, reading: str | None) -> str:
+    return variant.folder if reading is None else f"{variant.folder} {reading}"
 
 
 class _Pieces:
@@ -227,34 +246,35 @@ class _Pieces:
             return False
         return self.training(variant).diverged or (sae_folder / "config.json").is_file()
 
-    def is_evaluated(self, variant: Variant, with_text: bool) -> bool:
-        """Whether it was evaluated with the settings of this run."""
-        piece = self._piece(variant)
-        if "evaluation" not in piece or piece.get("evaluated_by") != self._evaluate_mark:
+    def is_evaluated(self, variant: Variant, reading: str | None, with_text: bool) -> bool:
+        """Whether it was evaluated by this reading with the settings of this run."""
+        found = self._piece(variant).get("evaluations", {}).get(reading or OWN)
+        if found is None or found["evaluated_by"] != self._evaluate_mark:
             return False
-        return bool(piece.get("with_language_model")) or not with_text
+        return bool(found["with_language_model"]) or not with_text
 
     def training(self, variant: Variant) -> TrainingRecord:
         """The training record of a finished piece."""
         return TrainingRecord.from_dict(self._piece(variant)["training"])
 
-    def evaluation(self, variant: Variant) -> EvaluationRecord | None:
+    def evaluation(self, variant: Variant, reading: str | None) -> EvaluationRecord | None:
         """The evaluation record of a finished piece; None where training diverged."""
-        found = self._piece(variant).get("evaluation")
-        return None if found is None else EvaluationRecord.from_dict(found)
+        found = self._piece(variant).get("evaluations", {}).get(reading or OWN)
+        return None if found is None else EvaluationRecord.from_dict(found["record"])
 
     def add_training(self, variant: Variant, record: TrainingRecord) -> None:
         """Note a finished training; an evaluation of an earlier one is forgotten."""
         self._write(variant, {"made_by": self._mark(variant), "training": record.to_dict()})
 
-    def add_evaluation(self, variant: Variant, record: EvaluationRecord, with_text: bool) -> None:
+    def add_evaluation(self, variant: Variant, reading: str | None, record: EvaluationRecord, with_text: bool) -> None:
         """Note a finished evaluation."""
-        more = {
+        piece = self._piece(variant)
+        made = {
             "evaluated_by": self._evaluate_mark,
             "with_language_model": with_text,
-            "evaluation": record.to_dict(),
+            "record": record.to_dict(),
         }
-        self._write(variant, {**self._piece(variant), **more})
+        self._write(variant, {**piece, "evaluations": {**piece.get("evaluations", {}), reading or OWN: made}})
 
     def _write(self, variant: Variant, piece: dict[str, Any]) -> None:
         write_json(self.folder / f"{variant.folder}.json", piece)

@@ -5,10 +5,10 @@ from torch import Tensor
 
 from expander_sae.ops import Codes, block_omp
 from expander_sae.ops.backends import choose_backend
-from expander_sae.ops.block_omp import native
 from expander_sae.ops.checks import FLOATS, check_code_indices, check_numbers, check_tensor
 from expander_sae.records import ExpanderSaeError
 
+from . import native
 from .cosamp import cosamp
 from .dictionary import Dictionary, SparseDictionary, as_dictionary
 from .gradient_pursuit import gradient_pursuit
@@ -88,7 +88,19 @@ def pursue(
     source = Dictionary(source.rows, source.values.detach().to(dtype), source.d_in)
     if method == "refit" and warm_start is None:
         method, block = "omp", k
-    if _backend(backend, method, x, source, warm_start) == "native":
+    if _backend(backend, method, block, x, source, warm_start) == "native":
+        if block == 1:
+            return native.greedy(
+                x,
+                source,
+                k,
+                method,
+                signed=signed,
+                tolerance=tolerance,
+                center=center,
+                warm_start=warm_start,
+                steps=steps,
+            )
         return block_omp(
             x,
             source.rows,
@@ -133,16 +145,15 @@ def _run(
     return _WITH_STEPS[method](x, dictionary, k, signed=signed, tolerance=tolerance, steps=steps)
 
 
-def _backend(backend: str, method: str, x: Tensor, dictionary: Dictionary, warm_start: Codes | None) -> str:
-    reason = native.supports(x, dictionary.rows, dictionary.values)
-    if backend == "auto" and dictionary.rows is None:
-        # Its dense way lets duplicates share a support, on a ridge that nobody counts; asking for it by name is fine.
-        reason = "dense dictionaries go to the definition"
-    if method != "omp":
-        reason = f"the C++ core has method 'omp', not {method!r}"
-    elif warm_start is not None:
-        reason = "the C++ core starts from an empty support"
-    return choose_backend(backend, x.device, native=reason, triton="there is no Triton pursuit yet")
+def _backend(
+    backend: str, method: str, block: int, x: Tensor, dictionary: Dictionary, warm_start: Codes | None
+) -> str:
+    reason = native.supports(method, block, x, dictionary, warm_start)
+    if dictionary.rows is None and (backend == "auto" or block == 1):
+        # The dense way of block OMP lets duplicates share a support, on a ridge that nobody counts; asking for it by
+        # name is fine.
+        reason = "dense dictionaries go to the definition, which is matrix products"
+    return choose_backend(backend, x.device, native=reason, triton="there is no Triton pursuit")
 
 
 def _check_options(

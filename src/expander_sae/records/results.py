@@ -108,6 +108,8 @@ class EvaluationRecord(_Record):
     l0: float
     dead_fraction: float
     encode_tokens_per_second: float
+    inference: str = "encoder"
+    """How codes were read; see `expander_sae.saes.INFERENCES`."""
 
     splice: str | None = None
     """`ordinary`: excluded positions keep the model's own activation; `everywhere`: all are replaced."""
@@ -160,3 +162,5 @@ class FrontierRecord(_Record):
     """None where training diverged, so that there was nothing to evaluate."""
     retention_zero: float | None = None
     retention_mean: float | None = None
+    reading: str | None = None
+    """The inference asked for; None is the SAE's own."""

@@ -4,12 +4,15 @@ from .base import AbstractSae
 from .checkpoint import load_sae, save_sae
 from .dense_topk import DenseTopKSae
 from .expander import ExpanderSae
+from .inference import INFERENCES, Inference
 from .init import InputStatistics, initialise, input_statistics, ordinary_tokens
 
 __all__ = [
+    "INFERENCES",
     "AbstractSae",
     "DenseTopKSae",
     "ExpanderSae",
+    "Inference",
     "InputStatistics",
     "initialise",
     "input_statistics",

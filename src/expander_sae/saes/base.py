@@ -1,16 +1,18 @@
 """What every SAE of this package can do. Subclasses implement the interface and override nothing that has a body."""
 
+import copy
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from expander_sae.ops import Codes, ReconstructionLoss, block_omp, encode_topk, reconstruction_loss, sparse_decode
+from expander_sae.ops import Codes, ReconstructionLoss, reconstruction_loss, sparse_decode
 from expander_sae.records import ExpanderSaeError
 
 from .columns import UnitColumns
+from .inference import Inference, infer
 
 
 class AbstractSae(nn.Module, ABC):
@@ -68,25 +70,42 @@ class AbstractSae(nn.Module, ABC):
     def arrays(self) -> dict[str, Tensor]:
         """The learned numbers (and rows that no seed can make again) as they are saved."""
 
-    def encode(self, x: Tensor, *, stages: int | None = None) -> Codes:
-        """Codes of x [batch, d_in] by one-shot TopK (`stages` 0, differentiable) or block OMP in so many stages.
+    inference: Inference | None = None
+    """How `encode` reads codes unless told otherwise; None: in the SAE's own `stages`. Not saved."""
 
-        None means the SAE's own `stages`.
+    def encode(self, x: Tensor, *, inference: str | Inference | None = None) -> Codes:
+        """Codes of x [batch, d_in] by the SAE's own inference or another of `INFERENCES`.
+
+        The SAE's own is `self.inference`, or else block OMP in `stages` stages, the encoder where that is 0. Only the
+        encoder is differentiable; see `expander_sae.pursuit.refit_codes` for gradients of a pursuit.
 
         Raises:
-            ExpanderSaeError: x has another width, or holds NaN or infinity.
+            ExpanderSaeError: x has another width, or holds NaN or infinity; or there is no such inference.
+
+        Example:
+            >>> from expander_sae.saes import ExpanderSae
+            >>> sae = ExpanderSae(d_in=64, n_latents=512, degree=4, k=8)
+            >>> sae.encode(torch.randn(10, 64), inference="omp").values.shape
+            torch.Size([10, 8])
         """
         check_input(x, self.d_in)
-        stages = self.stages if stages is None else stages
-        rows, decoder, encoder = self.dictionary()
-        if stages:
-            return self._pursue(x, stages, rows, decoder)
-        weights = decoder if encoder is None else encoder
-        return encode_topk(x, rows, weights, self.k, bias=self.latent_bias(), center=self.center(), signed=self.signed)
+        if isinstance(inference, str):
+            inference = Inference.parse(inference, self.k)
+        return infer(self, x, inference or self.own_inference())
 
-    def _pursue(self, x: Tensor, stages: int, rows: Tensor | None, decoder: Tensor) -> Codes:
-        block, center = block_size(self.k, stages), self.center().detach()
-        return block_omp(x, rows, decoder, self.k, block=block, signed=self.signed, center=center)
+    def own_inference(self) -> Inference:
+        """What `encode` uses when not told otherwise."""
+        return self.inference or Inference.of_stages(self.stages)
+
+    def read_by(self, inference: str | Inference | None) -> Self:
+        """The same SAE, sharing every parameter, whose `encode` uses this inference; None: its own.
+
+        Raises:
+            ExpanderSaeError: there is no such inference.
+        """
+        other = copy.copy(self)
+        other.inference = Inference.parse(inference, self.k) if isinstance(inference, str) else inference
+        return other
 
     def decode(self, codes: Codes) -> Tensor:
         """x_hat [batch, d_in] = W h + b_dec."""
@@ -98,7 +117,8 @@ class AbstractSae(nn.Module, ABC):
     ) -> ReconstructionLoss:
         """Sum of ||x - x_hat||^2 over x [batch, d_in], with its gradients made in one pass.
 
-        `stages` as in `encode`; the codes of a pursuit are held fixed.
+        `stages`: the codes are the one-shot TopK (0) or come from block OMP in so many stages, and are then held fixed;
+        None means the SAE's own.
 
         Raises:
             ExpanderSaeError: x has another width, or holds NaN or infinity.
@@ -115,7 +135,7 @@ class AbstractSae(nn.Module, ABC):
             bias=self.latent_bias(),
             encoder=encoder,
             signed=self.signed,
-            codes=self._pursue(x, stages, rows, decoder) if stages else None,
+            codes=infer(self, x, Inference.of_stages(stages)) if stages else None,
             keep_residual=keep_residual,
         )
 
@@ -176,8 +196,3 @@ def check_stages(stages: int, k: int) -> int:
     if isinstance(stages, bool) or not isinstance(stages, int) or not 0 <= stages <= k:
         raise ExpanderSaeError(f"expected stages in 0..k = {k}; got {stages!r}")
     return stages
-
-
-def block_size(k: int, stages: int) -> int:
-    """Columns per stage, so that `stages` stages reach k."""
-    return -(-k // check_stages(stages, k))

@@ -229,6 +229,49 @@ int64_t block_omp(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& r
   return dependent;
 }
 
+int64_t greedy(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& rows, const Matrix& values,
+               const std::string& method, int64_t k, int64_t steps, bool is_signed, float tolerance,
+               const Maybe<Indices>& warm_indices, const Maybe<Matrix>& warm_codes, int threads,
+               const OutIndices& indices, const OutMatrix& codes) {
+  GreedyArguments a;
+  a.x = activations(x, center);
+  a.dictionary = dictionary(rows, values, extent(x, 1));
+  if (method == "omp")
+    a.method = Greedy::omp;
+  else if (method == "mp")
+    a.method = Greedy::matching;
+  else if (method == "gradient")
+    a.method = Greedy::gradient;
+  else if (method == "refit")
+    a.method = Greedy::refit;
+  else
+    throw std::invalid_argument("method must be omp, mp, gradient or refit");
+  a.k = k;
+  a.steps = steps;
+  a.is_signed = is_signed;
+  a.tolerance = tolerance;
+  a.threads = threads;
+  require(k >= 1 && k <= a.dictionary.n_latents, "need 1 <= k <= n_latents");
+  require(a.dictionary.n_latents * a.dictionary.degree < (int64_t{1} << 31), "n_latents * degree must be below 2^31");
+  require(extent(indices, 0) == a.x.batch && extent(indices, 1) == k, "indices must be [batch, k]");
+  require(extent(codes, 0) == a.x.batch && extent(codes, 1) == k, "codes must be [batch, k]");
+  require(warm_indices.has_value() == warm_codes.has_value(), "a warm start is indices and codes");
+  require(warm_indices || a.method != Greedy::refit, "refit needs a warm start");
+  a.warm = warm_indices ? extent(*warm_indices, 1) : 0;
+  a.warm_indices = data_or_null(warm_indices, a.x.batch * a.warm);
+  a.warm_codes = data_or_null(warm_codes, a.x.batch * a.warm);
+  a.indices = indices.data();
+  a.codes = codes.data();
+  int64_t dependent = 0;
+  a.dependent = &dependent;
+  nb::gil_scoped_release release;
+  check_rows(a.dictionary, threads);
+  check_finite(a.x, a.dictionary.d_in, threads);
+  if (warm_indices) check_indices(*warm_indices, a.dictionary.n_latents);
+  kernels().greedy(a);
+  return dependent;
+}
+
 void correlate(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& rows, const Matrix& values, int threads,
                const OutMatrix& out) {
   CorrelateArguments a{activations(x, center), dictionary(rows, values, extent(x, 1)), threads, out.data()};
@@ -287,6 +330,10 @@ NB_MODULE(_native, m) {
         nb::arg("residual").none(), nb::arg("fired"));
   m.def("block_omp", &block_omp, nb::arg("x"), nb::arg("center").none(), nb::arg("rows"), nb::arg("values"),
         nb::arg("k"), nb::arg("block"), nb::arg("is_signed"), nb::arg("tolerance"), nb::arg("threads"),
+        nb::arg("indices").noconvert(), nb::arg("codes").noconvert());
+  m.def("greedy", &greedy, nb::arg("x"), nb::arg("center").none(), nb::arg("rows"), nb::arg("values"),
+        nb::arg("method"), nb::arg("k"), nb::arg("steps"), nb::arg("is_signed"), nb::arg("tolerance"),
+        nb::arg("warm_indices").none(), nb::arg("warm_codes").none(), nb::arg("threads"),
         nb::arg("indices").noconvert(), nb::arg("codes").noconvert());
   m.def("correlate", &correlate, nb::arg("x"), nb::arg("center").none(), nb::arg("rows"), nb::arg("values"),
         nb::arg("threads"), nb::arg("out").noconvert());

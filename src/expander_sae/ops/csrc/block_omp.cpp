@@ -4,68 +4,15 @@
 // every token its best new columns, extends the token's Cholesky factor of the support's Gram matrix by one row each, and
 // moves the residual by the change of the coefficients. A column costs O(t * degree) for its Gram row and O(t^2) for the
 // triangular solves at support size t; the scan costs n * degree / lanes.
-#include <cmath>
+#include <atomic>
 #include <limits>
 
 #include "scan.h"
+#include "support.h"
 #include "team.h"
 
 namespace expander::ISA {
 namespace {
-
-constexpr float smallest_score = 1e-5f;   // of ||x||: below it the residual is rounding
-constexpr float smallest_pivot = 1e-5f;   // squared distance of a unit column to the support's span
-
-inline float dot(const float* a, const float* b, int64_t count) {
-  Vector16 total{};
-  int64_t i = 0;
-  for (; i + 16 <= count; i += 16) total += load_unaligned<Vector16>(a + i) * load_unaligned<Vector16>(b + i);
-  float sum = 0;
-  for (int t = 0; t < 16; ++t) sum += total[t];
-  for (; i < count; ++i) sum += a[i] * b[i];
-  return sum;
-}
-
-// The least-squares problem of one token on its growing support.
-struct Support {
-  int32_t* latents;     // [k]
-  float* factor;        // packed lower triangle, row t has t + 1 entries
-  float* projections;   // [k] L^-1 W_S^T x
-  float* coefficients;  // [k]
-  int64_t count;
-
-  float* row(int64_t t) const { return factor + t * (t + 1) / 2; }
-  bool holds(int32_t latent) const { return std::find(latents, latents + count, latent) != latents + count; }
-};
-
-// Adds column j with <w_j, x> = target; false where it is numerically in the span already. `spread` is zero [d_in].
-bool append(const Dictionary& w, Support& s, int32_t j, float target, float* spread) {
-  const int64_t d = w.degree;
-  const uint16_t* rows = w.rows + j * d;
-  const float* values = w.values + j * d;
-  float* row = s.row(s.count);
-  float own = 0;
-  for (int64_t e = 0; e < d; ++e) {
-    spread[rows[e]] = values[e];
-    own += values[e] * values[e];
-  }
-  for (int64_t i = 0; i < s.count; ++i) {
-    const uint16_t* other = w.rows + s.latents[i] * d;
-    const float* other_values = w.values + s.latents[i] * d;
-    float gram = 0;
-    for (int64_t e = 0; e < d; ++e) gram += other_values[e] * spread[other[e]];
-    const float* above = s.row(i);
-    row[i] = (gram - dot(above, row, i)) / above[i];
-  }
-  for (int64_t e = 0; e < d; ++e) spread[rows[e]] = 0.0f;
-  const float pivot = own - dot(row, row, s.count);
-  if (!(pivot > smallest_pivot * own)) return false;
-  row[s.count] = std::sqrt(pivot);
-  s.projections[s.count] = (target - dot(row, s.projections, s.count)) / row[s.count];
-  s.coefficients[s.count] = 0.0f;
-  s.latents[s.count++] = j;
-  return true;
-}
 
 template <int Q, class D, bool absolute>
 class Pursuit {
@@ -83,9 +30,10 @@ class Pursuit {
     pieces.add(projections_, width * a.k);
     pieces.add(coefficients_, width * a.k);
     pieces.add(solution_, a.k);
-    pieces.add(spread_, w_.d_in);
+    pieces.add(chains_.head, w_.d_in);
+    pieces.add(chains_.next, a.k * w_.degree);
     pieces.place(scratch);
-    std::fill(spread_, spread_ + w_.d_in, 0.0f);
+    chains_.start(w_.d_in);
     for (int t = 0; t < width; ++t)
       support_[t] = {latents_ + t * a.k, factor_ + t * triangle, projections_ + t * a.k, coefficients_ + t * a.k, 0};
   }
@@ -131,13 +79,15 @@ class Pursuit {
     rank_candidates(found.values, found.count, rank);
     const int64_t best = std::min(a_.block, found.count);
     const int64_t before = support.count;
+    chains_.add(w_, support);
     for (int64_t wanted = 0; wanted < best && support.count < a_.k; ++wanted) {
       const int64_t i = std::find(rank, rank + found.count, static_cast<int32_t>(wanted)) - rank;
       const int32_t j = found.latents[i];
       if (support.holds(j)) continue;
       const float target = pre_activation<D>(w_, nullptr, x_ + t * w_.d_in, j);
-      if (!append(w_, support, j, target, spread_)) ++dependent;
+      if (!append<D>(w_, support, chains_, j, target)) ++dependent;
     }
+    chains_.remove(w_, support);
     return support.count > before;
   }
 
@@ -145,11 +95,7 @@ class Pursuit {
   void move_residual(float* residual, int t) {
     Support& s = support_[t];
     std::copy(s.projections, s.projections + s.count, solution_);
-    for (int64_t i = s.count - 1; i >= 0; --i) {
-      const float* row = s.row(i);
-      const float z = solution_[i] /= row[i];
-      for (int64_t p = 0; p < i; ++p) solution_[p] -= z * row[p];
-    }
+    s.back_substitute(solution_, s.count);
     const int64_t d = D::of(w_.degree);
     for (int64_t i = 0; i < s.count; ++i) {
       const float change = solution_[i] - s.coefficients[i];
@@ -167,36 +113,19 @@ class Pursuit {
     return energy <= static_cast<double>(a_.tolerance) * a_.tolerance * norm_[t] * norm_[t];
   }
 
-  // Codes by falling size (value when not signed), then latent; unused slots are zero on the lowest free latents.
-  void write(int64_t token, Support& s) {
-    int64_t* indices = a_.indices + token * a_.k;
-    float* codes = a_.values + token * a_.k;
-    order_.resize(static_cast<size_t>(s.count));
-    for (int64_t i = 0; i < s.count; ++i) order_[static_cast<size_t>(i)] = i;
-    auto size = [&](int64_t i) { return a_.is_signed ? std::fabs(s.coefficients[i]) : s.coefficients[i]; };
-    std::sort(order_.begin(), order_.end(), [&](int64_t left, int64_t right) {
-      return size(left) != size(right) ? size(left) > size(right) : s.latents[left] < s.latents[right];
-    });
-    for (int64_t i = 0; i < s.count; ++i) {
-      indices[i] = s.latents[order_[static_cast<size_t>(i)]];
-      codes[i] = s.coefficients[order_[static_cast<size_t>(i)]];
-    }
-    int64_t filled = s.count;
-    for (int32_t latent = 0; filled < a_.k; ++latent)
-      if (!s.holds(latent)) {
-        indices[filled] = latent;
-        codes[filled++] = 0.0f;
-      }
+  void write(int64_t token, const Support& s) const {
+    write_codes(s.latents, s.coefficients, s.count, a_.k, a_.is_signed, a_.indices + token * a_.k,
+                a_.values + token * a_.k);
   }
 
   const BlockOmpArguments& a_;
   const Dictionary& w_;
   TileScan<16, Q, D, absolute> scan_;
-  float *x_, *factor_, *projections_, *coefficients_, *solution_, *spread_;
+  float *x_, *factor_, *projections_, *coefficients_, *solution_;
+  RowChains chains_;
   int32_t* latents_;
   Support support_[width];
   float norm_[width];
-  std::vector<int64_t> order_;
 };
 
 template <int Q, class D, bool absolute>

@@ -4,22 +4,24 @@
 
 namespace expander {
 
-#define DECLARE(isa)                                                   \
-  namespace isa {                                                      \
-  void encode_topk(const EncodeArguments&);                            \
-  void decode(const DecodeArguments&);                                 \
-  void decode_backward(const DecodeBackwardArguments&);                \
-  void encode_backward(const EncodeBackwardArguments&);                \
-  void loss(const LossArguments&);                                     \
-  void block_omp(const BlockOmpArguments&);                            \
-  void correlate(const CorrelateArguments&);                           \
-  void support_gram(const SupportGramArguments&);                      \
-  void unit_columns(const float*, int64_t, int64_t, float, float*, float*, int);                        \
-  void unit_columns_backward(const float*, const float*, const float*, int64_t, int64_t, float*, int);  \
-  int64_t check_dictionary(const Dictionary&, int);                    \
-  bool all_finite(const void*, Element, int64_t, int);                 \
-  const KernelTable table = {#isa,           encode_topk,      decode,     decode_backward, \
-                             encode_backward, loss, block_omp, correlate, support_gram, unit_columns, unit_columns_backward, check_dictionary, all_finite};          \
+#define DECLARE(isa)                                                                                                  \
+  namespace isa {                                                                                                     \
+  void encode_topk(const EncodeArguments&);                                                                           \
+  void decode(const DecodeArguments&);                                                                                \
+  void decode_backward(const DecodeBackwardArguments&);                                                               \
+  void encode_backward(const EncodeBackwardArguments&);                                                               \
+  void loss(const LossArguments&);                                                                                    \
+  void block_omp(const BlockOmpArguments&);                                                                           \
+  void greedy(const GreedyArguments&);                                                                                \
+  void correlate(const CorrelateArguments&);                                                                          \
+  void support_gram(const SupportGramArguments&);                                                                     \
+  void unit_columns(const float*, int64_t, int64_t, float, float*, float*, int);                                      \
+  void unit_columns_backward(const float*, const float*, const float*, int64_t, int64_t, float*, int);                \
+  int64_t check_dictionary(const Dictionary&, int);                                                                   \
+  bool all_finite(const void*, Element, int64_t, int);                                                                \
+  const KernelTable table = {#isa, encode_topk, decode, decode_backward, encode_backward, loss, block_omp, greedy,    \
+                             correlate, support_gram, unit_columns, unit_columns_backward, check_dictionary,          \
+                             all_finite};                                                                             \
   }
 
 DECLARE(baseline)

@@ -98,6 +98,25 @@ struct BlockOmpArguments {
   int64_t* dependent;  // how many picked columns lay in the span of the support and were skipped
 };
 
+enum class Greedy : int { omp, matching, gradient, refit };
+
+// Pursuit one column at a time from the residual x - center; `refit` is least squares on the warm start's support.
+struct GreedyArguments {
+  Activations x;
+  Dictionary dictionary;
+  Greedy method;
+  int64_t k, steps;  // steps: picks of matching and gradient pursuit
+  bool is_signed;
+  float tolerance;
+  const int64_t* warm_indices;  // [batch, warm], for omp and refit
+  const float* warm_codes;      // [batch, warm]; zero: no column
+  int64_t warm;
+  int threads;
+  int64_t* indices;
+  float* codes;
+  int64_t* dependent;
+};
+
 struct CorrelateArguments {
   Activations x;
   Dictionary dictionary;
@@ -121,6 +140,7 @@ struct KernelTable {
   void (*encode_backward)(const EncodeBackwardArguments&);
   void (*loss)(const LossArguments&);
   void (*block_omp)(const BlockOmpArguments&);
+  void (*greedy)(const GreedyArguments&);
   void (*correlate)(const CorrelateArguments&);
   void (*support_gram)(const SupportGramArguments&);
   void (*unit_columns)(const float* raw, int64_t n, int64_t degree, float floor, float* unit, float* norm, int threads);

@@ -1,0 +1,59 @@
+"""Pursuits on the C++ core (CPU): one column at a time, the correlations tracked instead of scanned."""
+
+import torch
+from torch import Tensor
+
+from expander_sae.ops import Codes, native_core
+from expander_sae.ops.encode_topk.native import supports as core_supports
+
+from .dictionary import Dictionary
+
+METHODS = ("omp", "mp", "gradient", "refit")
+"""The methods of `greedy` in the core."""
+
+
+def supports(
+    method: str, block: int, x: Tensor, dictionary: Dictionary, warm_start: Codes | None
+) -> str | None:
+    """Why the C++ core cannot take this call, or None if it can."""
+    if method not in METHODS:
+        return f"the C++ core has {', '.join(METHODS)}; {method!r} runs on the reference"
+    if block > 1 and warm_start is not None:
+        return "the C++ core takes a warm start one column at a time; larger blocks with one run on the reference"
+    return core_supports(x, dictionary.rows, dictionary.values)
+
+
+def greedy(
+    x: Tensor,
+    dictionary: Dictionary,
+    k: int,
+    method: str,
+    *,
+    signed: bool,
+    tolerance: float,
+    center: Tensor | None,
+    warm_start: Codes | None,
+    steps: int | None,
+) -> Codes:
+    """Codes [batch, k] by one of `METHODS`; tracks 16 tokens' correlations per thread, 64 * n_latents bytes."""
+    indices = torch.empty((x.shape[0], k), dtype=torch.int64)
+    codes = torch.empty((x.shape[0], k), dtype=torch.float32)
+    if x.shape[0]:
+        native_core.call(
+            "greedy",
+            native_core.plain(x),
+            None if center is None else native_core.plain(center.float()),
+            native_core.rows16(dictionary.rows),
+            native_core.plain(dictionary.values),
+            method,
+            k,
+            k if steps is None else steps,
+            signed,
+            tolerance,
+            None if warm_start is None else native_core.plain(warm_start.indices),
+            None if warm_start is None else native_core.plain(warm_start.values.float()),
+            torch.get_num_threads(),
+            indices,
+            codes,
+        )
+    return Codes(indices, codes)

@@ -1,0 +1,104 @@
+"""How codes are read from an SAE: one pass of its encoder, or a pursuit over its dictionary."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from expander_sae.ops import Codes, block_omp, encode_topk
+from expander_sae.pursuit import pursue
+from expander_sae.records import ExpanderSaeError
+
+if TYPE_CHECKING:
+    from .base import AbstractSae
+
+INFERENCES = {
+    "encoder": "one pass of the encoder and TopK",
+    "refit": "the encoder's support, least squares on it",
+    "stages:T": "block orthogonal matching pursuit in T stages",
+    "omp": "orthogonal matching pursuit, one column at a time",
+    "warm:M": "the encoder's M best columns, then OMP for the rest",
+    "nnomp": "non-negative OMP",
+    "mp": "matching pursuit; mp:N takes N steps instead of k",
+    "gradient": "gradient pursuit; gradient:N takes N steps instead of k",
+    "cosamp": "CoSaMP; cosamp:N iterates at most N times instead of 50",
+    "niht": "normalised iterative hard thresholding; niht:N iterates at most N times instead of 50",
+}
+"""Every way to read codes, in words."""
+
+_NUMBERED = {"stages": True, "warm": True, "mp": False, "gradient": False, "cosamp": False, "niht": False}
+"""Which take a number, and whether they need it."""
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A way to read codes: a name out of `INFERENCES` and its number, if it has one."""
+
+    name: str
+    number: int | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.number is None else f"{self.name}:{self.number}"
+
+    @classmethod
+    def parse(cls, text: str, k: int) -> "Inference":
+        """The inference written as NAME or NAME:NUMBER, for codes of k latents.
+
+        Raises:
+            ExpanderSaeError: no such inference, a number that is missing, out of range, or where none belongs.
+
+        Example:
+            >>> Inference.parse("stages:8", 32)
+            Inference(name='stages', number=8)
+        """
+        name, colon, digits = text.partition(":")
+        if name not in {known.partition(":")[0] for known in INFERENCES}:
+            raise ExpanderSaeError(f"expected an inference out of {', '.join(INFERENCES)}; got {text!r}")
+        if not colon and not _NUMBERED.get(name, False):
+            return cls(name)
+        most = k if name in ("stages", "warm") else 10**6
+        if name not in _NUMBERED or not digits.isdecimal() or not 1 <= int(digits) <= most:
+            wanted = f"{name}:N with N in 1..{most}" if name in _NUMBERED else f"{name} without a number"
+            raise ExpanderSaeError(f"expected {wanted}; got {text!r}")
+        return cls(name, int(digits))
+
+    @classmethod
+    def of_stages(cls, stages: int) -> "Inference":
+        """That of an SAE whose own codes come in so many stages; 0 is the encoder."""
+        return cls("stages", stages) if stages else cls("encoder")
+
+    def stages(self) -> int | None:
+        """How many stages of block OMP this is, 0 for the encoder; None for anything else."""
+        return {"encoder": 0, "stages": self.number}.get(self.name)
+
+
+def infer(sae: "AbstractSae", x: Tensor, inference: Inference) -> Codes:
+    """Codes of x [batch, d_in]; `signed` SAEs pick columns by size of the correlation, others by positive correlation.
+
+    Raises:
+        ExpanderSaeError: as in `pursue`.
+    """
+    rows, decoder, encoder = sae.dictionary()
+    name, number, center = inference.name, inference.number, sae.center()
+    if name == "stages":
+        assert number is not None
+        block = -(-sae.k // number)
+        return block_omp(x, rows, decoder, sae.k, block=block, signed=sae.signed, center=center.detach())
+    start = None
+    if name in ("encoder", "refit", "warm"):
+        k = sae.k if number is None else number
+        weights = decoder if encoder is None else encoder
+        start = encode_topk(x, rows, weights, k, bias=sae.latent_bias(), center=center, signed=sae.signed)
+        if name == "encoder":
+            return start
+        start = Codes(start.indices, start.values.detach())
+    return pursue(
+        x,
+        sae,
+        sae.k,
+        "omp" if name == "warm" else name,
+        signed=sae.signed,
+        center=center.detach(),
+        warm_start=start,
+        steps=number if name in ("mp", "gradient", "cosamp", "niht") else None,
+    )

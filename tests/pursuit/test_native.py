@@ -1,0 +1,124 @@
+"""The C++ core's pursuits against their plain definitions."""
+
+import pytest
+import torch
+from instances import sparse, tokens
+
+from expander_sae.ops import Codes, encode_topk
+from expander_sae.ops.backends import native_core
+from expander_sae.pursuit import Dictionary, pursue
+
+pytestmark = pytest.mark.skipif(native_core() is None, reason="the C++ core is not built")
+
+METHODS = ("omp", "mp", "gradient")
+# batch, d_in, n_latents, degree, k
+SHAPES = [(40, 64, 500, 6, 12), (17, 33, 200, 4, 7), (5, 128, 3000, 7, 40), (70, 50, 300, 16, 9), (3, 20, 30, 5, 18)]
+
+
+def both(x, dictionary, k, method, **options):
+    return [pursue(x, dictionary, k, method, backend=backend, **options) for backend in ("native", "reference")]
+
+
+def same_share(got, want):
+    """Share of tokens with the same support; float32 may break a near tie the other way."""
+    same = (got.indices.sort(dim=1).values == want.indices.sort(dim=1).values).all(dim=1)
+    torch.testing.assert_close(got.values[same], want.values[same], rtol=2e-3, atol=2e-3)
+    return same.float().mean()
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_native_equals_the_definition(shape, method, signed):
+    batch, d_in, n_latents, degree, k = shape
+    x, dictionary = tokens(batch, d_in, dtype=torch.float32), sparse(n_latents, d_in, degree, dtype=torch.float32)
+    center = tokens(1, d_in, 5, torch.float32)[0]
+    assert same_share(*both(x, dictionary, k, method, signed=signed, center=center)) > 0.9
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_crowded_rows_and_correlated_tokens_change_nothing(method):
+    """Learned supports crowd on few rows, and real activations share strong directions."""
+    generator = torch.Generator().manual_seed(3)
+    weights = 1.0 / torch.arange(1, 97).float()
+    rows = torch.stack([torch.multinomial(weights, 7, generator=generator).sort().values for _ in range(2000)])
+    values = torch.nn.functional.normalize(torch.randn(2000, 7, generator=generator), dim=1)
+    x = torch.randn(50, 96, generator=generator) + 4 * torch.randn(96, generator=generator)
+    assert same_share(*both(x, Dictionary(rows, values, 96), 16, method)) > 0.9
+
+
+@pytest.mark.parametrize("method", ["mp", "gradient"])
+@pytest.mark.parametrize("steps", [3, 60])
+def test_steps(method, steps):
+    x, dictionary = tokens(30, 40, dtype=torch.float32), sparse(300, 40, 5, dtype=torch.float32)
+    native, plain = both(x, dictionary, 8, method, steps=steps)
+    assert same_share(native, plain) > 0.85
+    assert ((native.values != 0).sum(1) <= min(8, steps)).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_token_stops_at_the_tolerance(method):
+    x, dictionary = tokens(30, 40, dtype=torch.float32), sparse(300, 40, 5, dtype=torch.float32)
+    native, plain = both(x, dictionary, 30, method, tolerance=0.4)
+    assert torch.equal((native.values != 0).sum(1), (plain.values != 0).sum(1))
+    assert (native.values != 0).sum(1).max() < 30
+
+
+@pytest.mark.parametrize("method", ["omp", "refit"])
+def test_a_warm_start(method):
+    x, dictionary = tokens(40, 64, dtype=torch.float32), sparse(500, 64, 6, dtype=torch.float32)
+    start = encode_topk(x, dictionary.rows, dictionary.values, 6)
+    start.values[::3, 4:] = 0  # unused slots
+    assert same_share(*both(x, dictionary, 12, method, warm_start=start)) == 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_zeros_duplicates_and_a_batch_of_one(method):
+    dictionary = sparse(60, 24, 4, dtype=torch.float32)
+    twice = Dictionary(dictionary.rows.repeat(2, 1), torch.cat([dictionary.values, -dictionary.values]), 24)
+    x = tokens(5, 24, dtype=torch.float32)
+    x[2] = 0
+    x[3] = 2 * torch.zeros(24).scatter(0, dictionary.rows[7], dictionary.values[7])
+    native, plain = both(x, twice, 6, method)
+    assert native.values[2].tolist() == [0.0] * 6 and native.indices[2].tolist() == [0, 1, 2, 3, 4, 5]
+    assert native.indices[3, 0] == 7 and native.values[3, 0] == pytest.approx(2)
+    assert (native.indices[native.values != 0] < 60).all()  # the lower of two equal columns
+    assert same_share(native, plain) == 1
+    alone = pursue(x[:1], twice, 6, method, backend="native")
+    assert torch.equal(alone.indices, native.indices[:1])
+    assert pursue(x[:0], twice, 6, method, backend="native").indices.shape == (0, 6)
+
+
+def test_least_squares_residuals_are_orthogonal_at_many_columns():
+    x, dictionary = tokens(20, 256, dtype=torch.float32), sparse(2000, 256, 7, dtype=torch.float32)
+    codes = pursue(x, dictionary, 100, backend="native")
+    w = torch.zeros(2000, 256).scatter(1, dictionary.rows, dictionary.values)
+    residual = x - torch.einsum("bk,bkd->bd", codes.values, w[codes.indices])
+    assert torch.einsum("bkd,bd->bk", w[codes.indices], residual).abs().max() < 1e-4
+    assert all(len(set(row)) == 100 for row in codes.indices.tolist())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_instruction_set_picks_the_same(method):
+    core = native_core()
+    before = core.instruction_set()
+    x, dictionary = tokens(33, 64, dtype=torch.float32), sparse(700, 64, 7, dtype=torch.float32)
+    try:
+        found = {}
+        for name in core.available_instruction_sets().split(","):
+            assert core.select_instruction_set(name)
+            found[name] = pursue(x, dictionary, 10, method, backend="native")
+    finally:
+        core.select_instruction_set(before)
+    first = found.pop(before)
+    for codes in found.values():
+        assert same_share(codes, first) > 0.9
+
+
+def test_a_warm_start_outside_the_dictionary_is_refused():
+    from expander_sae.records import ExpanderSaeError
+
+    x, dictionary = tokens(3, 12, dtype=torch.float32), sparse(30, 12, 4, dtype=torch.float32)
+    start = Codes(torch.full((3, 2), 30), torch.ones(3, 2))
+    with pytest.raises(ExpanderSaeError, match="not below n_latents"):
+        pursue(x, dictionary, 4, warm_start=start)
