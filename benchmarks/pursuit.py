@@ -60,7 +60,9 @@ def check() -> None:
     x = synthetic_activations(64, 128)
     x = x - x.mean(0)
     for method in ("omp", "mp", "gradient"):
-        found = [pursue(x, dictionary, 16, method, backend=name).indices.sort(1).values for name in ("native", "reference")]
+        found = [
+            pursue(x, dictionary, 16, method, backend=name).indices.sort(1).values for name in ("native", "reference")
+        ]
         same = float((found[0] == found[1]).all(1).float().mean())
         if same < 0.95:  # float32 breaks a near tie the other way now and then
             sys.exit(f"not timing anything: {method} picks what its definition picks for only {same:.0%} of tokens")

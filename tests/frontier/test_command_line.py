@@ -62,7 +62,7 @@ def test_frontier_writes_everything_and_says_so(place, finished):
         "--tokens", 2000, "--batch-size", 100, "--model", place / "model", "--ce-tokens", 200,
     )  # fmt: skip
     assert "already trained" in again
-    assert "already evaluated" in again
+    assert "evaluations are already done" in again
 
 
 def test_the_paper_preset(place, tmp_path):
@@ -88,6 +88,27 @@ def test_eval_gives_the_frontiers_own_numbers(place, finished, tmp_path):
             again = records[record["variant"]]
             assert again.fvu == record["evaluation"]["fvu"]
             assert again.ce_recon == pytest.approx(record["evaluation"]["ce_recon"], rel=1e-6)
+
+
+def test_eval_and_encode_read_by_another_inference(place, finished, tmp_path):
+    out, _ = finished
+    sae = out / "seed0/expander-d4"
+    call(
+        "eval", place / "acts", sae, "--no-ce", "--inference", "encoder, omp,mp:4", "--json", tmp_path / "e.json",
+        "--quiet",
+    )  # fmt: skip
+    records = read_json(tmp_path / "e.json")
+    assert [record["inference"] for record in records.values()] == ["encoder", "omp", "mp:4"]
+    assert records["expander-d4 omp"]["fvu"] < records["expander-d4 encoder"]["fvu"]
+    codes = tmp_path / "codes.safetensors"
+    call("encode", sae, "--acts", place / "acts", "--out", codes, "--inference", "omp", "--quiet")
+    with safe_open(codes, "pt") as file:
+        assert file.metadata()["inference"] == "omp"
+        found = file.get_tensor("values")
+    call("encode", sae, "--acts", place / "acts", "--out", codes, "--quiet")
+    assert not torch.equal(found, load_file(codes)["values"])
+    with pytest.raises(ExpanderSaeError, match="inference out of encoder"):
+        call("eval", place / "acts", sae, "--no-ce", "--inference", "lasso")
 
 
 def test_eval_needs_to_know_where_the_model_is(place, finished):

@@ -202,3 +202,40 @@ def test_nothing_to_do_is_an_error(store, tmp_path):
         run_frontier(store, tmp_path, [], CONFIG)
     with pytest.raises(ExpanderSaeError, match="one twice"):
         run_frontier(store, tmp_path, variants() * 2, CONFIG)
+
+
+def test_other_readings_share_the_training(store, language_model, tmp_path, monkeypatch):
+    options = {"evaluation": EVALUATION, "stages": 2, "progress": False}
+    run_frontier(store, tmp_path, variants(), CONFIG, language_model, **options)
+    monkeypatch.setattr(sweep, "train", lambda *args, **kwargs: pytest.fail("trained again"))
+    readings = ("encoder", "refit", "omp", "mp:3")
+    frontier = run_frontier(store, tmp_path, variants(), CONFIG, language_model, **options, readings=readings)
+    assert [r.reading for r in frontier.readings] == [reading for reading in readings for _ in range(5)]
+    of = {(r.variant, r.reading): r.evaluation for r in frontier.readings}
+    own = {r.variant: r.evaluation for r in frontier.records}
+    assert own["expander-d4"].inference == "stages:2"
+    assert own["dense"].inference == "encoder"
+    assert of["expander-d4", "omp"].inference == "omp"
+    assert of["expander-d4", "mp:3"].inference == "mp:3"
+    for variant in own:  # least squares on the same support can only help
+        assert of[variant, "refit"].fvu <= of[variant, "encoder"].fvu
+    assert of["dense", "encoder"].fvu == own["dense"].fvu
+    assert of["expander-d4", "omp"].fvu < of["expander-d4", "encoder"].fvu
+    controls = {r.reading: r for r in frontier.readings if r.variant == "dense"}
+    assert controls["omp"].retention_zero == pytest.approx(
+        of["dense", "omp"].ce_recovered_zero / own["dense"].ce_recovered_zero
+    )
+    assert load_frontier(tmp_path) == frontier
+
+    monkeypatch.setattr(sweep, "evaluate", lambda *args, **kwargs: pytest.fail("evaluated again"))
+    again = run_frontier(store, tmp_path, variants(), CONFIG, language_model, **options, readings=readings)
+    assert again.readings == frontier.readings
+    page = write_report(frontier, tmp_path).read_text()
+    assert "read in other ways" in page
+    assert (tmp_path / "figures/fvu_by_speed.svg").stat().st_size > 5000
+
+
+def test_an_unknown_reading_is_refused_before_training(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "train", lambda *args, **kwargs: pytest.fail("trained"))
+    with pytest.raises(ExpanderSaeError, match="inference"):
+        run_frontier(store, tmp_path, variants(), CONFIG, readings=("lasso",))

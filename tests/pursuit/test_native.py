@@ -80,8 +80,10 @@ def test_zeros_duplicates_and_a_batch_of_one(method):
     x[2] = 0
     x[3] = 2 * torch.zeros(24).scatter(0, dictionary.rows[7], dictionary.values[7])
     native, plain = both(x, twice, 6, method)
-    assert native.values[2].tolist() == [0.0] * 6 and native.indices[2].tolist() == [0, 1, 2, 3, 4, 5]
-    assert native.indices[3, 0] == 7 and native.values[3, 0] == pytest.approx(2)
+    assert native.values[2].tolist() == [0.0] * 6
+    assert native.indices[2].tolist() == [0, 1, 2, 3, 4, 5]
+    assert native.indices[3, 0] == 7
+    assert native.values[3, 0] == pytest.approx(2)
     assert (native.indices[native.values != 0] < 60).all()  # the lower of two equal columns
     assert same_share(native, plain) == 1
     alone = pursue(x[:1], twice, 6, method, backend="native")

@@ -47,15 +47,19 @@ def test_an_inference_is_the_pursuit_it_names():
 def test_reading_by_another_inference_shares_the_parameters():
     sae, x = SAES["expander"](stages=2), torch.randn(20, 24)
     other = sae.read_by("omp")
-    assert str(sae.own_inference()) == "stages:2" and str(other.own_inference()) == "omp"
-    assert other.values.data_ptr() != 0 and other.b_dec is sae.b_dec and other.columns is sae.columns
+    assert str(sae.own_inference()) == "stages:2"
+    assert str(other.own_inference()) == "omp"
+    assert other.values.data_ptr() != 0
+    assert other.b_dec is sae.b_dec
+    assert other.columns is sae.columns
     assert torch.equal(other.encode(x).indices, sae.encode(x, inference="omp").indices)
     assert torch.equal(sae.encode(x).indices, sae.encode(x, inference="stages:2").indices)
     assert str(sae.read_by(None).own_inference()) == "stages:2"
 
 
 @pytest.mark.parametrize(
-    "text", ["lasso", "", "stages", "stages:0", "stages:7", "stages:x", "omp:3", "warm", "warm:7", "mp:0", "mp:-1", "mp:"]
+    "text",
+    ["lasso", "", "stages", "stages:0", "stages:7", "stages:x", "omp:3", "warm", "warm:7", "mp:0", "mp:-1"],
 )
 def test_an_impossible_inference_says_what_there_is(text):
     with pytest.raises(ExpanderSaeError, match="expected"):

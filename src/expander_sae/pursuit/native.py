@@ -12,9 +12,7 @@ METHODS = ("omp", "mp", "gradient", "refit")
 """The methods of `greedy` in the core."""
 
 
-def supports(
-    method: str, block: int, x: Tensor, dictionary: Dictionary, warm_start: Codes | None
-) -> str | None:
+def supports(method: str, block: int, x: Tensor, dictionary: Dictionary, warm_start: Codes | None) -> str | None:
     """Why the C++ core cannot take this call, or None if it can."""
     if method not in METHODS:
         return f"the C++ core has {', '.join(METHODS)}; {method!r} runs on the reference"

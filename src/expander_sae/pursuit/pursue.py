@@ -145,9 +145,7 @@ def _run(
     return _WITH_STEPS[method](x, dictionary, k, signed=signed, tolerance=tolerance, steps=steps)
 
 
-def _backend(
-    backend: str, method: str, block: int, x: Tensor, dictionary: Dictionary, warm_start: Codes | None
-) -> str:
+def _backend(backend: str, method: str, block: int, x: Tensor, dictionary: Dictionary, warm_start: Codes | None) -> str:
     reason = native.supports(method, block, x, dictionary, warm_start)
     if dictionary.rows is None and (backend == "auto" or block == 1):
         # The dense way of block OMP lets duplicates share a support, on a ridge that nobody counts; asking for it by

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from expander_sae.ops import Codes, block_omp, encode_topk
-from expander_sae.pursuit import pursue
+from expander_sae.pursuit import Dictionary, pursue
 from expander_sae.records import ExpanderSaeError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def infer(sae: "AbstractSae", x: Tensor, inference: Inference) -> Codes:
         start = Codes(start.indices, start.values.detach())
     return pursue(
         x,
-        sae,
+        Dictionary(rows, decoder.detach(), sae.d_in),
         sae.k,
         "omp" if name == "warm" else name,
         signed=sae.signed,

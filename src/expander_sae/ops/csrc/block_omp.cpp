@@ -1,14 +1,13 @@
 // Block orthogonal matching pursuit in lockstep over a tile of tokens.
 //
 // Each stage scans all latents once against the residuals of the whole tile (no [batch, n], no per-token gathers), gives
-// every token its best new columns, extends the token's Cholesky factor of the support's Gram matrix by one row each, and
-// moves the residual by the change of the coefficients. A column costs O(t * degree) for its Gram row and O(t^2) for the
-// triangular solves at support size t; the scan costs n * degree / lanes.
+// every token its best new columns, extends its least-squares problem by them (elimination.h), and moves the residual by
+// the change of the coefficients. The scan costs n * degree / lanes.
 #include <atomic>
 #include <limits>
 
 #include "scan.h"
-#include "support.h"
+#include "elimination.h"
 #include "team.h"
 
 namespace expander::ISA {
@@ -22,20 +21,23 @@ class Pursuit {
   Pursuit(const BlockOmpArguments& a, Scratch& scratch, Scratch& scan_scratch)
       : a_(a), w_(a.dictionary),
         scan_(w_, nullptr, a.block, a.block == 1 ? SamplePlan{} : plan_sample(w_.n_latents, a.block), scan_scratch) {
-    const int64_t triangle = a.k * (a.k + 1) / 2;
+    const int64_t stride = Elimination::stride_for(a.k), size = Elimination::size_for(a.k);
     Pieces pieces;
     pieces.add(x_, width * w_.d_in);
     pieces.add(latents_, width * a.k);
-    pieces.add(factor_, width * triangle);
-    pieces.add(projections_, width * a.k);
-    pieces.add(coefficients_, width * a.k);
-    pieces.add(solution_, a.k);
-    pieces.add(chains_.head, w_.d_in);
-    pieces.add(chains_.next, a.k * w_.degree);
+    // With a single stage nothing outlives a token.
+    const int64_t kept = a.block >= a.k ? 0 : size;
+    pieces.add(reduced_, width * kept + size);
+    pieces.add(inverse_, width * a.k);
+    pieces.add(right_, width * stride);
+    pieces.add(coefficients_, width * stride);
+    pieces.add(before_, stride);
+    work_.add_to(pieces, w_.d_in, w_.degree, a.k);
     pieces.place(scratch);
-    chains_.start(w_.d_in);
+    work_.start(w_.d_in);
     for (int t = 0; t < width; ++t)
-      support_[t] = {latents_ + t * a.k, factor_ + t * triangle, projections_ + t * a.k, coefficients_ + t * a.k, 0};
+      support_[t] = {latents_ + t * a.k,  coefficients_ + t * stride, reduced_ + t * kept, inverse_ + t * a.k,
+                     right_ + t * stride, 0, stride};
   }
 
   // Codes of `count` tokens; how many picked columns were skipped as dependent.
@@ -75,31 +77,34 @@ class Pursuit {
  private:
   // Appends this stage's columns, best first; false where none could be.
   bool extend(const Candidates& found, int32_t* rank, int t, int64_t& dependent) {
-    Support& support = support_[t];
+    Elimination& support = support_[t];
     rank_candidates(found.values, found.count, rank);
     const int64_t best = std::min(a_.block, found.count);
     const int64_t before = support.count;
-    chains_.add(w_, support);
-    for (int64_t wanted = 0; wanted < best && support.count < a_.k; ++wanted) {
-      const int64_t i = std::find(rank, rank + found.count, static_cast<int32_t>(wanted)) - rank;
-      const int32_t j = found.latents[i];
-      if (support.holds(j)) continue;
-      const float target = pre_activation<D>(w_, nullptr, x_ + t * w_.d_in, j);
-      if (!append<D>(w_, support, chains_, j, target)) ++dependent;
-    }
-    chains_.remove(w_, support);
-    return support.count > before;
+    // The candidates in the order of their rank, behind the columns that are there.
+    static thread_local std::vector<int32_t> picked;
+    picked.assign(static_cast<size_t>(best), -1);
+    for (int64_t i = 0; i < found.count; ++i)
+      if (rank[i] < best) picked[static_cast<size_t>(rank[i])] = found.latents[i];
+    int64_t total = before;
+    for (int32_t j : picked)
+      if (total < a_.k && !support.holds(j)) support.latents[total++] = j;
+    if (total == before) return false;
+    std::copy(support.coefficients, support.coefficients + before, before_);
+    dependent += support.extend<D>(w_, work_, x_ + t * w_.d_in, total);
+    std::fill(before_ + before, before_ + support.count, 0.0f);
+    if (support.count == before) return false;
+    support.solve();
+    return true;
   }
 
-  // Solves L^T z = projections and applies the change of z to the residual in the tile.
+  // Applies the change of the coefficients to the residual in the tile.
   void move_residual(float* residual, int t) {
-    Support& s = support_[t];
-    std::copy(s.projections, s.projections + s.count, solution_);
-    s.back_substitute(solution_, s.count);
+    const Elimination& s = support_[t];
     const int64_t d = D::of(w_.degree);
     for (int64_t i = 0; i < s.count; ++i) {
-      const float change = solution_[i] - s.coefficients[i];
-      s.coefficients[i] = solution_[i];
+      const float change = s.coefficients[i] - before_[i];
+      if (change == 0.0f) continue;
       const uint16_t* rows = w_.rows + s.latents[i] * d;
       const float* values = w_.values + s.latents[i] * d;
       for (int64_t e = 0; e < d; ++e) residual[static_cast<int64_t>(rows[e]) * width + t] -= change * values[e];
@@ -113,7 +118,7 @@ class Pursuit {
     return energy <= static_cast<double>(a_.tolerance) * a_.tolerance * norm_[t] * norm_[t];
   }
 
-  void write(int64_t token, const Support& s) const {
+  void write(int64_t token, const Elimination& s) const {
     write_codes(s.latents, s.coefficients, s.count, a_.k, a_.is_signed, a_.indices + token * a_.k,
                 a_.values + token * a_.k);
   }
@@ -121,10 +126,10 @@ class Pursuit {
   const BlockOmpArguments& a_;
   const Dictionary& w_;
   TileScan<16, Q, D, absolute> scan_;
-  float *x_, *factor_, *projections_, *coefficients_, *solution_;
-  RowChains chains_;
+  float *x_, *reduced_, *inverse_, *right_, *coefficients_, *before_;
+  SupportWork work_;
   int32_t* latents_;
-  Support support_[width];
+  Elimination support_[width];
   float norm_[width];
 };
 
@@ -141,11 +146,18 @@ void run(const BlockOmpArguments& a) {
   *a.dependent = dependent.load();
 }
 
+template <class D, bool absolute>
+void run_width(const BlockOmpArguments& a) {
+  if (a.x.batch <= 16 * a.threads) return run<1, D, absolute>(a);
+  // Wide tiles scan faster, but between stages every token of the tile keeps its least-squares problem in the cache.
+  if (a.block >= a.k && a.dictionary.d_in <= 3072) return run<4, D, absolute>(a);
+  return run<2, D, absolute>(a);
+}
+
 template <class D>
 void run_degree(const BlockOmpArguments& a) {
-  const bool few = a.x.batch <= 16 * a.threads;
-  if (a.is_signed) return few ? run<1, D, true>(a) : run<2, D, true>(a);
-  return few ? run<1, D, false>(a) : run<2, D, false>(a);
+  if (a.is_signed) return run_width<D, true>(a);
+  return run_width<D, false>(a);
 }
 
 }  // namespace

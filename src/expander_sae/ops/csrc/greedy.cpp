@@ -4,18 +4,12 @@
 #include <atomic>
 #include <optional>
 
-#include "support.h"
+#include "elimination.h"
 #include "team.h"
 #include "tracker.h"
 
 namespace expander::ISA {
 namespace {
-
-inline void subtract_column(const Dictionary& w, int64_t degree, int32_t j, float amount, float* residual) {
-  const uint16_t* rows = w.rows + j * degree;
-  const float* values = w.values + j * degree;
-  for (int64_t e = 0; e < degree; ++e) residual[rows[e]] -= amount * values[e];
-}
 
 // What all methods keep for the token in hand.
 template <class D>
@@ -24,44 +18,32 @@ struct Token {
   const Dictionary& w;
   const int64_t degree;
   Support support;
-  RowChains chains;
-  float *x, *residual, *change, *image;
+  SupportWork work;
+  float *x, *residual, *change;
   float norm = 0;
 
   Token(const GreedyArguments& arguments, Scratch& scratch)
       : a(arguments), w(a.dictionary), degree(D::of(w.degree)) {
     const int64_t k = a.k;
-    const bool factor = a.method == Greedy::omp || a.method == Greedy::refit;
+    support.stride = stride_for(k);
     Pieces pieces;
     pieces.add(x, w.d_in);
     pieces.add(residual, w.d_in);
-    pieces.add(image, w.d_in);
-    pieces.add(change, k);
+    pieces.add(change, support.stride);
     pieces.add(support.latents, k);
-    pieces.add(support.coefficients, k);
-    pieces.add(support.projections, k);
-    pieces.add(support.factor, factor ? k * (k + 1) / 2 : 0);
-    pieces.add(chains.head, w.d_in);
-    pieces.add(chains.next, k * degree);
+    pieces.add(support.coefficients, support.stride);
+    pieces.add(support.inverse, a.method == Greedy::omp ? k * support.stride : 0);
+    work.add_to(pieces, w.d_in, degree, k);
     pieces.place(scratch);
-    std::fill(image, image + w.d_in, 0.0f);
-    chains.start(w.d_in);
+    work.start(w.d_in);
   }
 
   void start(int64_t token) {
     read_token(a.x, w.d_in, token, x);
     norm = std::sqrt(dot(x, x, w.d_in));
     std::copy(x, x + w.d_in, residual);
-    support.count = 0;
+    support.clear();
   }
-
-  float projection(int32_t j) const {
-    float sum = 0;
-    for (int64_t e = 0; e < degree; ++e) sum = std::fma(w.values[j * degree + e], x[w.rows[j * degree + e]], sum);
-    return sum;
-  }
-
-  bool add(int32_t j) { return append<D>(w, support, chains, j, projection(j)); }
 
   // The support of the warm start, columns that depend on earlier ones left out; how many were.
   int64_t warm(int64_t token) {
@@ -69,28 +51,20 @@ struct Token {
     for (int64_t i = 0; i < a.warm; ++i) {
       const int64_t at = token * a.warm + i;
       const int32_t j = static_cast<int32_t>(a.warm_indices[at]);
-      if (a.warm_codes[at] != 0.0f && support.count < a.k && !support.holds(j) && !add(j)) ++dependent;
+      if (a.warm_codes[at] == 0.0f || support.count == a.k || support.holds(j)) continue;
+      if (!append<D>(w, support, work, j, correlation_with<D>(w, j, x))) ++dependent;
     }
-    solve();
     for (int64_t i = 0; i < support.count; ++i)
       subtract_column(w, degree, support.latents[i], support.coefficients[i], residual);
     return dependent;
   }
 
-  void solve() {
-    std::copy(support.projections, support.projections + support.count, support.coefficients);
-    support.back_substitute(support.coefficients, support.count);
-  }
-
-  // The residual after the last column came in: L^T dz = (0, ..., 0, its projection).
-  void move_residual() {
-    const int64_t last = support.count - 1;
-    const float* row = support.row(last);
-    change[last] = support.projections[last] / row[last];
-    for (int64_t i = 0; i < last; ++i) change[i] = -change[last] * row[i];
-    support.back_substitute(change, last);
-    for (int64_t i = 0; i <= last; ++i)
-      if (change[i] != 0.0f) subtract_column(w, degree, support.latents[i], change[i], residual);
+  // One step of iterative refinement: what rounding left in W_S^T r goes into the coefficients.
+  void polish() {
+    std::fill(change, change + support.stride, 0.0f);
+    for (int64_t i = 0; i < support.count; ++i) change[i] = correlation_with<D>(w, support.latents[i], residual);
+    add_solution(support, change, support.coefficients);
+    work.unchain(w, support.latents, support.count);
   }
 
   bool small_enough() const {
@@ -123,12 +97,17 @@ bool omp(Token<D>& token, Track& tracker) {
   while (token.support.count < token.a.k && !token.small_enough()) {
     const Best best = tracker.best(token.residual);
     if (best.latent < 0 || !(best.score > smallest_score * token.norm) || token.support.holds(best.latent)) break;
-    dependent = !token.add(best.latent);
+    dependent = !find_direction<D>(token.w, token.support, token.work, best.latent);
     if (dependent) break;
-    token.move_residual();
+    const float amount = best.correlation / token.work.distance;
+    for (int64_t i = 0; i < token.support.count; ++i)
+      if (token.work.along[i] != 0.0f)
+        subtract_column(token.w, token.degree, token.support.latents[i], -amount * token.work.along[i], token.residual);
+    subtract_column(token.w, token.degree, best.latent, amount, token.residual);
+    take_in(token.w, token.support, token.work, best.latent, amount);
     tracker.follow(token.residual);
   }
-  token.solve();
+  token.polish();
   return dependent;
 }
 
@@ -152,7 +131,7 @@ void matching_pursuit(Token<D>& token, Track& tracker) {
     const float amount = best.correlation / square;
     token.support.coefficients[token.slot_of(best.latent)] += amount;
     subtract_column(token.w, token.degree, best.latent, amount, token.residual);
-    tracker.follow(token.residual);
+    tracker.follow(token.residual, token.w.rows + best.latent * token.degree, token.degree);
   }
 }
 
@@ -167,13 +146,13 @@ void gradient_pursuit(Token<D>& token, Track& tracker) {
     token.slot_of(best.latent);
     float length = 0, image = 0;
     for (int64_t i = 0; i < s.count; ++i) {
-      token.change[i] = tracker.correlation(s.latents[i], token.residual);
+      token.change[i] = correlation_with<D>(w, s.latents[i], token.residual);
       length += token.change[i] * token.change[i];
-      subtract_column(w, d, s.latents[i], -token.change[i], token.image);
+      subtract_column(w, d, s.latents[i], -token.change[i], token.work.image);
     }
     for (int64_t i = 0; i < s.count; ++i)  // each touched row once: it is zero the second time
       for (int64_t e = 0; e < d; ++e) {
-        float& value = token.image[w.rows[s.latents[i] * d + e]];
+        float& value = token.work.image[w.rows[s.latents[i] * d + e]];
         image += value * value;
         value = 0.0f;
       }
@@ -209,7 +188,6 @@ void run(const GreedyArguments& a, const RowLists& lists) {
               tracker.follow(token.residual);
             }
             dependent += omp(token, tracker);
-            token.chains.remove(a.dictionary, token.support);
         }
       }
       token.write(first + t);
@@ -224,12 +202,31 @@ void refit(const GreedyArguments& a) {
   constexpr int64_t block = 16;
   for_each_part(a.threads, (a.x.batch + block - 1) / block, [&](int64_t part) {
     static thread_local Scratch scratch;
-    Token<D> token(a, scratch);
+    const Dictionary& w = a.dictionary;
+    Elimination support;
+    SupportWork work;
+    float* x;
+    support.stride = Elimination::stride_for(a.k);
+    Pieces pieces;
+    pieces.add(x, w.d_in);
+    pieces.add(support.latents, a.k);
+    pieces.add(support.coefficients, support.stride);
+    pieces.add(support.reduced, Elimination::size_for(a.k));
+    pieces.add(support.inverse, a.k);
+    pieces.add(support.right, support.stride);
+    work.add_to(pieces, w.d_in, w.degree, a.k);
+    pieces.place(scratch);
+    work.start(w.d_in);
     for (int64_t t = part * block; t < std::min(a.x.batch, (part + 1) * block); ++t) {
-      token.start(t);
-      dependent += token.warm(t);
-      token.chains.remove(a.dictionary, token.support);
-      token.write(t);
+      read_token(a.x, w.d_in, t, x);
+      int64_t total = 0;
+      for (int64_t i = t * a.warm; i < (t + 1) * a.warm; ++i)
+        if (a.warm_codes[i] != 0.0f) support.latents[total++] = static_cast<int32_t>(a.warm_indices[i]);
+      support.count = 0;
+      dependent += support.extend<D>(w, work, x, total);
+      support.solve();
+      write_codes(support.latents, support.coefficients, support.count, a.k, a.is_signed, a.indices + t * a.k,
+                  a.codes + t * a.k);
     }
   });
   *a.dependent = dependent.load();
@@ -242,7 +239,8 @@ void greedy(const GreedyArguments& a) {
     using D = decltype(degree);
     if (a.method == Greedy::refit) return refit<D>(a);
     static thread_local Scratch scratch;
-    const RowLists lists(a.dictionary, scratch);
+    const int64_t nobody = Tracker<D, true>::padded(a.dictionary.n_latents);
+    const RowLists lists(a.dictionary, static_cast<int32_t>(nobody), scratch);
     if (a.is_signed) return run<D, true>(a, lists);
     return run<D, false>(a, lists);
   });

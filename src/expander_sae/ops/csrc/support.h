@@ -15,107 +15,209 @@ inline float dot(const float* a, const float* b, int64_t count) {
   Vector16 total{};
   int64_t i = 0;
   for (; i + 16 <= count; i += 16) total += load_unaligned<Vector16>(a + i) * load_unaligned<Vector16>(b + i);
-  float sum = 0;
-  for (int t = 0; t < 16; ++t) sum += total[t];
+  float sum = sum_of(total);
   for (; i < count; ++i) sum += a[i] * b[i];
   return sum;
 }
 
-// Support columns with the packed Cholesky factor L of their Gram matrix.
+// Rows of the inverse are padded to whole vectors, and by one more: rows whose addresses agree in the low 12 bits would
+// wait for each other.
+inline int64_t stride_for(int64_t k) { return (k + 15) / 16 * 16 + 16; }
+
+// to[0..count) += factor * from[0..count), both padded to whole vectors.
+inline void add_scaled(float* to, float factor, const float* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += 16)
+    store_unaligned(to + i, load_unaligned<Vector16>(to + i) + factor * load_unaligned<Vector16>(from + i));
+}
+
+// Support columns, their least-squares coefficients z = argmin ||x - W_S z||, and the inverse of their Gram matrix. The
+// inverse, not a factor: a column that enters meets few others (most pairs share no row), and its products with a sparse
+// vector, like its update of rank one, are whole vectors with no chain of divisions between them.
 struct Support {
   int32_t* latents;     // [k]
-  float* factor;        // packed lower triangle, row t has t + 1 entries
-  float* projections;   // [k] L^-1 W_S^T x
-  float* coefficients;  // [k]
-  int64_t count;
+  float* inverse;       // [k, stride], zero beyond count
+  float* coefficients;  // [stride], zero beyond count
+  int64_t count, stride;
 
-  float* row(int64_t t) const { return factor + t * (t + 1) / 2; }
-  bool holds(int32_t latent) const { return std::find(latents, latents + count, latent) != latents + count; }
-
-  // Solves L^T z = z in place for the first `size` columns.
-  void back_substitute(float* z, int64_t size) const {
-    for (int64_t i = size - 1; i >= 0; --i) {
-      const float* above = row(i);
-      const float value = z[i] /= above[i];
-      for (int64_t p = 0; p < i; ++p) z[p] -= value * above[p];
-    }
+  float* row(int64_t i) const { return inverse + i * stride; }
+  bool holds(int32_t latent) const {
+    int32_t found = 0;
+    for (int64_t i = 0; i < count; ++i) found |= latents[i] == latent;
+    return found != 0;
+  }
+  void clear() {
+    count = 0;
+    std::fill(coefficients, coefficients + stride, 0.0f);
   }
 };
 
-// Which support columns touch a row: one chain per row. Two columns that share no row cost nothing, and most share none.
-// A thread has one, filled for one support at a time.
-struct RowChains {
-  int32_t* head;  // [d_in], -1 where no column touches the row; otherwise slot * degree + entry
-  int32_t* next;  // [k * degree]
+// What a thread needs to extend supports, filled for one support at a time.
+struct SupportWork {
+  int32_t* head;   // [d_in] which columns touch a row, as a chain: slot * degree + entry, or -1
+  int32_t* next;   // [k * degree]
+  float* gram;     // [stride] W_S^T w_j of the column in hand
+  float* along;    // [stride] u = G^-1 W_S^T w_j: w_j - W_S u is orthogonal to the support
+  float* image;    // [d_in] zero between calls
+  float distance;  // ||w_j - W_S u||^2
 
-  void start(int64_t d_in) { std::fill(head, head + d_in, -1); }
-  void add(const Dictionary& w, int32_t latent, int64_t slot) {
-    const uint16_t* rows = w.rows + latent * w.degree;
-    for (int64_t e = 0; e < w.degree; ++e) {
-      const int32_t id = static_cast<int32_t>(slot * w.degree + e);
-      next[id] = head[rows[e]];
-      head[rows[e]] = id;
+  void add_to(Pieces& pieces, int64_t d_in, int64_t degree, int64_t k) {
+    pieces.add(head, d_in);
+    pieces.add(next, k * degree);
+    pieces.add(gram, stride_for(k));
+    pieces.add(along, stride_for(k));
+    pieces.add(image, d_in);
+  }
+  void start(int64_t d_in) {
+    std::fill(head, head + d_in, -1);
+    std::fill(image, image + d_in, 0.0f);
+  }
+  // Chains the columns in slots [first, last).
+  void chain(const Dictionary& w, const int32_t* latents, int64_t first, int64_t last) {
+    for (int64_t slot = first; slot < last; ++slot) {
+      const uint16_t* rows = w.rows + latents[slot] * w.degree;
+      for (int64_t e = 0; e < w.degree; ++e) {
+        const int32_t id = static_cast<int32_t>(slot * w.degree + e);
+        next[id] = head[rows[e]];
+        head[rows[e]] = id;
+      }
     }
   }
-  void add(const Dictionary& w, const Support& s) {
-    for (int64_t slot = 0; slot < s.count; ++slot) add(w, s.latents[slot], slot);
-  }
-  void remove(const Dictionary& w, const Support& s) {
-    for (int64_t slot = 0; slot < s.count; ++slot) {
-      const uint16_t* rows = w.rows + s.latents[slot] * w.degree;
+  void unchain(const Dictionary& w, const int32_t* latents, int64_t count) {
+    for (int64_t slot = 0; slot < count; ++slot) {
+      const uint16_t* rows = w.rows + latents[slot] * w.degree;
       for (int64_t e = 0; e < w.degree; ++e) head[rows[e]] = -1;
     }
   }
 };
 
-// Adds column j with <w_j, x> = target, in O(t^2) at support size t, less where few columns share a row with j; false
-// where j is numerically in the span already.
+// image -= amount * w_j
+inline void subtract_column(const Dictionary& w, int64_t degree, int64_t j, float amount, float* image) {
+  const uint16_t* rows = w.rows + j * degree;
+  const float* values = w.values + j * degree;
+  for (int64_t e = 0; e < degree; ++e) image[rows[e]] -= amount * values[e];
+}
+
+// <w_j, vector>
 template <class D>
-bool append(const Dictionary& w, Support& s, RowChains& chains, int32_t j, float target) {
+float correlation_with(const Dictionary& w, int64_t j, const float* vector) {
   const int64_t d = D::of(w.degree);
   const uint16_t* rows = w.rows + j * d;
   const float* values = w.values + j * d;
-  float* row = s.row(s.count);
-  std::fill(row, row + s.count, 0.0f);
-  float own = 0;
-  int64_t first = s.count;  // L^-1 g is zero before the first column that shares a row with j
-  for (int64_t e = 0; e < d; ++e) {
-    own += values[e] * values[e];
-    for (int32_t id = chains.head[rows[e]]; id >= 0; id = chains.next[id]) {
-      const int64_t slot = id / d;
-      row[slot] += values[e] * w.values[s.latents[slot] * d + (id - slot * d)];
-      first = std::min(first, slot);
+  float sum = 0;
+  for (int64_t e = 0; e < d; ++e) sum = std::fma(values[e], vector[rows[e]], sum);
+  return sum;
+}
+
+// Adds G^-1 v to `to`, for v [count], zero up to the next whole vector.
+inline void add_solution(const Support& s, const float* v, float* to) {
+  for (int64_t first = 0; first < s.count; first += 16) {
+    const Vector16 part = load_unaligned<Vector16>(v + first);
+    uint32_t mask = greater_mask<16>(size_of(part), Vector16{});
+    for (; mask; mask &= mask - 1) {
+      const int64_t i = first + __builtin_ctz(mask);
+      add_scaled(to, v[i], s.row(i), s.count);
     }
   }
-  for (int64_t i = first; i < s.count; ++i) {
-    const float* above = s.row(i);
-    row[i] = (row[i] - dot(above + first, row + first, i - first)) / above[i];
+}
+
+// The inverse loses digits as columns come close to each other. Where it matters, u is improved against the columns
+// themselves, and the distance taken from the difference.
+template <class D>
+void improve_direction(const Dictionary& w, const Support& s, SupportWork& work, int32_t j) {
+  const int64_t d = D::of(w.degree);
+  for (int round = 0; round < 3; ++round) {
+    subtract_column(w, d, j, -1.0f, work.image);
+    for (int64_t i = 0; i < s.count; ++i) subtract_column(w, d, s.latents[i], work.along[i], work.image);
+    for (int64_t i = 0; i < s.count; ++i) work.gram[i] = correlation_with<D>(w, s.latents[i], work.image);
+    float square = 0;
+    auto take = [&](int64_t latent) {
+      for (int64_t e = 0; e < d; ++e) {
+        float& value = work.image[w.rows[latent * d + e]];
+        square += value * value;
+        value = 0.0f;  // each row once
+      }
+    };
+    take(j);
+    for (int64_t i = 0; i < s.count; ++i) take(s.latents[i]);
+    work.distance = square;
+    if (round < 2) add_solution(s, work.gram, work.along);
   }
-  const float pivot = own - dot(row + first, row + first, s.count - first);
-  if (!(pivot > smallest_pivot * own)) return false;
-  row[s.count] = std::sqrt(pivot);
-  s.projections[s.count] = (target - dot(row + first, s.projections + first, s.count - first)) / row[s.count];
-  s.coefficients[s.count] = 0.0f;
-  s.latents[s.count] = j;
-  chains.add(w, j, s.count++);
+}
+
+// Fills `work` for column j; false where it is numerically in the span already.
+template <class D>
+bool find_direction(const Dictionary& w, const Support& s, SupportWork& work, int32_t j) {
+  const int64_t d = D::of(w.degree), stride = (s.count + 15) / 16 * 16;
+  const uint16_t* rows = w.rows + j * d;
+  const float* values = w.values + j * d;
+  std::fill(work.gram, work.gram + stride, 0.0f);
+  std::fill(work.along, work.along + stride, 0.0f);
+  float own = 0;
+  for (int64_t e = 0; e < d; ++e) {
+    own += values[e] * values[e];
+    for (int32_t id = work.head[rows[e]]; id >= 0; id = work.next[id]) {
+      const int64_t slot = id / d;
+      work.gram[slot] += values[e] * w.values[s.latents[slot] * d + (id - slot * d)];
+    }
+  }
+  add_solution(s, work.gram, work.along);
+  work.distance = own - dot(work.gram, work.along, stride);
+  if (work.distance < 0.05f * own) improve_direction<D>(w, s, work, j);
+  return work.distance > smallest_pivot * own;
+}
+
+// Takes column j in: its coefficient becomes `amount`, the others' move by -amount * u. With u extended by -1 for j itself,
+// the inverse moves by u u^T / distance.
+inline void take_in(const Dictionary& w, Support& s, SupportWork& work, int32_t j, float amount) {
+  const int64_t t = s.count;
+  float* u = work.along;
+  if (t % 16 == 0) std::fill(u + t, u + t + 16, 0.0f);
+  u[t] = -1.0f;
+  std::fill(s.row(t), s.row(t) + s.stride, 0.0f);
+  const float scale = 1.0f / work.distance;
+  for (int64_t c = 0; c <= t; c += 16) {
+    const Vector16 part = scale * load_unaligned<Vector16>(u + c);
+    float* to = s.inverse + c;
+    for (int64_t i = 0; i <= t; ++i, to += s.stride) store_unaligned(to, load_unaligned<Vector16>(to) + u[i] * part);
+  }
+  add_scaled(s.coefficients, -amount, u, t + 1);
+  s.latents[t] = j;
+  work.chain(w, s.latents, t, t + 1);
+  s.count = t + 1;
+}
+
+// Adds column j with <w_j, x> = target to a support; false where it is numerically in the span already. The gram of
+// find_direction may have been overwritten, so the products with the coefficients are taken before.
+template <class D>
+bool append(const Dictionary& w, Support& s, SupportWork& work, int32_t j, float target) {
+  if (!find_direction<D>(w, s, work, j)) return false;
+  // <w_j, x - W_S z> for the exact z on S is <w_j - W_S u, x>.
+  float product = target;
+  const int64_t d = D::of(w.degree);
+  for (int64_t e = 0; e < d; ++e)
+    for (int32_t id = work.head[w.rows[j * d + e]]; id >= 0; id = work.next[id]) {
+      const int64_t slot = id / d;
+      product -= w.values[j * d + e] * w.values[s.latents[slot] * d + (id - slot * d)] * s.coefficients[slot];
+    }
+  take_in(w, s, work, j, product / work.distance);
   return true;
 }
 
 // Codes by falling size (value when not signed), then latent; unused slots are zero on the lowest free latents.
 inline void write_codes(const int32_t* latents, const float* coefficients, int64_t count, int64_t k, bool is_signed,
                         int64_t* indices, float* codes) {
-  static thread_local std::vector<int32_t> order;
-  order.clear();
-  for (int32_t i = 0; i < count; ++i)
-    if (coefficients[i] != 0.0f) order.push_back(i);
-  auto size = [&](int32_t i) { return is_signed ? std::fabs(coefficients[i]) : coefficients[i]; };
-  std::sort(order.begin(), order.end(), [&](int32_t left, int32_t right) {
-    return size(left) != size(right) ? size(left) > size(right) : latents[left] < latents[right];
-  });
+  static thread_local std::vector<float> size;
+  size.clear();
+  for (int64_t i = 0; i < count; ++i) size.push_back(is_signed ? std::fabs(coefficients[i]) : coefficients[i]);
   int64_t filled = 0;
-  for (int32_t i : order) {
-    indices[filled] = latents[i];
-    codes[filled++] = coefficients[i];
+  for (int64_t i = 0; i < count; ++i) {
+    if (coefficients[i] == 0.0f) continue;
+    int32_t before = 0;  // quadratic, but whole vectors
+    for (int64_t p = 0; p < count; ++p)
+      before += (coefficients[p] != 0.0f) & ((size[p] > size[i]) | ((size[p] == size[i]) & (latents[p] < latents[i])));
+    indices[before] = latents[i];
+    codes[before] = coefficients[i];
+    ++filled;
   }
   const int64_t used = filled;
   for (int64_t latent = 0; filled < k; ++latent)

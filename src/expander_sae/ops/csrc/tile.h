@@ -30,7 +30,7 @@ void with_degree(int64_t degree, Run&& run) {
 
 // Pre-activations of latent j for a tile of Q vectors.
 template <int lanes, int Q, class D>
-inline void pre_activations(const Dictionary& w, const float* bias, const Vector<lanes>* tile, int64_t j,
+[[gnu::always_inline]] inline void pre_activations(const Dictionary& w, const float* bias, const Vector<lanes>* tile, int64_t j,
                             Vector<lanes>* sum) {
   const int64_t degree = D::of(w.degree);
   const uint16_t* rows = w.rows + j * degree;

@@ -8,50 +8,64 @@
 #include <algorithm>
 #include <cmath>
 
+#include "support.h"
 #include "tile.h"
 
 namespace expander::ISA {
 
-// Per row the columns that touch it.
+// Per row the columns that touch it, each list padded to a multiple of 8 with a column that does not exist.
 struct RowLists {
-  int64_t* start;    // [d_in + 1]
-  int32_t* latents;  // [n_latents * degree]
-  float* values;     // [n_latents * degree]
+  int64_t* start;    // [d_in + 1], multiples of 8
+  int32_t* latents;  // [start[d_in]]
+  float* values;     // [start[d_in]], zero in the padding
   float column_sum;  // largest sum of |values| of a column
-  double length;     // mean length of the list a random non-zero lies in
 
-  RowLists(const Dictionary& w, Scratch& scratch) {
-    const int64_t d = w.degree, size = w.n_latents * d;
+  RowLists(const Dictionary& w, int32_t nobody, Scratch& scratch) {
+    const int64_t d = w.degree, most = w.n_latents * d + 7 * w.d_in;
+    int64_t* end;
     Pieces pieces;
     pieces.add(start, w.d_in + 1);
-    pieces.add(latents, size);
-    pieces.add(values, size);
+    pieces.add(end, w.d_in);
+    pieces.add(latents, most);
+    pieces.add(values, most);
     pieces.place(scratch);
-    std::fill(start, start + w.d_in + 1, 0);
+    std::fill(end, end + w.d_in, 0);
     column_sum = 0;
     for (int64_t j = 0; j < w.n_latents; ++j) {
       float sum = 0;
       for (int64_t e = 0; e < d; ++e) {
         sum += std::fabs(w.values[j * d + e]);
-        ++start[w.rows[j * d + e] + 1];
+        ++end[w.rows[j * d + e]];
       }
       column_sum = std::max(column_sum, sum);
     }
-    length = 0;
+    start[0] = 0;
     for (int64_t i = 0; i < w.d_in; ++i) {
-      length += static_cast<double>(start[i + 1]) * static_cast<double>(start[i + 1]) / static_cast<double>(size);
-      start[i + 1] += start[i];
+      start[i + 1] = start[i] + (end[i] + 7) / 8 * 8;
+      std::fill(latents + start[i] + end[i], latents + start[i + 1], nobody);
+      std::fill(values + start[i] + end[i], values + start[i + 1], 0.0f);
+      end[i] = start[i];
     }
     for (int64_t j = 0; j < w.n_latents; ++j)
       for (int64_t e = 0; e < d; ++e) {
-        const int64_t at = start[w.rows[j * d + e]]++;
+        const int64_t at = end[w.rows[j * d + e]]++;
         latents[at] = static_cast<int32_t>(j);
         values[at] = w.values[j * d + e];
       }
-    for (int64_t i = w.d_in; i > 0; --i) start[i] = start[i - 1];
-    start[0] = 0;
   }
 };
+
+// to[latents[p]] += change * values[p] for p in [0, count), a multiple of 8; the latents are distinct, padding apart. Eight
+// loads go before eight stores: the column that was just picked is in every list walked, and a load right behind a store
+// to the same place waits. (Gather and scatter instructions wait longer still.)
+[[gnu::always_inline]] inline void scatter_add(float* to, float change, const int32_t* latents, const float* values, int64_t count) {
+  for (int64_t p = 0; p < count; p += 8) {
+    float sum[8];
+    for (int i = 0; i < 8; ++i) sum[i] = to[latents[p + i]];
+    for (int i = 0; i < 8; ++i) sum[i] += change * values[p + i];
+    for (int i = 0; i < 8; ++i) to[latents[p + i]] = sum[i];
+  }
+}
 
 struct Best {
   float score, correlation;
@@ -62,15 +76,18 @@ template <class D, bool absolute>
 class Tracker {
  public:
   static constexpr int64_t superblock = 256;
-  static constexpr float waiting = 0.03f;  // of the largest correlation: how wrong a tracked one may be
+  static constexpr float waiting = 0.03f;  // how wrong a tracked correlation may be, of the largest
+
+  static int64_t padded(int64_t n_latents) { return (n_latents + superblock - 1) / superblock * superblock; }
 
   Tracker(const Dictionary& w, const RowLists& lists, Scratch& scratch)
-      : w_(w), lists_(lists), padded_((w.n_latents + superblock - 1) / superblock * superblock) {
+      : w_(w), lists_(lists), padded_(padded(w.n_latents)), stride_(padded_ + 16) {
     Pieces pieces;
-    pieces.add(all_, 16 * padded_);
+    pieces.add(all_, 16 * stride_);
     pieces.add(peaks_, padded_ / superblock);
     pieces.add(tile_, w.d_in);
     pieces.add(seen_, w.d_in);
+    pieces.add(changed_, w.d_in);
     pieces.add(token_, w.d_in);
     pieces.place(scratch);
   }
@@ -86,13 +103,14 @@ class Tracker {
         else
           block[j] = Vector16{};
       transpose16(block);
-      for (int t = 0; t < count; ++t) store_unaligned(all_ + t * padded_ + j0, block[t]);
+      for (int t = 0; t < count; ++t) store_unaligned(all_ + t * stride_ + j0, block[t]);
     }
   }
 
   // Turns to token t of the tile, whose residual is x now.
   void turn_to(int t, const float* x, float norm) {
-    now_ = all_ + t * padded_;
+    now_ = all_ + t * stride_;
+    std::fill(now_ + padded_, now_ + stride_, 0.0f);
     std::copy(x, x + w_.d_in, seen_);
     rounding_ = 1e-5f * norm;
     off_ = rounding_;
@@ -104,15 +122,21 @@ class Tracker {
     const float wait = waiting * largest_ / lists_.column_sum;
     off_ = wait * lists_.column_sum + rounding_;
     const Vector16 limit = broadcast<16>(wait);
-    int64_t i = 0;
+    int64_t count = 0, i = 0;
     for (; i + 16 <= w_.d_in; i += 16) {
       const Vector16 change = load_unaligned<Vector16>(seen_ + i) - load_unaligned<Vector16>(residual + i);
-      const Vector16 size = change < 0 ? -change : change;
-      for (uint32_t mask = greater_mask<16>(size, limit); mask; mask &= mask - 1)
-        walk(i + __builtin_ctz(mask), residual);
+      for (uint32_t mask = greater_mask<16>(size_of(change), limit); mask; mask &= mask - 1)
+        note(i + __builtin_ctz(mask), count);
     }
     for (; i < w_.d_in; ++i)
-      if (std::fabs(seen_[i] - residual[i]) > wait) walk(i, residual);
+      if (std::fabs(seen_[i] - residual[i]) > wait) note(i, count);
+    for (int64_t r = 0; r < count; ++r) walk(changed_[r], residual);
+  }
+
+  // The same where only these rows changed: all of them are taken over, so that nothing waits.
+  void follow(const float* residual, const uint16_t* rows, int64_t count) {
+    off_ = rounding_;
+    for (int64_t r = 0; r < count; ++r) walk(rows[r], residual);
   }
 
   // The column with the largest score, its correlation with the residual computed afresh; ties to the lower latent.
@@ -120,16 +144,13 @@ class Tracker {
     const Vector16* scores = reinterpret_cast<const Vector16*>(now_);
     Vector16 top{};
     for (int64_t b = 0; b < padded_ / superblock; ++b) {
-      Vector16 high = score(scores[b * 16]);
-      for (int i = 1; i < 16; ++i) {
-        const Vector16 value = score(scores[b * 16 + i]);
-        high = value > high ? value : high;
-      }
-      peaks_[b] = high;
-      top = high > top ? high : top;
+      Vector16 high[4] = {};
+      for (int i = 0; i < 16; i += 4)
+        for (int q = 0; q < 4; ++q) high[q] = larger(high[q], score(scores[b * 16 + i + q]));
+      peaks_[b] = larger(larger(high[0], high[1]), larger(high[2], high[3]));
+      top = larger(top, peaks_[b]);
     }
-    largest_ = 0;
-    for (int t = 0; t < 16; ++t) largest_ = std::max(largest_, top[t]);
+    largest_ = largest_of(top);
     const Vector16 near = broadcast<16>(largest_ - 2.0f * off_);
     Best found{0, 0, -1};
     for (int64_t b = 0; b < padded_ / superblock; ++b) {
@@ -148,45 +169,45 @@ class Tracker {
     return found;
   }
 
-  // <w_j, residual>
-  float correlation(int64_t j, const float* residual) const {
-    const int64_t d = D::of(w_.degree);
-    const uint16_t* rows = w_.rows + j * d;
-    const float* values = w_.values + j * d;
-    float sum = 0;
-    for (int64_t e = 0; e < d; ++e) sum = std::fma(values[e], residual[rows[e]], sum);
-    return sum;
-  }
-
  private:
   static Vector16 score(const Vector16& value) {
-    if constexpr (absolute) return value < 0 ? -value : value;
+    if constexpr (absolute) return size_of(value);
     return value;
   }
 
   void look_at(int64_t j, const float* residual, Best& found) {
     if (j >= w_.n_latents) return;
-    const float value = correlation(j, residual);
+    const float value = correlation_with<D>(w_, j, residual);
     const float size = absolute ? std::fabs(value) : value;
     if (size > found.score || (size == found.score && found.latent > j))
       found = {size, value, static_cast<int32_t>(j)};
   }
 
-  void walk(int64_t i, const float* residual) {
-    const float change = seen_[i] - residual[i];
-    const int32_t* latents = lists_.latents;
-    const float* values = lists_.values;
-    for (int64_t p = lists_.start[i], stop = lists_.start[i + 1]; p < stop; ++p) now_[latents[p]] -= change * values[p];
-    seen_[i] = residual[i];
+  void walk(int64_t row, const float* residual) {
+    const int64_t first = lists_.start[row];
+    scatter_add(now_, residual[row] - seen_[row], lists_.latents + first, lists_.values + first,
+                lists_.start[row + 1] - first);
+    seen_[row] = residual[row];
+  }
+
+  // Rows are collected before they are walked, their lists on the way to the cache meanwhile.
+  void note(int64_t row, int64_t& count) {
+    changed_[count++] = static_cast<int32_t>(row);
+    const int64_t first = lists_.start[row];
+    for (int64_t p = first; p < first + 64; p += 16) {
+      __builtin_prefetch(lists_.latents + p);
+      __builtin_prefetch(lists_.values + p);
+    }
   }
 
   const Dictionary& w_;
   const RowLists& lists_;
-  int64_t padded_;
-  float* all_;        // [16, padded]
+  int64_t padded_, stride_;  // one vector more than padded, for the padding of the lists
+  float* all_;        // [16, stride]
   Vector16* peaks_;   // [padded / superblock]
   Vector16* tile_;    // [d_in]
   float* seen_;       // [d_in] the residual the tracked correlations belong to
+  int32_t* changed_;  // [d_in] rows to walk
   float* token_;      // [d_in]
   float* now_ = nullptr;
   float off_ = 0, rounding_ = 0, largest_ = 0;

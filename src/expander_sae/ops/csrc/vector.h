@@ -39,6 +39,45 @@ inline void store_unaligned(float* to, const V& value) {
   std::memcpy(to, &value, sizeof(V));
 }
 
+// |a| and the larger of a and b, lane by lane. A comparison and a blend would do, but wait for each other.
+inline Vector16 size_of(const Vector16& a) {
+  typedef int32_t I __attribute__((vector_size(64)));
+  return (Vector16)((I)a & 0x7fffffff);
+}
+inline Vector16 larger(const Vector16& a, const Vector16& b) {
+#if defined(__AVX512F__)
+  return (Vector16)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  __m256 a2[2], b2[2];
+  std::memcpy(a2, &a, 64);
+  std::memcpy(b2, &b, 64);
+  a2[0] = _mm256_max_ps(a2[0], b2[0]);
+  a2[1] = _mm256_max_ps(a2[1], b2[1]);
+  Vector16 result;
+  std::memcpy(&result, a2, 64);
+  return result;
+#else
+  return a > b ? a : b;
+#endif
+}
+
+// Sum of the lanes, as a tree.
+inline float sum_of(const Vector16& a) {
+  float part[16];
+  std::memcpy(part, &a, 64);
+  for (int step = 8; step; step /= 2)
+    for (int t = 0; t < step; ++t) part[t] += part[t + step];
+  return part[0];
+}
+
+inline float largest_of(const Vector16& a) {
+  float part[16];
+  std::memcpy(part, &a, 64);
+  for (int step = 8; step; step /= 2)
+    for (int t = 0; t < step; ++t) part[t] = part[t] > part[t + step] ? part[t] : part[t + step];
+  return part[0];
+}
+
 // Bit t is set where a[t] > b[t].
 template <int lanes>
 inline uint32_t greater_mask(const Vector<lanes>& a, const Vector<lanes>& b) {
