@@ -1,4 +1,4 @@
-"""Draw docs/figures/cpu.svg from benchmarks/results/cpu.csv: cost against size and against degree.
+"""Draw docs/figures/cpu.svg from benchmarks/results/cpu.csv: cost against size, degree and batch, and the ceilings.
 
 python benchmarks/figures.py
 """
@@ -26,7 +26,7 @@ def main() -> None:
     with open(HERE / "results" / "cpu.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     plt.rcParams.update({"svg.hashsalt": "cpu", "axes.spines.top": False, "axes.spines.right": False})
-    figure, (size, degree) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, ((size, degree), (batch, share)) = plt.subplots(2, 2, figsize=(10, 8), layout="constrained")
     lines = (
         ("dense encode float32", "dense encode", "#D55E00", "s--"),
         ("dense step", "dense step", "#E69F00", "s:"),
@@ -55,6 +55,36 @@ def main() -> None:
     for axis in (size.xaxis, degree.xaxis, degree.yaxis):
         axis.set_minor_formatter(NullFormatter())
     degree.legend(frameon=False, fontsize=8)
+    for d_in, n_latents in shapes:
+        points = sorted(
+            (int(row["call"].split()[1]), float(row["us_per_token"]))
+            for row in rows
+            if row["call"].startswith("batch") and (int(row["d_in"]), int(row["n_latents"])) == (d_in, n_latents)
+        )
+        if points:
+            batch.plot(*zip(*points, strict=True), "o-", label=f"{d_in} x {n_latents}", markersize=4)
+    batch.set(
+        xscale="log", yscale="log", xlabel="tokens per call", ylabel="µs per token", title="encode, degree 7, by batch"
+    )
+    batch.legend(frameon=False, fontsize=8)
+    bars = (
+        ("dense encode float32", "dense encode", "#D55E00"),
+        ("encode d=7", "encode, degree 7", "#0072B2"),
+        ("no push d=7", "the same without TopK", "#56B4E9"),
+        ("encode d=64", "encode, degree 64", "#009E73"),
+    )
+    for number, (call, name, color) in enumerate(bars):
+        found = of(rows, call)
+        x = [place + 0.2 * number for place in range(len(found))]
+        share.bar(x, [100 * float(row["share_of_arithmetic"]) for row in found], 0.2, color=color, label=name)
+    share.set_xticks([place + 0.3 for place in range(len(of(rows, "encode d=7")))])
+    share.set_xticklabels([f"{row['d_in']} x\n{row['n_latents']}" for row in of(rows, "encode d=7")], fontsize=8)
+    peak = rows[0]
+    share.set(
+        ylabel=f"% of a matrix product's {float(peak['ceiling_arithmetic']):,.0f} GFLOP/s",
+        title="multiply-adds against the ceiling",
+    )
+    share.legend(frameon=False, fontsize=8)
     figure.suptitle(f"{rows[0]['cpu']}, {rows[0]['threads']} threads, k = {rows[0]['k']}", fontsize=10)
     out = HERE.parent / "docs" / "figures" / "cpu.svg"
     figure.savefig(out, metadata={"Date": None})

@@ -53,6 +53,7 @@ SHAPES = (
     Shape("Qwen2.5-3B, Llama-3.2-1B, 16x", 2048, 32768, 64),
 )
 DEGREES = (4, 7, 16, 32, 64)
+BATCHES = (1, 4, 16, 64, 256, 1024, 4096)
 BATCH = 1024
 
 
@@ -124,8 +125,56 @@ def step_calls(shape: Shape, degree: int | None) -> dict[str, tuple[Callable[[],
     return {name: (lambda: member.step(5, x), batch)}
 
 
+def ceilings() -> dict[str, float]:
+    """What this machine does at best, in one process with everything else: multiply-adds by matrix product, and memory.
+
+    `arithmetic` in GFLOP/s: a float32 matrix product of 2048 squared, the highest rate of any code here. `memory` in
+    GB/s: the sum of 256 MB, read once.
+    """
+    a, large = torch.randn(2048, 2048), torch.ones(2**26)
+    best = paired({"product": (lambda: a @ a, 1), "sum": (large.sum, 1)}, 5)
+    return {
+        "arithmetic": 2 * 2048**3 / min(best["product"]) / 1e3,
+        "memory": large.numel() * 4 / min(best["sum"]) / 1e3,
+    }
+
+
+def shares(row: dict, peak: dict[str, float]) -> dict[str, float | str]:
+    """How near an encode comes to both ceilings: its multiply-adds, and the least it must move through memory."""
+    name = row["call"]
+    if not name.startswith(("encode", "no push", "dense encode", "batch")):
+        return {"gflop_per_s": "", "share_of_arithmetic": "", "share_of_memory": ""}
+    width = row["d_in"] if name.startswith("dense") else int(name.partition("d=")[2].partition(" ")[0])
+    batch = int(name.partition("batch ")[2].partition(" ")[0] or BATCH)
+    # x and the codes once per token, the dictionary once per call.
+    moved = 4 * row["d_in"] + 12 * K + (6 if width < row["d_in"] else 4) * width * row["n_latents"] / batch
+    rate = 2 * width * row["n_latents"] / row["us_per_token"] / 1e3
+    return {
+        "gflop_per_s": rate,
+        "share_of_arithmetic": rate / peak["arithmetic"],
+        "share_of_memory": moved / row["us_per_token"] / 1e3 / peak["memory"],
+    }
+
+
+def batch_calls(shape: Shape) -> dict[str, tuple[Callable[[], object], int]]:
+    """Encode at batches from one token to thousands; small ones several times over, for the clock to see."""
+    mask = make_mask(d_in=shape.d_in, n_latents=shape.n_latents, degree=7, seed=0)
+    rows = torch.tensor(mask.rows.astype("uint16"))
+    values = torch.nn.functional.normalize(torch.randn(shape.n_latents, 7), dim=1)
+
+    def encode(batch: int, times: int) -> Callable[[], object]:
+        x = activations(batch, shape.d_in)
+        return lambda: [native.forward(x, rows, values, K, None, None, False) for _ in range(times)]
+
+    plan = {batch: max(1, 256 // batch) for batch in BATCHES}
+    return {f"batch {batch} d=7": (encode(batch, times), batch * times) for batch, times in plan.items()}
+
+
 def measure(shapes: tuple[Shape, ...], degrees: tuple[int, ...], repeats: int, say: Console) -> Iterator[dict]:
     """One row per shape and call."""
+    peak = ceilings()
+    for kind, unit in (("arithmetic", "GFLOP/s"), ("memory", "GB/s")):
+        say.print(f"ceiling: {peak[kind]:,.0f} {unit} {kind}", highlight=False)
     for shape in shapes:
         calls = dense_encode_calls(shape)
         for degree in degrees:
@@ -139,11 +188,12 @@ def measure(shapes: tuple[Shape, ...], degrees: tuple[int, ...], repeats: int, s
             kind: min((f"{kind} float32", f"{kind} bfloat16"), key=lambda name: median(encode[name]))
             for kind in ("dense encode", "dense one token")
         }
-        for name, times in (encode | step).items():
+        sweep = paired(batch_calls(shape), max(3, repeats // 2)) if shape in (SHAPES[0], SHAPES[-1]) else {}
+        for name, times in (encode | step | sweep).items():
             kind = "dense one token" if "one token" in name else "dense encode"
             base = step["dense step"] if "step" in name else encode[faster[kind]]
             ratios = [other / own for own, other in zip(times, base, strict=False)]
-            yield {
+            row = {
                 "model": shape.name,
                 "d_in": shape.d_in,
                 "n_latents": shape.n_latents,
@@ -157,6 +207,7 @@ def measure(shapes: tuple[Shape, ...], degrees: tuple[int, ...], repeats: int, s
                 "ratio_max": max(ratios),
                 "repeats": len(times),
             }
+            yield row | shares(row, peak) | {f"ceiling_{kind}": value for kind, value in peak.items()}
         say.print(f"{shape.name}: done", highlight=False)
 
 
