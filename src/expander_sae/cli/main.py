@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from expander_sae.cli import certify, demo, doctor, encode, evaluate, frontier, harvest, offline, train
+from expander_sae.cli import certify, convert, demo, doctor, encode, evaluate, frontier, harvest, offline, train
 from expander_sae.records import ExpanderSaeError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("frontier")(frontier.frontier)
 app.command("encode")(encode.encode)
 app.command("offline")(offline.offline)
+app.command("convert")(convert.convert)
 app.command("certify")(certify.certify)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)

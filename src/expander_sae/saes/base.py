@@ -163,11 +163,15 @@ class AbstractSae(nn.Module, ABC):
             self.b_enc.div_(self.input_scale)
         self.input_scale.fill_(1.0)
 
-    def save(self, folder: str | Path) -> Path:
-        """Write `config.json` and `sae.safetensors`; see `expander_sae.saes.checkpoint`."""
+    def save(self, folder: str | Path, *, values: str = "float32") -> Path:
+        """Write `config.json` and `sae.safetensors`, the dictionary's values in float32, float16, bfloat16 or int8.
+
+        Raises:
+            ExpanderSaeError: as in `expander_sae.saes.save_sae`.
+        """
         from .checkpoint import save_sae  # checkpoint imports this file
 
-        return save_sae(self, folder)
+        return save_sae(self, folder, values=values)
 
 
 def check_sizes(d_in: int, n_latents: int, k: int) -> None:

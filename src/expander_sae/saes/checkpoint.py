@@ -19,41 +19,71 @@ from .expander import ExpanderSae
 FORMAT = "expander-sae"
 VERSION = 1
 CONFIG, ARRAYS = "config.json", "sae.safetensors"
+PRECISIONS = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "int8": torch.int8,
+}
+"""How dictionary values can be stored. int8 needs no scales: 127 stands for the largest value of a column, and columns
+have unit length. An encoder of its own has no unit columns, so there int8 is refused; biases stay float32."""
 
 
-def save_sae(sae: AbstractSae, folder: str | Path) -> Path:
+def save_sae(sae: AbstractSae, folder: str | Path, *, values: str = "float32") -> Path:
     """Write the SAE into `folder`, its input scale folded away (the SAE in memory is not changed).
 
     The mask is stored as its seed; as rows, in the smallest integer type, where no seed can make it again. The arrays
     are
     written first and the config, which holds their hash, last: a folder with a config is whole.
 
+    Args:
+        sae: what to save.
+        folder: made if need be.
+        values: the type of the dictionary's values on disk, one of `PRECISIONS`; they are float32 again when read.
+
     Raises:
-        ExpanderSaeError: a learned number is not finite, or the folder cannot be written.
+        ExpanderSaeError: a learned number is not finite, no such type, or the folder cannot be written.
     """
     folder = Path(folder)
+    if values not in PRECISIONS:
+        raise ExpanderSaeError(f"expected values as one of {', '.join(PRECISIONS)}; got {values!r}")
     if float(sae.input_scale) != 1.0:
         folded = copy.deepcopy(sae)
         folded.fold_input_scale()
-        path = save_sae(folded, folder)
+        path = save_sae(folded, folder, values=values)
         sae.folder = path
         return path
     arrays = sae.arrays()
     for name, array in arrays.items():
         if array.is_floating_point() and not bool(torch.isfinite(array).all()):
             raise ExpanderSaeError(f"expected finite numbers to save; {name} holds NaN or infinity (a diverged run)")
+    arrays |= {name: _rounded(arrays[name], values, name) for name in ("values", "encoder") if name in arrays}
     with write_atomically(folder / ARRAYS) as temporary:
         save_file({name: array.cpu().contiguous() for name, array in arrays.items()}, temporary)
     config = {
         "format": FORMAT,
         "version": VERSION,
         **sae.describe(),
+        "values": values,
         "arrays_sha256": sha256_file(folder / ARRAYS),
         "metadata": sae.metadata,
     }
     write_json(folder / CONFIG, config)
     sae.folder = folder
     return folder
+
+
+def _rounded(array: Tensor, precision: str, name: str) -> Tensor:
+    """An array [n_latents, degree] as it is stored."""
+    if precision != "int8":
+        return array.to(PRECISIONS[precision])
+    if name != "values":
+        raise ExpanderSaeError(
+            "expected values as float32, float16 or bfloat16 for an SAE with an encoder of its own; got 'int8', which "
+            "stores directions only"
+        )
+    largest = array.abs().amax(1, keepdim=True).clamp_min(torch.finfo(array.dtype).tiny)
+    return (array * (127 / largest)).round().to(torch.int8)
 
 
 def load_sae(folder: str | Path) -> AbstractSae:
@@ -94,7 +124,7 @@ def load_sae(folder: str | Path) -> AbstractSae:
         sae = _build(config, arrays)
     except (KeyError, TypeError) as error:
         raise ExpanderSaeError(f"{folder / CONFIG} lacks or garbles a field: {error}") from error
-    _fill(sae, arrays, path)
+    _fill(sae, arrays, path, config.get("values", "float32"))
     sae.metadata = dict(config.get("metadata") or {})
     sae.folder = folder
     return sae.eval()
@@ -135,15 +165,18 @@ def _mask(config: dict[str, Any], arrays: dict[str, Tensor]) -> Mask:
 
 
 @torch.no_grad()
-def _fill(sae: AbstractSae, arrays: dict[str, Tensor], path: Path) -> None:
+def _fill(sae: AbstractSae, arrays: dict[str, Tensor], path: Path, precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise ExpanderSaeError(f"expected values as one of {', '.join(PRECISIONS)} beside {path}; got {precision!r}")
     wanted = sae.arrays()
     if set(wanted) != set(arrays):
         raise ExpanderSaeError(f"expected arrays {sorted(wanted)} in {path}; got {sorted(arrays)}")
     for name, like in wanted.items():
         array = arrays[name]
-        if array.shape != like.shape or array.dtype != like.dtype:
+        dtype = PRECISIONS[precision] if name in ("values", "encoder") else like.dtype
+        if array.shape != like.shape or array.dtype != dtype:
             raise ExpanderSaeError(
-                f"expected {name} as {like.dtype} {list(like.shape)} in {path}; got {array.dtype} {list(array.shape)}"
+                f"expected {name} as {dtype} {list(like.shape)} in {path}; got {array.dtype} {list(array.shape)}"
             )
         if array.is_floating_point() and not bool(torch.isfinite(array).all()):
             raise ExpanderSaeError(f"expected finite numbers; {name} in {path} holds NaN or infinity")
