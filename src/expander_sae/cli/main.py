@@ -6,7 +6,19 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from expander_sae.cli import certify, convert, demo, doctor, encode, evaluate, frontier, harvest, offline, train
+from expander_sae.cli import (
+    amortise,
+    certify,
+    convert,
+    demo,
+    doctor,
+    encode,
+    evaluate,
+    frontier,
+    harvest,
+    offline,
+    train,
+)
 from expander_sae.records import ExpanderSaeError
 
 app = typer.Typer(
@@ -20,6 +32,7 @@ app.command("harvest")(harvest.harvest)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("frontier")(frontier.frontier)
+app.command("amortise")(amortise.amortise)
 app.command("encode")(encode.encode)
 app.command("offline")(offline.offline)
 app.command("convert")(convert.convert)

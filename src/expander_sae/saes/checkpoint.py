@@ -144,7 +144,8 @@ def _build(config: dict[str, Any], arrays: dict[str, Tensor]) -> AbstractSae:
         return DenseTopKSae(**shared, tied=config["tied"])
     if config["kind"] != ExpanderSae.kind:
         raise ExpanderSaeError(f"expected kind 'expander' or 'dense'; got {config['kind']!r}")
-    return ExpanderSae(**shared, degree=config["degree"], mask=_mask(config, arrays))
+    tied = config.get("tied", True)  # older folders do not say: there was no other kind
+    return ExpanderSae(**shared, degree=config["degree"], mask=_mask(config, arrays), tied=tied)
 
 
 def _mask(config: dict[str, Any], arrays: dict[str, Tensor]) -> Mask:

@@ -17,7 +17,8 @@ class ExpanderSae(AbstractSae):
     """TopK SAE with a sparse tied dictionary W [d_in, n_latents], `degree` learned values per unit-norm column.
 
     `h = TopK_k(relu(W^T (x - b_dec) + b_enc))`, `x_hat = W h + b_dec`; without the ReLU when `signed`
-    (arXiv 2607.01799). It learns `degree * n_latents + d_in` numbers (plus n_latents with `latent_bias`).
+    (arXiv 2607.01799). It learns `degree * n_latents + d_in` numbers (plus n_latents with `latent_bias`, plus
+    `degree * n_latents` when not `tied`).
 
     Args:
         d_in: length of an activation.
@@ -32,6 +33,7 @@ class ExpanderSae(AbstractSae):
         unused;
             `signed` picks columns by absolute correlation, otherwise by positive correlation).
         mask: use this mask instead of making one.
+        tied: the encoder is the decoder; otherwise it has values of its own on the same rows, which start there.
 
     Raises:
         ExpanderSaeError: impossible sizes, or a mask of other sizes.
@@ -61,6 +63,7 @@ class ExpanderSae(AbstractSae):
         latent_bias: bool = False,
         stages: int = 0,
         mask: Mask | None = None,
+        tied: bool = True,
     ) -> None:
         super().__init__()
         check_sizes(d_in, n_latents, k)
@@ -72,11 +75,13 @@ class ExpanderSae(AbstractSae):
                 f"got {(mask.d_in, mask.n_latents, mask.degree)}"
             )
         self.d_in, self.n_latents, self.degree, self.k = d_in, n_latents, degree, k
-        self.signed, self.seed, self.mask = signed, seed, mask
+        self.signed, self.seed, self.mask, self.tied = signed, seed, mask, tied
         self.stages = check_stages(stages, k)
         self.metadata, self.folder = {}, None
         generator = torch.Generator().manual_seed(seed)
         self.columns = UnitColumns(torch.randn(n_latents, degree, generator=generator) / degree**0.5)
+        with torch.no_grad():
+            self.encoder = None if tied else nn.Parameter(self.columns().clone())
         self.b_dec = nn.Parameter(torch.zeros(d_in))
         self.b_enc = nn.Parameter(torch.zeros(n_latents)) if latent_bias else None
         self.register_buffer("input_scale", torch.tensor(1.0))
@@ -107,28 +112,32 @@ class ExpanderSae(AbstractSae):
         return self.columns()
 
     def dictionary(self) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        """(rows, values, None): the encoder is the decoder."""
-        return self.rows, self.values, None
+        """(rows, values, encoder values or None when tied)."""
+        return self.rows, self.values, self.encoder
 
     def sub_dictionary(self, latents: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]:
-        """(rows, values, None, bias) of the chosen latents."""
+        """(rows, values, encoder or None, bias) of the chosen latents."""
         bias = self.latent_bias()
+        encoder = None if self.encoder is None else self.encoder[latents]
         # torch cannot index uint16 tensors; the bits are the same as int16's.
         rows = (
             self.rows.view(torch.int16)[latents].view(torch.uint16)
             if self.rows.dtype == torch.uint16
             else self.rows[latents]
         )
-        return rows, self.values[latents], None, None if bias is None else bias[latents]
+        return rows, self.values[latents], encoder, None if bias is None else bias[latents]
 
     @torch.no_grad()
     def point_latent(self, latent: int, direction: Tensor) -> bool:
-        """Point a column at direction [d_in] restricted to its rows; its latent bias goes to zero."""
+        """Point a column, and its encoder if it has one, at direction [d_in] restricted to its rows; its latent bias
+        goes to zero."""
         wanted = direction[self.rows[latent].long()]
         norm = wanted.norm()
         if not norm > 0:
             return False
         self.columns.raw[latent] = wanted / norm
+        if self.encoder is not None:
+            self.encoder[latent] = wanted / norm
         if self.b_enc is not None:
             self.b_enc[latent] = 0.0
         return True
@@ -145,6 +154,7 @@ class ExpanderSae(AbstractSae):
             "n_latents": self.n_latents,
             "degree": self.degree,
             "k": self.k,
+            "tied": self.tied,
             "signed": self.signed,
             "latent_bias": self.b_enc is not None,
             "stages": self.stages,
@@ -158,8 +168,10 @@ class ExpanderSae(AbstractSae):
 
     @torch.no_grad()
     def arrays(self) -> dict[str, Tensor]:
-        """`values` [n_latents, degree], `b_dec`, maybe `b_enc`, and `rows` where no seed can make them."""
+        """`values` [n_latents, degree], `b_dec`, maybe `encoder`, `b_enc`, and `rows` where no seed can make them."""
         arrays = {"values": self.values.detach().contiguous(), "b_dec": self.b_dec.detach()}
+        if self.encoder is not None:
+            arrays["encoder"] = self.encoder.detach()
         if self.b_enc is not None:
             arrays["b_enc"] = self.b_enc.detach()
         if self.mask.seed is None:

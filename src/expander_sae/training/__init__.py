@@ -1,7 +1,16 @@
 """Training: many SAEs over one pass of the activations."""
 
+from .amortise import amortisation_loss, with_own_encoder
 from .batches import StoreBatches
 from .config import PRESETS, TrainConfig, paper_sae_options
 from .loop import train
 
-__all__ = ["PRESETS", "StoreBatches", "TrainConfig", "paper_sae_options", "train"]
+__all__ = [
+    "PRESETS",
+    "StoreBatches",
+    "TrainConfig",
+    "amortisation_loss",
+    "paper_sae_options",
+    "train",
+    "with_own_encoder",
+]

@@ -59,6 +59,9 @@ class TrainConfig:
     """Share of the steps after which the mask stays as it is, so that the values can settle."""
     rewire_row_cap: float | None = None
     """No row gets more columns than this many times the mean; None: no bound."""
+    amortise: bool = False
+    """Train only the encoder of an Expander SAE that has its own, towards the codes that pursuit in its `stages` finds;
+    the dictionary stays as it is."""
     seed: int = 0
     """Order of the activations and resampling; initial values have their own seed."""
     statistics_tokens: int = 65_536

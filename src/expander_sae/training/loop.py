@@ -14,8 +14,9 @@ from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError, write_json
 from expander_sae.records.results import TrainingRecord
-from expander_sae.saes import AbstractSae, InputStatistics, input_statistics
+from expander_sae.saes import AbstractSae, ExpanderSae, InputStatistics, input_statistics
 
+from .amortise import EncoderMember
 from .checkpointing import CHECKPOINT, fingerprint, load_checkpoint, save_checkpoint, truncate_metrics
 from .config import TrainConfig
 from .member import Member
@@ -82,7 +83,7 @@ def train(
     _check(saes, sample)
     statistics = input_statistics(sample)
     largest_norm = _largest_norm(sample, config)
-    members = [Member(name, sae, config, statistics) for name, sae in saes.items()]
+    members = [_member(name, sae, config, statistics) for name, sae in saes.items()]
     description = {
         "config": config.to_dict(),
         "saes": {name: sae.describe() for name, sae in saes.items()},
@@ -98,6 +99,14 @@ def train(
             run.save()
             raise
     return _finish(run, statistics, description)
+
+
+def _member(name: str, sae: AbstractSae, config: TrainConfig, statistics: InputStatistics) -> Member:
+    if not config.amortise:
+        return Member(name, sae, config, statistics)
+    if not isinstance(sae, ExpanderSae):
+        raise ExpanderSaeError(f"expected an Expander SAE to amortise; {name!r} is {sae.kind}")
+    return EncoderMember(name, sae, config, statistics)
 
 
 def _check(saes: Mapping[str, AbstractSae], sample: Tensor) -> None:

@@ -54,16 +54,9 @@ class Member:
         if revive:
             assert out.residual is not None
             loss = loss + config.aux_coefficient * auxiliary_loss(sae, x, out.residual, dead, self.aux_k)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        gradient_norm = torch.nn.utils.clip_grad_norm_(sae.parameters(), config.clip, foreach=True)
-        if not bool(torch.isfinite(gradient_norm)):
-            self.diverged = True  # before the step: the parameters are still the last finite ones
+        self.descend(step, loss)
+        if self.diverged:
             return
-        rate = learning_rate(config, step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
         self.history.update(out.fired, x.shape[0])
         if config.resample_every > 0:
             self.history.count(out.codes)
@@ -75,18 +68,30 @@ class Member:
             assert isinstance(sae, ExpanderSae)
             moves = plan_moves(sae, out.codes, out.residual, config.rewire_entries, config.rewire_row_cap)
             self.moved += apply_moves(sae, moves, self.optimizer)
-        self.last = {
-            "loss": float(loss.detach()),
-            "fvu": float(fvu),
-            "dead_fraction": dead.numel() / sae.n_latents,
-            "gradient_norm": float(gradient_norm),
-            "learning_rate": rate,
-        } | ({"moved_entries": self.moved} if self.moved else {})
+        self.last |= {"loss": float(loss.detach()), "fvu": float(fvu), "dead_fraction": dead.numel() / sae.n_latents}
+        if self.moved:
+            self.last["moved_entries"] = self.moved
+
+    def descend(self, step: int, loss: Tensor) -> None:
+        """Backward, clip, one step of Adam; a gradient that is not finite stops this SAE for good."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.clip, foreach=True)
+        if not bool(torch.isfinite(gradient_norm)):
+            self.diverged = True  # before the step: the parameters are still the last finite ones
+            return
+        rate = learning_rate(self.config, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.last = {"gradient_norm": float(gradient_norm), "learning_rate": rate}
 
     def _rewires(self, step: int) -> bool:
         config = self.config
         due = config.rewire_every > 0 and (step + 1) % config.rewire_every == 0
-        able = isinstance(self.sae, ExpanderSae) and self.sae.stages > 0
+        # An encoder of its own would have to move with the dictionary: teach it once the rows are settled.
+        able = isinstance(self.sae, ExpanderSae) and self.sae.stages > 0 and self.sae.tied
         return due and able and step < config.rewire_until * config.steps
 
     def state_dict(self) -> dict[str, Any]:

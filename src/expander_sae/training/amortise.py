@@ -1,0 +1,120 @@
+"""An encoder of its own for a trained dictionary, taught what pursuit finds."""
+
+import torch
+from torch import Tensor
+
+from expander_sae.graphs import mask_from_rows
+from expander_sae.ops import Codes, encode_topk
+from expander_sae.records import ExpanderSaeError
+from expander_sae.saes import ExpanderSae, Inference, InputStatistics
+
+from .config import TrainConfig
+from .member import Member
+
+
+def with_own_encoder(sae: ExpanderSae) -> ExpanderSae:
+    """A copy of a trained SAE whose encoder has its own values and bias, starting at the decoder's and at zero.
+
+    Raises:
+        ExpanderSaeError: it is signed (its encoder never picks what pursuit finds with a negative code), has no pursuit
+            to learn from, or has an encoder already.
+
+    Example:
+        >>> sae = ExpanderSae(d_in=64, n_latents=512, degree=4, k=8, stages=4)
+        >>> with_own_encoder(sae).learned_values() - sae.learned_values()
+        2560
+    """
+    if not isinstance(sae, ExpanderSae) or sae.signed or not sae.stages or not sae.tied:
+        raise ExpanderSaeError(
+            "expected a tied Expander SAE that is not signed and encodes by pursuit; got "
+            f"{sae.kind}, tied {getattr(sae, 'tied', True)}, signed {sae.signed}, stages {sae.stages}"
+        )
+    copy = ExpanderSae(
+        d_in=sae.d_in,
+        n_latents=sae.n_latents,
+        degree=sae.degree,
+        k=sae.k,
+        seed=sae.seed,
+        latent_bias=True,
+        stages=sae.stages,
+        mask=sae.mask if sae.mask.seed is not None else mask_from_rows(sae.mask.rows, d_in=sae.d_in),
+        tied=False,
+    )
+    assert copy.encoder is not None
+    with torch.no_grad():
+        copy.columns.raw.copy_(sae.values)
+        copy.encoder.copy_(sae.values)
+        copy.b_dec.copy_(sae.b_dec)
+        copy.input_scale.copy_(sae.input_scale)
+    copy.metadata = dict(sae.metadata)
+    return copy
+
+
+def amortisation_loss(sae: ExpanderSae, x: Tensor, target: Codes) -> Tensor:
+    """Squared error of the pre-activations against pursuit's codes h, relative to h.
+
+    `(sum_{j in S} (p_j - h_j)^2 + sum_{j in T - S} relu(p_j)^2) / sum h^2` with p = E^T (x - b_dec) + b_enc, S the
+    support of pursuit and T what the encoder itself would pick; every other latent is left alone, so it costs
+    O(k * degree) a token.
+
+    Args:
+        sae: has its own encoder and a latent bias.
+        x: [batch, d_in].
+        target: pursuit's codes.
+    """
+    assert sae.encoder is not None
+    bias = sae.latent_bias()
+    assert bias is not None
+    centered = x - sae.center().detach()
+    with torch.no_grad():
+        own = encode_topk(centered, sae.rows, sae.encoder.detach(), sae.k, bias=bias.detach()).indices
+        new = ~(own[:, :, None] == target.indices[:, None, :]).any(2)
+    indices = torch.cat([target.indices, own], 1)
+    rows = sae.rows.view(torch.int16)[indices].long() & 0xFFFF if sae.rows.dtype == torch.uint16 else sae.rows[indices]
+    seen = centered.gather(1, rows.flatten(1)).view(*rows.shape)
+    pre = (sae.encoder[indices] * seen).sum(2) + bias[indices]
+    inside, outside = pre.split([target.indices.shape[1], own.shape[1]], dim=1)
+    error = (inside - target.values).square().sum() + (outside.relu() * new).square().sum()
+    return error / target.values.square().sum().clamp_min(1e-30)
+
+
+class EncoderMember(Member):
+    """Trains the encoder of one SAE and leaves its dictionary alone."""
+
+    def __init__(self, name: str, sae: ExpanderSae, config: TrainConfig, statistics: InputStatistics) -> None:
+        if not isinstance(sae, ExpanderSae) or sae.encoder is None or sae.b_enc is None or not sae.stages:
+            raise ExpanderSaeError(
+                f"expected {name!r} to have an encoder of its own to amortise; see `with_own_encoder`"
+            )
+        dictionary = sae.columns.raw.detach().clone(), sae.center().detach().clone()
+        super().__init__(name, sae, config, statistics)
+        with torch.no_grad():  # back from what a new SAE starts with
+            sae.columns.raw.copy_(dictionary[0])
+            sae.b_dec.copy_(dictionary[1] * sae.input_scale)
+        self.optimizer = torch.optim.Adam(
+            [sae.encoder, sae.b_enc], lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True
+        )
+
+    def step(self, step: int, x: Tensor) -> None:
+        """One optimiser step of the encoder on x [batch, d_in]."""
+        if self.diverged:
+            return
+        sae = self.sae
+        assert isinstance(sae, ExpanderSae)
+        with torch.no_grad():
+            target = sae.encode(x, inference=Inference.of_stages(sae.stages))
+        loss = amortisation_loss(sae, x, target)
+        if not bool(torch.isfinite(loss)):
+            self.diverged = True
+            return
+        with torch.no_grad():
+            own = sae.encode(x, inference="encoder")
+            fvu = (x - sae.decode(own)).square().sum() / (x.shape[0] * self.variance)
+        self.descend(step, loss)
+        if self.diverged:
+            return
+        fired = torch.zeros(sae.n_latents, dtype=torch.bool)
+        fired[own.indices[own.values != 0]] = True
+        self.history.update(fired, x.shape[0])
+        dead = self.history.dead(self.config.dead_after_tokens)
+        self.last |= {"loss": float(loss.detach()), "fvu": float(fvu), "dead_fraction": dead.numel() / sae.n_latents}

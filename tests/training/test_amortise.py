@@ -1,0 +1,95 @@
+import pytest
+import torch
+from memory_source import MemorySource
+from test_rewire import CONFIG, block_activations, fvu, sae_with_stages
+
+from expander_sae.ops import Codes
+from expander_sae.records import ExpanderSaeError
+from expander_sae.saes import DenseTopKSae, ExpanderSae, load_sae
+from expander_sae.training import TrainConfig, amortisation_loss, train, with_own_encoder
+
+AMORTISE = TrainConfig(**(CONFIG.to_dict() | {"amortise": True, "aux_coefficient": 0.0, "tokens": 256 * 120}))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    train({"sae": sae_with_stages()}, MemorySource(block_activations()), CONFIG, folder=folder, progress=False)
+    return load_sae(folder / "sae")
+
+
+def test_the_encoder_learns_what_pursuit_finds_and_the_dictionary_stays(trained, tmp_path):
+    x = block_activations()
+    train({"sae": with_own_encoder(trained)}, MemorySource(x), AMORTISE, folder=tmp_path, progress=False)
+    sae = load_sae(tmp_path / "sae")
+    torch.testing.assert_close(sae.values, trained.values, rtol=0, atol=1e-6)
+    torch.testing.assert_close(sae.b_dec, trained.b_dec, rtol=1e-4, atol=1e-5)
+    assert sae.learned_values() == trained.learned_values() + 256 * 6 + 256
+    assert fvu(sae.read_by("encoder"), x) < 0.5 * fvu(trained.read_by("encoder"), x)
+    assert fvu(sae.read_by("refit"), x) < fvu(trained.read_by("refit"), x)
+    assert fvu(sae, x) == pytest.approx(fvu(trained, x), rel=1e-4)  # pursuit reads the dictionary alone
+
+
+def test_interrupted_training_of_an_encoder_ends_the_same(trained, tmp_path):
+    x = block_activations()
+    train({"sae": with_own_encoder(trained)}, MemorySource(x), AMORTISE, folder=tmp_path / "a", progress=False)
+    source = MemorySource(x)
+    source.interrupt_at = 50
+    with pytest.raises(KeyboardInterrupt):
+        train({"sae": with_own_encoder(trained)}, source, AMORTISE, folder=tmp_path / "b", progress=False)
+    train({"sae": with_own_encoder(trained)}, MemorySource(x), AMORTISE, folder=tmp_path / "b", progress=False)
+    one, other = (load_sae(tmp_path / name / "sae") for name in "ab")
+    assert torch.equal(one.encoder, other.encoder)
+    assert torch.equal(one.b_enc, other.b_enc)
+
+
+def test_the_loss_is_its_formula():
+    torch.manual_seed(0)
+    sae = with_own_encoder(sae_with_stages())
+    x = torch.randn(5, 48)
+    with torch.no_grad():
+        sae.encoder += 0.1 * torch.randn_like(sae.encoder)
+        sae.b_enc.normal_(std=0.1)
+    target = sae.encode(x)
+    wide = torch.zeros(256, 48).scatter(1, sae.rows.long(), sae.encoder.detach())
+    pre = (x - sae.center()) @ wide.T + sae.b_enc
+    wanted = torch.zeros_like(pre).scatter(1, target.indices, target.values)
+    inside = torch.zeros_like(pre).scatter(1, target.indices, 1.0).bool()
+    own = sae.encode(x, inference="encoder").indices
+    outside = torch.zeros_like(pre).scatter(1, own, 1.0).bool() & ~inside
+    error = ((pre - wanted).square() * inside).sum() + (pre.relu().square() * outside).sum()
+    loss = amortisation_loss(sae, x, Codes(target.indices, target.values))
+    torch.testing.assert_close(loss, error / target.values.square().sum(), rtol=1e-5, atol=1e-6)
+    loss.backward()
+    assert sae.encoder.grad.abs().sum() > 0
+    assert sae.columns.raw.grad is None
+
+
+def test_an_sae_with_its_own_encoder_trains_and_comes_back(tmp_path):
+    x = block_activations()
+    sae = ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, tied=False, latent_bias=True)
+    train({"sae": sae}, MemorySource(x), CONFIG, folder=tmp_path, progress=False)
+    again = load_sae(tmp_path / "sae")
+    assert again.tied is False
+    assert not torch.equal(again.encoder, again.values)
+    assert torch.equal(again.encode(x[:20]).indices, sae.encode(x[:20]).indices)
+
+
+@pytest.mark.parametrize(
+    "sae",
+    [
+        DenseTopKSae(d_in=48, n_latents=60, k=8, stages=2),
+        ExpanderSae(d_in=48, n_latents=60, degree=4, k=8),
+        ExpanderSae(d_in=48, n_latents=60, degree=4, k=8, stages=2, signed=True),
+        ExpanderSae(d_in=48, n_latents=60, degree=4, k=8, stages=2, tied=False),
+    ],
+    ids=["dense", "one-shot", "signed", "untied"],
+)
+def test_what_cannot_be_amortised_is_an_error(sae):
+    with pytest.raises(ExpanderSaeError, match="expected a tied Expander SAE"):
+        with_own_encoder(sae)
+
+
+def test_a_tied_sae_cannot_be_trained_towards_pursuit(tmp_path):
+    with pytest.raises(ExpanderSaeError, match="encoder of its own"):
+        train({"sae": sae_with_stages()}, MemorySource(block_activations()), AMORTISE, folder=tmp_path, progress=False)
