@@ -84,7 +84,8 @@ def main() -> None:
         ylabel=f"% of a matrix product's {float(peak['ceiling_arithmetic']):,.0f} GFLOP/s",
         title="multiply-adds against the ceiling",
     )
-    share.legend(frameon=False, fontsize=8)
+    share.set_ylim(0, 95)
+    share.legend(frameon=False, fontsize=8, ncols=2, loc="upper center")
     figure.suptitle(f"{rows[0]['cpu']}, {rows[0]['threads']} threads, k = {rows[0]['k']}", fontsize=10)
     out = HERE.parent / "docs" / "figures" / "cpu.svg"
     figure.savefig(out, metadata={"Date": None})
