@@ -258,6 +258,7 @@ int64_t greedy(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& rows
   require(warm_indices.has_value() == warm_codes.has_value(), "a warm start is indices and codes");
   require(warm_indices || a.method != Greedy::refit, "refit needs a warm start");
   a.warm = warm_indices ? extent(*warm_indices, 1) : 0;
+  require(a.warm <= k, "a warm start has at most k columns");
   a.warm_indices = data_or_null(warm_indices, a.x.batch * a.warm);
   a.warm_codes = data_or_null(warm_codes, a.x.batch * a.warm);
   a.indices = indices.data();

@@ -21,7 +21,7 @@ class Pursuit {
   Pursuit(const BlockOmpArguments& a, Scratch& scratch, Scratch& scan_scratch)
       : a_(a), w_(a.dictionary),
         scan_(w_, nullptr, a.block, a.block == 1 ? SamplePlan{} : plan_sample(w_.n_latents, a.block), scan_scratch) {
-    const int64_t stride = Elimination::stride_for(a.k), size = Elimination::size_for(a.k);
+    const int64_t stride = stride_for(a.k), size = Elimination::size_for(a.k);
     Pieces pieces;
     pieces.add(x_, width * w_.d_in);
     pieces.add(latents_, width * a.k);

@@ -15,7 +15,6 @@ struct Elimination {
   float* right;         // [stride] the reduced right-hand side
   int64_t count, stride;
 
-  static int64_t stride_for(int64_t k) { return (k + 15) / 16 * 16 + 16; }
   static int64_t offset(int64_t i, int64_t stride) {
     const int64_t b = i / 16;
     return 16 * (b * stride - 8 * b * (b - 1)) + (i - 16 * b) * (stride - 16 * b);

@@ -206,7 +206,7 @@ void refit(const GreedyArguments& a) {
     Elimination support;
     SupportWork work;
     float* x;
-    support.stride = Elimination::stride_for(a.k);
+    support.stride = stride_for(a.k);
     Pieces pieces;
     pieces.add(x, w.d_in);
     pieces.add(support.latents, a.k);

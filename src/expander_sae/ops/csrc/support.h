@@ -186,13 +186,12 @@ inline void take_in(const Dictionary& w, Support& s, SupportWork& work, int32_t 
   s.count = t + 1;
 }
 
-// Adds column j with <w_j, x> = target to a support; false where it is numerically in the span already. The gram of
-// find_direction may have been overwritten, so the products with the coefficients are taken before.
+// Adds column j with <w_j, x> = target to a support; false where it is numerically in the span already. (find_direction may
+// have overwritten its products with the other columns, so they are found again.)
 template <class D>
 bool append(const Dictionary& w, Support& s, SupportWork& work, int32_t j, float target) {
   if (!find_direction<D>(w, s, work, j)) return false;
-  // <w_j, x - W_S z> for the exact z on S is <w_j - W_S u, x>.
-  float product = target;
+  float product = target;  // less <w_j, W_S z>
   const int64_t d = D::of(w.degree);
   for (int64_t e = 0; e < d; ++e)
     for (int32_t id = work.head[w.rows[j * d + e]]; id >= 0; id = work.next[id]) {
