@@ -62,9 +62,9 @@ def pursue(
         warm_start: for "omp" and "refit", codes [batch, at most k] whose non-zero slots start the support ("refit": are
             the support), larger ones first where columns depend on each other.
         steps: for "mp" and "gradient" the picks (k if None), for "cosamp" and "niht" the most iterations (50 if None).
-        backend: "auto", "native" (`ops.block_omp` on the C++ core: "omp" and "refit" from an empty support, float32) or
-            "reference" (batched PyTorch, any device). "auto" takes "native" for sparse dictionaries only, because its
-            dense way gives dependent columns a ridge where every other way skips them.
+        backend: "auto", "native" (the C++ core, float32, sparse dictionaries: "omp", "mp", "gradient" and "refit"; with
+            block > 1 only from an empty support) or "reference" (batched PyTorch, any device). "auto" takes "native"
+            where it can.
 
     Returns:
         Codes [batch, k] by falling size (falling value unless signed); unused slots are zero, on the lowest free
