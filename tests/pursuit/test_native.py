@@ -6,7 +6,7 @@ from instances import sparse, tokens
 
 from expander_sae.ops import Codes, encode_topk
 from expander_sae.ops.backends import native_core
-from expander_sae.pursuit import Dictionary, pursue
+from expander_sae.pursuit import Dictionary, native, pursue
 
 pytestmark = pytest.mark.skipif(native_core() is None, reason="the C++ core is not built")
 
@@ -16,7 +16,10 @@ SHAPES = [(40, 64, 500, 6, 12), (17, 33, 200, 4, 7), (5, 128, 3000, 7, 40), (70,
 
 
 def both(x, dictionary, k, method, **options):
-    return [pursue(x, dictionary, k, method, backend=backend, **options) for backend in ("native", "reference")]
+    """Codes of the core's one-at-a-time pursuit, whatever `pursue` would choose, and of the definition."""
+    unset = {"signed": True, "tolerance": 0.0, "center": None, "warm_start": None, "steps": None}
+    tracked = native.greedy(x, dictionary, k, method, **(unset | options))
+    return [tracked, pursue(x, dictionary, k, method, backend="reference", **options)]
 
 
 def same_share(got, want):
@@ -51,17 +54,17 @@ def test_crowded_rows_and_correlated_tokens_change_nothing(method):
 @pytest.mark.parametrize("steps", [3, 60])
 def test_steps(method, steps):
     x, dictionary = tokens(30, 40, dtype=torch.float32), sparse(300, 40, 5, dtype=torch.float32)
-    native, plain = both(x, dictionary, 8, method, steps=steps)
-    assert same_share(native, plain) > 0.85
-    assert ((native.values != 0).sum(1) <= min(8, steps)).all()
+    tracked, plain = both(x, dictionary, 8, method, steps=steps)
+    assert same_share(tracked, plain) > 0.85
+    assert ((tracked.values != 0).sum(1) <= min(8, steps)).all()
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_each_token_stops_at_the_tolerance(method):
     x, dictionary = tokens(30, 40, dtype=torch.float32), sparse(300, 40, 5, dtype=torch.float32)
-    native, plain = both(x, dictionary, 30, method, tolerance=0.4)
-    assert torch.equal((native.values != 0).sum(1), (plain.values != 0).sum(1))
-    assert (native.values != 0).sum(1).max() < 30
+    tracked, plain = both(x, dictionary, 30, method, tolerance=0.4)
+    assert torch.equal((tracked.values != 0).sum(1), (plain.values != 0).sum(1))
+    assert (tracked.values != 0).sum(1).max() < 30
 
 
 @pytest.mark.parametrize("method", ["omp", "refit"])
@@ -79,15 +82,15 @@ def test_zeros_duplicates_and_a_batch_of_one(method):
     x = tokens(5, 24, dtype=torch.float32)
     x[2] = 0
     x[3] = 2 * torch.zeros(24).scatter(0, dictionary.rows[7], dictionary.values[7])
-    native, plain = both(x, twice, 6, method)
-    assert native.values[2].tolist() == [0.0] * 6
-    assert native.indices[2].tolist() == [0, 1, 2, 3, 4, 5]
-    assert native.indices[3, 0] == 7
-    assert native.values[3, 0] == pytest.approx(2)
-    assert (native.indices[native.values != 0] < 60).all()  # the lower of two equal columns
-    assert same_share(native, plain) == 1
+    tracked, plain = both(x, twice, 6, method)
+    assert tracked.values[2].tolist() == [0.0] * 6
+    assert tracked.indices[2].tolist() == [0, 1, 2, 3, 4, 5]
+    assert tracked.indices[3, 0] == 7
+    assert tracked.values[3, 0] == pytest.approx(2)
+    assert (tracked.indices[tracked.values != 0] < 60).all()  # the lower of two equal columns
+    assert same_share(tracked, plain) == 1
     alone = pursue(x[:1], twice, 6, method, backend="native")
-    assert torch.equal(alone.indices, native.indices[:1])
+    assert torch.equal(alone.indices, tracked.indices[:1])
     assert pursue(x[:0], twice, 6, method, backend="native").indices.shape == (0, 6)
 
 
@@ -124,3 +127,14 @@ def test_a_warm_start_outside_the_dictionary_is_refused():
     start = Codes(torch.full((3, 2), 30), torch.ones(3, 2))
     with pytest.raises(ExpanderSaeError, match="not below n_latents"):
         pursue(x, dictionary, 4, warm_start=start)
+
+
+def test_omp_is_tracked_where_lists_are_short_and_scanned_where_they_are_long():
+    assert native.tracking_pays(sparse(4000, 512, 7, dtype=torch.float32))
+    assert not native.tracking_pays(sparse(1000, 64, 20, dtype=torch.float32))
+    crowded = Dictionary(torch.arange(7).repeat(4000, 1), torch.ones(4000, 7) / 7**0.5, 512)
+    assert not native.tracking_pays(crowded)
+    x, dictionary = tokens(20, 64, dtype=torch.float32), sparse(1000, 64, 20, dtype=torch.float32)
+    scanned = pursue(x, dictionary, 8, backend="native")
+    for found in both(x, dictionary, 8, "omp"):
+        assert same_share(found, scanned) > 0.9

@@ -89,7 +89,7 @@ def pursue(
     if method == "refit" and warm_start is None:
         method, block = "omp", k
     if _backend(backend, method, block, x, source, warm_start) == "native":
-        if block == 1:
+        if block == 1 and (method != "omp" or warm_start is not None or native.tracking_pays(source)):
             return native.greedy(
                 x,
                 source,
