@@ -55,10 +55,10 @@ def test_the_loss_is_its_formula():
     pre = (x - sae.center()) @ wide.T + sae.b_enc
     wanted = torch.zeros_like(pre).scatter(1, target.indices, target.values)
     inside = torch.zeros_like(pre).scatter(1, target.indices, 1.0).bool()
-    own = sae.encode(x, inference="encoder").indices
-    outside = torch.zeros_like(pre).scatter(1, own, 1.0).bool() & ~inside
+    own = Codes(*(part.detach() for part in sae.encode(x, inference="encoder")))
+    outside = torch.zeros_like(pre).scatter(1, own.indices, 1.0).bool() & ~inside
     error = ((pre - wanted).square() * inside).sum() + (pre.relu().square() * outside).sum()
-    loss = amortisation_loss(sae, x, Codes(target.indices, target.values))
+    loss = amortisation_loss(sae, x, Codes(target.indices, target.values), own)
     torch.testing.assert_close(loss, error / target.values.square().sum(), rtol=1e-5, atol=1e-6)
     loss.backward()
     assert sae.encoder.grad.abs().sum() > 0

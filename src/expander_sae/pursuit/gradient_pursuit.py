@@ -1,14 +1,12 @@
 """Gradient pursuit: a steepest-descent step on the support instead of a least-squares solve; batched over tokens."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from expander_sae.ops import Codes
 
-from .dictionary import Dictionary, correlate, decode, repeated_columns
-from .selection import SMALLEST_SCORE, largest, pack, score
+from .dictionary import Dictionary, decode
+from .greedy import Pick, greedy
 from .support import Slots
 
 
@@ -43,25 +41,12 @@ def gradient_pursuit(
         >>> gradient_pursuit(torch.tensor([[3.0, 0.0, 0.0]]), as_dictionary(torch.eye(3)), 1).values
         tensor([[3.]])
     """
-    norm = x.norm(dim=1)
-    repeated = repeated_columns(dictionary, signed=signed)
-    slots = Slots(x.shape[0], k, x.device)
-    coefficients = x.new_zeros(x.shape[0], k)
-    residual, alive = x, norm > 0
-    for _ in range(k if steps is None else steps):
-        alive &= residual.norm(dim=1) > tolerance * norm
-        if not bool(alive.any()):
-            break
-        correlations = correlate(residual, dictionary)
-        scores = score(correlations, signed).masked_fill(repeated, -math.inf)
-        slots.restrict(scores)
-        found, picked = largest(scores, 1)
-        alive &= found[:, 0] > SMALLEST_SCORE * norm
-        slots.place(picked[:, 0], alive)
-        gradient = correlations.gather(1, slots.indices) * (slots.used & alive[:, None])
+
+    def move(pick: Pick, slots: Slots, coefficients: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        gradient = pick.correlations.gather(1, slots.indices) * (slots.used & pick.alive[:, None])
         image = decode(dictionary, slots.indices, gradient)
         length = gradient.square().sum(1) / image.square().sum(1)
-        step = torch.where(alive, length, 0.0)[:, None]
-        coefficients = coefficients + step * gradient
-        residual = residual - step * image
-    return pack(slots.indices, coefficients, k, dictionary.n_latents, signed=signed)
+        step = torch.where(pick.alive, length, 0.0)[:, None]
+        return coefficients + step * gradient, residual - step * image
+
+    return greedy(x, dictionary, k, move, signed=signed, tolerance=tolerance, steps=steps)

@@ -1,14 +1,12 @@
 """Matching pursuit; batched over tokens."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from expander_sae.ops import Codes
 
-from .dictionary import Dictionary, columns, correlate, repeated_columns
-from .selection import SMALLEST_SCORE, largest, pack, score
+from .dictionary import Dictionary, columns
+from .greedy import Pick, greedy
 from .support import Slots
 
 
@@ -43,24 +41,14 @@ def matching_pursuit(
         >>> matching_pursuit(torch.tensor([[3.0, 0.0, -4.0]]), as_dictionary(torch.eye(3)), 2)
         Codes(indices=tensor([[2, 0]]), values=tensor([[-4.,  3.]]))
     """
-    norm = x.norm(dim=1)
     square_norms = dictionary.values.square().sum(1)
-    repeated = repeated_columns(dictionary, signed=signed)
-    slots = Slots(x.shape[0], k, x.device)
-    coefficients = x.new_zeros(x.shape[0], k)
-    residual, alive = x, norm > 0
-    for _ in range(k if steps is None else steps):
-        alive &= residual.norm(dim=1) > tolerance * norm
-        if not bool(alive.any()):
-            break
-        correlations = correlate(residual, dictionary)
-        scores = score(correlations, signed).masked_fill(repeated, -math.inf)
-        slots.restrict(scores)
-        found, picked = largest(scores, 1)
-        alive &= found[:, 0] > SMALLEST_SCORE * norm
-        slot = slots.place(picked[:, 0], alive)[:, None]
-        amount = correlations.gather(1, picked) / square_norms[picked] * alive[:, None]
-        coefficients.scatter_add_(1, slot, torch.where(alive[:, None], amount, 0.0))
-        column = columns(dictionary, picked[:, 0], x.dtype)
-        residual = torch.where(alive[:, None], residual - amount * column, residual)
-    return pack(slots.indices, coefficients, k, dictionary.n_latents, signed=signed)
+
+    def move(pick: Pick, slots: Slots, coefficients: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        alive = pick.alive[:, None]
+        latents = pick.latents[:, None]
+        amount = torch.where(alive, pick.correlations.gather(1, latents) / square_norms[latents], 0.0)
+        column = columns(dictionary, pick.latents, x.dtype)
+        coefficients = coefficients.scatter_add(1, pick.slot[:, None], amount)
+        return coefficients, torch.where(alive, residual - amount * column, residual)
+
+    return greedy(x, dictionary, k, move, signed=signed, tolerance=tolerance, steps=steps)

@@ -119,13 +119,14 @@ class ExpanderSae(AbstractSae):
         """(rows, values, encoder or None, bias) of the chosen latents."""
         bias = self.latent_bias()
         encoder = None if self.encoder is None else self.encoder[latents]
+        return self.rows_of(latents), self.values[latents], encoder, None if bias is None else bias[latents]
+
+    def rows_of(self, latents: Tensor) -> Tensor:
+        """Rows of some latents [..., degree], in the kernels' own integer type."""
+        if self.rows.dtype != torch.uint16:
+            return self.rows[latents]
         # torch cannot index uint16 tensors; the bits are the same as int16's.
-        rows = (
-            self.rows.view(torch.int16)[latents].view(torch.uint16)
-            if self.rows.dtype == torch.uint16
-            else self.rows[latents]
-        )
-        return rows, self.values[latents], encoder, None if bias is None else bias[latents]
+        return self.rows.view(torch.int16)[latents].view(torch.uint16)
 
     @torch.no_grad()
     def point_latent(self, latent: int, direction: Tensor) -> bool:

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from expander_sae.graphs import mask_from_rows
-from expander_sae.ops import Codes, encode_topk
+from expander_sae.ops import Codes
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import ExpanderSae, Inference, InputStatistics
 
@@ -37,7 +36,7 @@ def with_own_encoder(sae: ExpanderSae) -> ExpanderSae:
         seed=sae.seed,
         latent_bias=True,
         stages=sae.stages,
-        mask=sae.mask if sae.mask.seed is not None else mask_from_rows(sae.mask.rows, d_in=sae.d_in),
+        mask=sae.mask,
         tied=False,
     )
     assert copy.encoder is not None
@@ -50,7 +49,7 @@ def with_own_encoder(sae: ExpanderSae) -> ExpanderSae:
     return copy
 
 
-def amortisation_loss(sae: ExpanderSae, x: Tensor, target: Codes) -> Tensor:
+def amortisation_loss(sae: ExpanderSae, x: Tensor, target: Codes, own: Codes) -> Tensor:
     """Squared error of the pre-activations against pursuit's codes h, relative to h.
 
     `(sum_{j in S} (p_j - h_j)^2 + sum_{j in T - S} relu(p_j)^2) / sum h^2` with p = E^T (x - b_dec) + b_enc, S the
@@ -61,19 +60,18 @@ def amortisation_loss(sae: ExpanderSae, x: Tensor, target: Codes) -> Tensor:
         sae: has its own encoder and a latent bias.
         x: [batch, d_in].
         target: pursuit's codes.
+        own: the encoder's.
     """
     assert sae.encoder is not None
     bias = sae.latent_bias()
     assert bias is not None
     centered = x - sae.center().detach()
-    with torch.no_grad():
-        own = encode_topk(centered, sae.rows, sae.encoder.detach(), sae.k, bias=bias.detach()).indices
-        new = ~(own[:, :, None] == target.indices[:, None, :]).any(2)
-    indices = torch.cat([target.indices, own], 1)
-    rows = sae.rows.view(torch.int16)[indices].long() & 0xFFFF if sae.rows.dtype == torch.uint16 else sae.rows[indices]
+    new = ~(own.indices[:, :, None] == target.indices[:, None, :]).any(2)
+    indices = torch.cat([target.indices, own.indices], 1)
+    rows = sae.rows_of(indices).long()
     seen = centered.gather(1, rows.flatten(1)).view(*rows.shape)
     pre = (sae.encoder[indices] * seen).sum(2) + bias[indices]
-    inside, outside = pre.split([target.indices.shape[1], own.shape[1]], dim=1)
+    inside, outside = pre.split([target.indices.shape[1], own.indices.shape[1]], dim=1)
     error = (inside - target.values).square().sum() + (outside.relu() * new).square().sum()
     return error / target.values.square().sum().clamp_min(1e-30)
 
@@ -86,11 +84,10 @@ class EncoderMember(Member):
             raise ExpanderSaeError(
                 f"expected {name!r} to have an encoder of its own to amortise; see `with_own_encoder`"
             )
-        dictionary = sae.columns.raw.detach().clone(), sae.center().detach().clone()
+        center = sae.center().detach().clone()
         super().__init__(name, sae, config, statistics)
-        with torch.no_grad():  # back from what a new SAE starts with
-            sae.columns.raw.copy_(dictionary[0])
-            sae.b_dec.copy_(dictionary[1] * sae.input_scale)
+        with torch.no_grad():  # back from what a new SAE starts with, in the new units
+            sae.b_dec.copy_(center * sae.input_scale)
         self.optimizer = torch.optim.Adam(
             [sae.encoder, sae.b_enc], lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True
         )
@@ -103,13 +100,12 @@ class EncoderMember(Member):
         assert isinstance(sae, ExpanderSae)
         with torch.no_grad():
             target = sae.encode(x, inference=Inference.of_stages(sae.stages))
-        loss = amortisation_loss(sae, x, target)
+            own = sae.encode(x, inference="encoder")
+            fvu = (x - sae.decode(own)).square().sum() / (x.shape[0] * self.variance)
+        loss = amortisation_loss(sae, x, target, own)
         if not bool(torch.isfinite(loss)):
             self.diverged = True
             return
-        with torch.no_grad():
-            own = sae.encode(x, inference="encoder")
-            fvu = (x - sae.decode(own)).square().sum() / (x.shape[0] * self.variance)
         self.descend(step, loss)
         if self.diverged:
             return

@@ -2,7 +2,6 @@
 // a given support. The correlations with all columns are tracked (tracker.h), so that a pick costs what it changes
 // instead of a scan of the dictionary.
 #include <atomic>
-#include <optional>
 
 #include "elimination.h"
 #include "team.h"
