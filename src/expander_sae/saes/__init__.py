@@ -5,7 +5,7 @@ from .checkpoint import load_sae, save_sae
 from .dense_topk import DenseTopKSae
 from .expander import ExpanderSae
 from .inference import INFERENCES, Inference
-from .init import InputStatistics, initialise, input_statistics, ordinary_tokens
+from .init import InputStatistics, initialise, input_statistics, ordinary_tokens, set_input_scale
 
 __all__ = [
     "INFERENCES",
@@ -19,4 +19,5 @@ __all__ = [
     "load_sae",
     "ordinary_tokens",
     "save_sae",
+    "set_input_scale",
 ]

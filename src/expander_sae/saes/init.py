@@ -59,3 +59,12 @@ def initialise(sae: AbstractSae, statistics: InputStatistics) -> None:
     """Set the input scale, and b_dec to the sample's mean."""
     sae.input_scale.fill_(statistics.scale)
     sae.b_dec.copy_(statistics.mean * statistics.scale)
+
+
+@torch.no_grad()
+def set_input_scale(sae: AbstractSae, scale: float) -> None:
+    """Train in other units from here on: inputs times `scale`; codes and reconstructions do not change."""
+    for bias in (sae.b_dec, sae.b_enc):
+        if bias is not None:
+            bias.mul_(scale / sae.input_scale)
+    sae.input_scale.fill_(scale)

@@ -33,6 +33,8 @@ class TrainConfig:
     """Train in units where the mean activation norm is sqrt(d_in); folded away at save."""
     center_on_mean: bool = True
     """Start b_dec at the mean of a large sample (norm outliers left out) rather than at zero."""
+    fine_tune: bool = False
+    """Start from the SAE as it is, biases too; nothing but its units changes (so `center_on_mean` is not asked)."""
     outlier_medians: float | None = 5.0
     """Leave tokens with a norm above this many medians out of the loss; None keeps all."""
     with_replacement: bool = False

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from expander_sae.graphs import mask_from_rows
-from expander_sae.saes import AbstractSae, ExpanderSae, InputStatistics, initialise
+from expander_sae.saes import AbstractSae, ExpanderSae, InputStatistics, initialise, set_input_scale
 
 from .config import TrainConfig
 from .dead_latents import FiringHistory, auxiliary_loss, resample
@@ -22,7 +22,10 @@ class Member:
         self.variance = statistics.variance
         scale = statistics.scale if config.scale_inputs else 1.0
         mean = statistics.mean if config.center_on_mean else torch.zeros_like(statistics.mean)
-        initialise(sae, statistics._replace(scale=scale, mean=mean))
+        if config.fine_tune:
+            set_input_scale(sae, scale)
+        else:
+            initialise(sae, statistics._replace(scale=scale, mean=mean))
         sae.train()
         self.optimizer = torch.optim.Adam(
             sae.parameters(), lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True
