@@ -1,0 +1,139 @@
+"""A dense SAE as every other library stores it, and what it becomes here."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from expander_sae.records import ExpanderSaeError
+from expander_sae.saes import AbstractSae, DenseTopKSae, Inference
+
+from .threshold import ThresholdSae
+
+UNIT_TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+"""How far from 1 rounding to a type leaves the length of a unit column; 1e-4 for the rest."""
+
+
+@dataclass
+class DenseWeights:
+    """`pre = encoder (x - b_dec) + b_enc`, an activation, `x_hat = decoder^T h + b_dec`; all float32.
+
+    The activation is "topk" (the k largest of `pre`, or of `pre` times the column's length if `by_decoder_norm`; then a
+    ReLU), "relu", or "jumprelu" (`pre` where it exceeds `threshold` and 0).
+    """
+
+    encoder: Tensor
+    """[n_latents, d_in]."""
+    decoder: Tensor
+    """[n_latents, d_in], columns of any length."""
+    b_enc: Tensor
+    """[n_latents]."""
+    b_dec: Tensor
+    """[d_in]."""
+    activation: str
+    k: int | None = None
+    """Active latents per token: exactly ("topk"), on average, or unknown."""
+    threshold: Tensor | None = None
+    """[n_latents], for "jumprelu"."""
+    by_decoder_norm: bool = False
+    """The activation acts on `pre` times the column's length, and the decoder's columns count as unit."""
+    stored: torch.dtype = torch.float32
+    """The type they were stored in."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def d_in(self) -> int:
+        """Length of an activation."""
+        return self.decoder.shape[1]
+
+    @property
+    def n_latents(self) -> int:
+        """Dictionary columns."""
+        return self.decoder.shape[0]
+
+    def centered(self, subtract_b_dec: bool) -> "DenseWeights":
+        """These weights, `b_enc` changed so that they compute the same if the library does not subtract `b_dec`."""
+        if not subtract_b_dec:
+            self.b_enc = self.b_enc + self.encoder @ self.b_dec
+        return self
+
+
+@torch.no_grad()
+def sae_from_dense(weights: DenseWeights) -> DenseTopKSae | ThresholdSae:
+    """The SAE here that computes what the weights compute, with the columns' lengths folded into the encoder.
+
+    TopK becomes a `DenseTopKSae` (tied if encoder and decoder are the same unit columns); ReLU, JumpReLU, BatchTopK,
+    and TopK that selects over columns of unequal length, become a `ThresholdSae`, which encodes and decodes only.
+
+    Raises:
+        ExpanderSaeError: TopK without a k in 1..n_latents.
+    """
+    topk = weights.activation == "topk"
+    if topk and (weights.k is None or not 1 <= weights.k <= weights.n_latents):
+        raise ExpanderSaeError(f"expected k in 1..n_latents = {weights.n_latents} for a TopK SAE; got {weights.k!r}")
+    norms = weights.decoder.norm(dim=1)
+    even = bool((norms - 1).abs().max() <= UNIT_TOLERANCE.get(weights.stored, 1e-4))
+    if not topk or not (even or weights.by_decoder_norm):
+        return ThresholdSae.from_dense(weights)
+    tied = bool((norms - 1).abs().max() <= 1e-5) and torch.equal(weights.encoder, weights.decoder)
+    biased = bool(weights.b_enc.any())
+    assert weights.k is not None
+    sae = DenseTopKSae(d_in=weights.d_in, n_latents=weights.n_latents, k=weights.k, tied=tied, latent_bias=biased)
+    sae.columns.raw.copy_(weights.decoder)
+    if sae.encoder is not None:
+        sae.encoder.copy_(weights.encoder * norms[:, None])
+    if sae.b_enc is not None:
+        sae.b_enc.copy_(weights.b_enc * norms)
+    sae.b_dec.copy_(weights.b_dec)
+    sae.metadata = dict(weights.metadata)
+    return sae.eval()
+
+
+@torch.no_grad()
+def dense_weights(sae: AbstractSae | ThresholdSae, *, inference: str | None = None) -> DenseWeights:
+    """An SAE of this package written out as dense matrices, for libraries that know nothing else.
+
+    `dense_bytes` says how large that is. Other libraries encode in one pass, so an SAE whose own codes come from a
+    pursuit gives other codes there: that has to be asked for with `inference="encoder"`.
+
+    Raises:
+        ExpanderSaeError: the SAE reads its codes in another way and `inference` is not "encoder", or it is signed.
+    """
+    if isinstance(sae, ThresholdSae):
+        return sae.dense()
+    wanted = sae.own_inference() if inference is None else Inference.parse(inference, sae.k)
+    if wanted.stages() != 0:
+        raise ExpanderSaeError(
+            f"this SAE reads its codes by {wanted}; a dense file holds one encoder and TopK, which gives other codes. "
+            "Export it as saelens, which keeps the inference, or accept the encoder's codes with --inference encoder."
+        )
+    if sae.signed:
+        raise ExpanderSaeError(
+            "this SAE is signed (TopK without a ReLU), which no dense format has. Export it as saelens instead."
+        )
+    rows, decoder, encoder = sae.dictionary()
+    dense = _spread(rows, decoder, sae.d_in)
+    bias = sae.latent_bias()
+    return DenseWeights(
+        encoder=dense if encoder is None else _spread(rows, encoder, sae.d_in),
+        decoder=dense,
+        b_enc=torch.zeros(sae.n_latents) if bias is None else bias.detach().clone(),
+        b_dec=sae.center().detach().clone(),
+        activation="topk",
+        k=sae.k,
+        metadata=dict(sae.metadata),
+    )
+
+
+def dense_bytes(sae: AbstractSae | ThresholdSae, dtype: torch.dtype = torch.float32) -> int:
+    """Bytes of the SAE as a dense file: two matrices [n_latents, d_in] and two biases."""
+    return (2 * sae.n_latents * sae.d_in + sae.n_latents + sae.d_in) * dtype.itemsize
+
+
+def _spread(rows: Tensor | None, values: Tensor, d_in: int) -> Tensor:
+    """Values [n_latents, degree] on their rows as a matrix [n_latents, d_in]."""
+    values = values.detach()
+    if rows is None:
+        return values.clone()
+    return torch.zeros(values.shape[0], d_in, dtype=values.dtype, device=values.device).scatter_(1, rows.long(), values)

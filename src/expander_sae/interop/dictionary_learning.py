@@ -1,0 +1,179 @@
+"""The dictionary_learning library: `ae.pt` (a pickle, read with weights_only=True) and `config.json` (0.1.0)."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from expander_sae.records import ExpanderSaeError, write_atomically, write_json
+
+from .dense import DenseWeights
+from .tensors import Arrays, read_config, read_pickle
+
+CONFIG, ARRAYS = "config.json", "ae.pt"
+CLASSES = (
+    "AutoEncoderTopK",
+    "BatchTopKSAE",
+    "MatryoshkaBatchTopKSAE",
+    "AutoEncoder",
+    "AutoEncoderNew",
+    "JumpReluAutoEncoder",
+)
+"""Their `dict_class`es that can be read."""
+
+
+def read_dictionary_learning(path: str | Path) -> DenseWeights:
+    """The SAE of a trainer's folder (`ae.pt` and, if there, `config.json`) or of an `ae.pt` alone.
+
+    Raises:
+        ExpanderSaeError: a file is missing, damaged or hostile, or the class is none of `CLASSES` (gated ones are not
+            read).
+    """
+    path = Path(path)
+    folder, file = (path, path / ARRAYS) if path.is_dir() else (path.parent, path)
+    trainer: dict[str, Any] = {}
+    if (folder / CONFIG).is_file():
+        found = read_config(folder / CONFIG).get("trainer")
+        trainer = found if isinstance(found, dict) else {}
+    arrays = Arrays(read_pickle(file), file)
+    kind = trainer.get("dict_class") or _class_of(arrays)
+    if kind not in CLASSES:
+        raise ExpanderSaeError(f"expected one of {', '.join(CLASSES)} in {file}; got {kind!r}")
+    weights = _READERS[kind](arrays)
+    arrays.done()
+    weights.stored = arrays.dtype
+    weights.metadata = {
+        "imported": {
+            "format": "dictionary_learning",
+            "dict_class": kind,
+            "model": trainer.get("lm_name"),
+            "layer": trainer.get("layer"),
+            "submodule": trainer.get("submodule_name"),
+        }
+    }
+    return weights
+
+
+def _class_of(arrays: Arrays) -> str | None:
+    """The class of a file without a config, by what it holds; TopK and BatchTopK look the same."""
+    if "group_sizes" in arrays:
+        return "MatryoshkaBatchTopKSAE"
+    if "W_enc" in arrays:
+        return "JumpReluAutoEncoder"
+    if "bias" in arrays:
+        return "AutoEncoder"
+    if "decoder.bias" in arrays:
+        return "AutoEncoderNew"
+    if "k" in arrays:
+        raise ExpanderSaeError(
+            f"{arrays.path} may be TopK or BatchTopK, which hold the same arrays; expected {CONFIG} beside it, with "
+            "trainer.dict_class"
+        )
+    return None
+
+
+def _linear(arrays: Arrays, b_dec: str) -> DenseWeights:
+    """What most classes share: two `nn.Linear` and a decoder bias."""
+    encoder = arrays.take("encoder.weight", (None, None))
+    n_latents, d_in = encoder.shape
+    return DenseWeights(
+        encoder=encoder,
+        decoder=arrays.take("decoder.weight", (d_in, n_latents)).T.contiguous(),
+        b_enc=arrays.take("encoder.bias", (n_latents,)),
+        b_dec=arrays.take(b_dec, (d_in,)),
+        activation="relu",
+    )
+
+
+def _topk(arrays: Arrays) -> DenseWeights:
+    weights = _linear(arrays, "b_dec")
+    weights.activation, weights.k = "topk", arrays.integer("k")
+    # An estimate for their `use_threshold=True`; a TopK SAE encodes without it by default. Older files lack it.
+    if "threshold" in arrays:
+        arrays.take("threshold", ())
+    return weights
+
+
+def _batch_topk(arrays: Arrays) -> DenseWeights:
+    weights = _linear(arrays, "b_dec")
+    return _with_one_threshold(weights, arrays)
+
+
+def _with_one_threshold(weights: DenseWeights, arrays: Arrays) -> DenseWeights:
+    weights.activation, weights.k = "jumprelu", arrays.integer("k")
+    # Their encode with its default use_threshold=True; -1 (never estimated) is a plain ReLU there and here.
+    weights.threshold = arrays.take("threshold", ()).expand(weights.n_latents).clone()
+    return weights
+
+
+def _matryoshka(arrays: Arrays) -> DenseWeights:
+    arrays.left.pop("group_sizes", None)
+    return _with_one_threshold(_matrices(arrays), arrays)
+
+
+def _matrices(arrays: Arrays) -> DenseWeights:
+    decoder = arrays.take("W_dec", (None, None))
+    n_latents, d_in = decoder.shape
+    return DenseWeights(
+        encoder=arrays.take("W_enc", (d_in, n_latents)).T.contiguous(),
+        decoder=decoder,
+        b_enc=arrays.take("b_enc", (n_latents,)),
+        b_dec=arrays.take("b_dec", (d_in,)),
+        activation="relu",
+    )
+
+
+def _jumprelu(arrays: Arrays) -> DenseWeights:
+    weights = _matrices(arrays)
+    weights.activation, weights.threshold = "jumprelu", arrays.take("threshold", (weights.n_latents,))
+    return weights.centered(subtract_b_dec=False)
+
+
+_READERS = {
+    "AutoEncoderTopK": _topk,
+    "BatchTopKSAE": _batch_topk,
+    "MatryoshkaBatchTopKSAE": _matryoshka,
+    "AutoEncoder": lambda arrays: _linear(arrays, "bias"),
+    "AutoEncoderNew": lambda arrays: _linear(arrays, "decoder.bias").centered(subtract_b_dec=False),
+    "JumpReluAutoEncoder": _jumprelu,
+}
+
+
+def write_dictionary_learning(weights: DenseWeights, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
+    """Write a TopK SAE as a trainer's folder, which `AutoEncoderTopK.from_pretrained(folder / "ae.pt")` reads.
+
+    Raises:
+        ExpanderSaeError: it is not TopK, or the folder cannot be written.
+    """
+    if weights.activation != "topk" or weights.k is None:
+        raise ExpanderSaeError(f"only TopK SAEs are written for dictionary_learning; this one is {weights.activation}")
+    folder = Path(folder)
+    state = {
+        "k": torch.tensor(weights.k, dtype=torch.int32),
+        "threshold": torch.tensor(-1.0),
+        "decoder.weight": weights.decoder.T.to(dtype).contiguous(),
+        "encoder.weight": weights.encoder.to(dtype).contiguous(),
+        "encoder.bias": weights.b_enc.to(dtype),
+        "b_dec": weights.b_dec.to(dtype),
+    }
+    with write_atomically(folder / ARRAYS) as temporary:
+        torch.save({name: array.clone() for name, array in state.items()}, temporary)
+    source = weights.metadata.get("activations") or {}
+    write_json(
+        folder / CONFIG,
+        {
+            "trainer": {
+                "trainer_class": "TopKTrainer",
+                "dict_class": "AutoEncoderTopK",
+                "activation_dim": weights.d_in,
+                "dict_size": weights.n_latents,
+                "k": weights.k,
+                "device": "cpu",
+                "layer": source.get("layer"),
+                "lm_name": source.get("model_id"),
+                "wandb_name": "AutoEncoderTopK",
+                "submodule_name": None,
+            }
+        },
+    )
+    return folder

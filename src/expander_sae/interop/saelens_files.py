@@ -1,0 +1,203 @@
+"""SAELens 6 folders, `cfg.json` and `sae_weights.safetensors`, read and written without SAELens installed."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from expander_sae.records import ExpanderSaeError, write_atomically, write_json
+from expander_sae.saes import AbstractSae
+
+from .dense import DenseWeights, dense_weights, sae_from_dense
+from .saelens_ours import ARCHITECTURE, arrays, build, check_code_scale, describe, fill, folded
+from .tensors import Arrays, read_config, read_safetensors
+from .threshold import ThresholdSae
+
+CONFIG, ARRAYS = "cfg.json", "sae_weights.safetensors"
+VERSION = "6.54.12"
+"""The SAELens release whose format is written; without a version it takes a folder for one older than 6."""
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def check_dtype(dtype: str) -> torch.dtype:
+    """The torch dtype of "float32", "float16" or "bfloat16".
+
+    Raises:
+        ExpanderSaeError: it is none of these.
+    """
+    if dtype not in DTYPES:
+        raise ExpanderSaeError(f"expected a dtype out of {', '.join(DTYPES)}; got {dtype!r}")
+    return DTYPES[dtype]
+
+
+def metadata_for(sae: AbstractSae | ThresholdSae) -> dict[str, Any]:
+    """SAELens's metadata: which model and hook, as far as they are on record; ours whole under `expander_sae`."""
+    source = sae.metadata.get("activations") or {}
+    layer = source.get("layer")
+    return {
+        "sae_lens_version": VERSION,
+        "sae_lens_training_version": None,
+        "model_name": source.get("model_id"),
+        "hook_name": None if layer is None else f"blocks.{layer}.hook_resid_post",
+        "hook_head_index": None,
+        "context_size": source.get("context"),
+        "prepend_bos": bool(source.get("bos", False)),
+        "expander_sae": sae.metadata,
+    }
+
+
+def write_saelens(
+    sae: AbstractSae | ThresholdSae,
+    folder: str | Path,
+    *,
+    dtype: str = "float32",
+    dense: bool = False,
+    inference: str | None = None,
+) -> Path:
+    """Write a folder that SAELens loads.
+
+    Args:
+        sae: what to write.
+        folder: made if need be.
+        dtype: float32, float16 or bfloat16, for every number.
+        dense: write `W_enc` and `W_dec` in full, under one of SAELens's own architectures, for tools that do not import
+            this package; `dense_bytes` says how large that is.
+        inference: as in `dense_weights`, for a dense folder only.
+
+    Raises:
+        ExpanderSaeError: no such dtype, a dense file cannot say what the SAE computes, or the folder cannot be written.
+    """
+    stored = check_dtype(dtype)
+    if dense or isinstance(sae, ThresholdSae):
+        config, tensors = _dense(dense_weights(sae, inference=inference), stored)
+    else:
+        sae = folded(sae)
+        config, tensors = describe(sae) | {"architecture": ARCHITECTURE}, arrays(sae, stored)
+    common = {
+        "dtype": dtype,
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": metadata_for(sae),
+    }
+    folder = Path(folder)
+    with write_atomically(folder / ARRAYS) as temporary:
+        save_file(tensors, temporary)
+    write_json(folder / CONFIG, config | common)
+    return folder
+
+
+def _dense(weights: DenseWeights, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Config and tensors under SAELens's own topk, standard or jumprelu."""
+    architecture = {"topk": "topk", "relu": "standard", "jumprelu": "jumprelu"}[weights.activation]
+    config: dict[str, Any] = {"architecture": architecture, "d_in": weights.d_in, "d_sae": weights.n_latents}
+    if architecture == "topk":
+        config |= {"k": weights.k, "rescale_acts_by_decoder_norm": False}
+    tensors = {"W_enc": weights.encoder.T, "W_dec": weights.decoder, "b_enc": weights.b_enc, "b_dec": weights.b_dec}
+    if weights.threshold is not None:
+        tensors["threshold"] = weights.threshold
+    return config, {name: tensor.detach().to("cpu", dtype).contiguous().clone() for name, tensor in tensors.items()}
+
+
+def read_saelens(folder: str | Path) -> AbstractSae | ThresholdSae:
+    """The SAE of a SAELens folder: ours, or one of its dense standard, topk, jumprelu and batchtopk.
+
+    Raises:
+        ExpanderSaeError: a file is missing, damaged or hostile, the architecture is another one, or the SAE wants its
+            input normalised.
+    """
+    folder = Path(folder)
+    config = read_config(folder / CONFIG)
+    found = Arrays(read_safetensors(folder / ARRAYS), folder / ARRAYS)
+    _refuse_what_changes_the_input(config, folder)
+    if config.get("architecture") == ARCHITECTURE:
+        _check_shape(config, found)
+        check_code_scale(config.get("code_scale", 1.0))
+        sae: AbstractSae | ThresholdSae = fill(build(config, found.left.get("mask_bytes")), found)
+        sae.metadata = dict(_object(_object(config, "metadata"), "expander_sae"))
+    else:
+        weights = _read_dense(config, found, folder)
+        weights.metadata = _metadata_from(config)
+        sae = sae_from_dense(weights)
+    return sae
+
+
+def _object(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """A field that is an object, or an empty one."""
+    value = config.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _check_shape(config: dict[str, Any], found: Arrays) -> None:
+    """Compare config and file before anything is made in the size that the config claims."""
+    wide = "degree" if config.get("kind") == "expander" else "d_in"
+    for name, axes in (("directions", ("d_sae", wide)), ("b_dec", ("d_in",))):
+        wanted, array = [config.get(axis) for axis in axes], found.left.get(name)
+        if not isinstance(array, Tensor) or list(array.shape) != wanted:
+            seen = list(array.shape) if isinstance(array, Tensor) else "nothing"
+            raise ExpanderSaeError(f"expected {name} as [{', '.join(axes)}] = {wanted} in {found.path}; got {seen}")
+
+
+def _refuse_what_changes_the_input(config: dict[str, Any], folder: Path) -> None:
+    normalised = config.get("normalize_activations")
+    if normalised not in (None, False, "none"):
+        raise ExpanderSaeError(
+            f"expected normalize_activations 'none' in {folder / CONFIG}; got {normalised!r}. Fold it in SAELens first "
+            "where it can be folded; an SAE that normalises each token cannot be read."
+        )
+
+
+def _read_dense(config: dict[str, Any], found: Arrays, folder: Path) -> DenseWeights:
+    architecture = config.get("architecture", "standard")
+    options = _object(config, "activation_fn_kwargs")
+    # Folders older than SAELens 6 call it standard and name the activation elsewhere.
+    if architecture == "standard" and "topk" in (config.get("activation_fn_str"), config.get("activation_fn")):
+        architecture = "topk"
+    if architecture not in ("standard", "topk", "jumprelu", "batchtopk", "matryoshka_batchtopk"):
+        raise ExpanderSaeError(
+            f"expected architecture {ARCHITECTURE}, standard, topk, jumprelu or batchtopk in {folder / CONFIG}; "
+            f"got {architecture!r}"
+        )
+    decoder = found.take("W_dec", (None, None))
+    n_latents, d_in = decoder.shape
+    weights = DenseWeights(
+        encoder=found.take("W_enc", (d_in, n_latents)).T.contiguous(),
+        decoder=decoder,
+        b_enc=found.take("b_enc", (n_latents,)),
+        b_dec=found.take("b_dec", (d_in,)),
+        activation={"standard": "relu", "topk": "topk"}.get(architecture, "jumprelu"),
+        by_decoder_norm=bool(config.get("rescale_acts_by_decoder_norm", False)),
+    )
+    k = config.get("k", options.get("k"))
+    weights.k = int(k) if isinstance(k, int | float) and not isinstance(k, bool) else None
+    if architecture == "jumprelu":
+        weights.threshold = found.take("threshold", (n_latents,))
+    elif weights.activation == "jumprelu":
+        weights.threshold = found.take("topk_threshold", ()).expand(n_latents).clone()
+    found.done()
+    weights.stored = found.dtype
+    return weights.centered(bool(config.get("apply_b_dec_to_input", True)))
+
+
+def _metadata_from(config: dict[str, Any]) -> dict[str, Any]:
+    """Where the SAE came from, in our words where we have them."""
+    theirs = _object(config, "metadata") or config
+    ours = theirs.get("expander_sae")
+    if isinstance(ours, dict):
+        return dict(ours)
+    hook = theirs.get("hook_name") or theirs.get("hook_point")
+    metadata: dict[str, Any] = {
+        "imported": {
+            "format": "saelens",
+            "architecture": config.get("architecture", "standard"),
+            "model": theirs.get("model_name"),
+            "hook_name": hook,
+        }
+    }
+    block = str(hook or "").removeprefix("blocks.").removesuffix(".hook_resid_post")
+    if block.isdecimal():
+        metadata["activations"] = {"model_id": theirs.get("model_name"), "layer": int(block)}
+    return metadata

@@ -1,0 +1,165 @@
+"""Our SAEs as SAELens stores them, under the architecture `expander_sae`: config fields and tensors.
+
+The learned values are stored as they are, and the mask as its seed. Where no seed can make the mask again, its rows are
+written byte by byte (`mask_bytes`), because SAELens casts every tensor of a file to the SAE's float type as it loads,
+integers too, and all three float types hold 0..255 exactly.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from expander_sae.graphs import Mask, make_mask, mask_from_rows
+from expander_sae.records import ExpanderSaeError
+from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, Inference
+
+from .tensors import Arrays
+
+ARCHITECTURE = "expander_sae"
+
+
+def describe(sae: AbstractSae) -> dict[str, Any]:
+    """The fields of `cfg.json` that build the SAE again; all but the mask's seed and hash can be changed there."""
+    described = sae.describe()
+    mask = described.pop("mask", None) or {}
+    return {
+        "d_in": sae.d_in,
+        "d_sae": sae.n_latents,
+        "kind": sae.kind,
+        "degree": getattr(sae, "degree", sae.d_in),
+        "k": sae.k,
+        "tied": bool(described["tied"]),
+        "signed": sae.signed,
+        "latent_bias": sae.b_enc is not None,
+        "stages": sae.stages,
+        "inference": None if sae.inference is None else str(sae.inference),
+        "seed": int(described.get("seed") or 0),
+        "mask_construction": mask.get("construction"),
+        "mask_seed": mask.get("seed"),
+        "mask_sha256": mask.get("sha256"),
+        "code_scale": 1.0,
+    }
+
+
+def build(config: Mapping[str, Any], mask_bytes: Tensor | None = None) -> AbstractSae:
+    """The SAE that a config describes, its numbers still random.
+
+    Raises:
+        ExpanderSaeError: a field is missing or garbled, or the mask is not the one the SAE was trained with.
+    """
+    try:
+        shared = {name: config[name] for name in ("d_in", "k", "tied", "signed", "latent_bias", "stages", "seed")}
+        shared["n_latents"] = config["d_sae"]
+        if config["kind"] == DenseTopKSae.kind:
+            sae: AbstractSae = DenseTopKSae(**shared)
+        elif config["kind"] == ExpanderSae.kind:
+            sae = ExpanderSae(**shared, degree=config["degree"], mask=_mask(config, mask_bytes))
+        else:
+            raise ExpanderSaeError(f"expected kind 'expander' or 'dense'; got {config['kind']!r}")
+    except (KeyError, TypeError) as error:
+        raise ExpanderSaeError(f"the SAE's cfg.json lacks or garbles a field: {error}") from error
+    if config.get("inference") is not None:
+        sae.inference = Inference.parse(str(config["inference"]), sae.k)
+    return sae
+
+
+def _mask(config: Mapping[str, Any], mask_bytes: Tensor | None) -> Mask:
+    sizes = {"d_in": config["d_in"], "n_latents": config["d_sae"], "degree": config["degree"]}
+    if config["mask_seed"] is not None:
+        mask = make_mask(config["mask_construction"], seed=config["mask_seed"], **sizes)
+    elif mask_bytes is None:
+        raise ExpanderSaeError("the mask has no seed, so expected its rows as mask_bytes beside the values; found none")
+    else:
+        mask = mask_from_rows(rows_from_bytes(mask_bytes), d_in=config["d_in"])
+    if config["mask_sha256"] not in (None, mask.sha256()):
+        raise ExpanderSaeError(
+            f"the {mask.construction} mask does not have the hash it was trained with ({mask.sha256()[:16]}... against "
+            f"{str(config['mask_sha256'])[:16]}...); the values would sit on the wrong rows"
+        )
+    return mask
+
+
+def rows_to_bytes(mask: Mask) -> Tensor:
+    """Rows as uint8 [bytes per row, n_latents, degree], lowest byte first."""
+    count = mask.rows.dtype.itemsize
+    rows = mask.rows.astype(np.int64)
+    return torch.from_numpy(np.stack([(rows >> (8 * place)) & 255 for place in range(count)]).astype(np.uint8))
+
+
+def rows_from_bytes(mask_bytes: Tensor) -> np.ndarray:
+    """The rows [n_latents, degree] again, from bytes in whatever type a loader cast them to.
+
+    Raises:
+        ExpanderSaeError: they are no bytes.
+    """
+    values = mask_bytes.detach().cpu().to(torch.float64)
+    if (
+        mask_bytes.ndim != 3
+        or not 1 <= len(values) <= 4
+        or bool(((values < 0) | (values > 255) | (values % 1 != 0)).any())
+    ):
+        raise ExpanderSaeError("expected mask_bytes as whole numbers 0..255, [1..4 bytes, n_latents, degree]")
+    return sum((value.to(torch.int64) << (8 * place) for place, value in enumerate(values)), torch.tensor(0)).numpy()
+
+
+@torch.no_grad()
+def arrays(sae: AbstractSae, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of `sae_weights.safetensors`; the SAE's input scale has to be folded away.
+
+    `directions` are the columns before they are scaled to unit length, so that reading them back gives the same bits.
+    """
+    found = {"directions": sae.columns.raw, "b_dec": sae.b_dec}
+    encoder = getattr(sae, "encoder", None)
+    if encoder is not None:
+        found["encoder"] = encoder
+    if sae.b_enc is not None:
+        found["b_enc"] = sae.b_enc
+    result = {name: array.detach().to("cpu", dtype).contiguous().clone() for name, array in found.items()}
+    if isinstance(sae, ExpanderSae) and sae.mask.seed is None:
+        result["mask_bytes"] = rows_to_bytes(sae.mask)
+    return result
+
+
+@torch.no_grad()
+def fill(sae: AbstractSae, found: Arrays) -> AbstractSae:
+    """Put the tensors of a file into an SAE that `build` made.
+
+    Raises:
+        ExpanderSaeError: one is missing, misshapen or not finite, or there are others.
+    """
+    targets = {"directions": sae.columns.raw, "b_dec": sae.b_dec}
+    encoder = getattr(sae, "encoder", None)
+    if encoder is not None:
+        targets["encoder"] = encoder
+    if sae.b_enc is not None:
+        targets["b_enc"] = sae.b_enc
+    for name, target in targets.items():
+        target.copy_(found.take(name, tuple(target.shape)))
+    found.done(ignore=("mask_bytes",))
+    return sae.eval()
+
+
+def folded(sae: AbstractSae) -> AbstractSae:
+    """The SAE itself, or a copy with its input scale folded away where that is not 1."""
+    if float(sae.input_scale) == 1.0:
+        return sae
+    sae = copy.deepcopy(sae)
+    sae.fold_input_scale()
+    return sae
+
+
+def check_code_scale(scale: Any) -> None:
+    """Raise unless codes are in the units of the activations.
+
+    Raises:
+        ExpanderSaeError: `fold_activation_norm_scaling_factor` has scaled them.
+    """
+    if scale != 1.0:
+        raise ExpanderSaeError(
+            f"the codes of this SAE are scaled by {scale!r}, as fold_activation_norm_scaling_factor left them; ours "
+            "are in the units of the activations. Call fold_W_dec_norm() in SAELens first, which moves the scale."
+        )
