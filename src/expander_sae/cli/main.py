@@ -14,9 +14,11 @@ from expander_sae.cli import (
     doctor,
     encode,
     evaluate,
+    experiment,
     frontier,
     harvest,
     offline,
+    report,
     train,
 )
 from expander_sae.records import ExpanderSaeError
@@ -32,6 +34,8 @@ app.command("harvest")(harvest.harvest)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("frontier")(frontier.frontier)
+app.command("experiment")(experiment.experiment)
+app.command("report")(report.report)
 app.command("amortise")(amortise.amortise)
 app.command("encode")(encode.encode)
 app.command("offline")(offline.offline)

@@ -1,7 +1,8 @@
 """Fidelity against size over a sweep of degrees, with the dense controls that make it mean something."""
 
+from .over_seeds import Spread, spread
 from .report import write_report
-from .results import Frontier, Spread, Summary, load_frontier
+from .results import Frontier, Summary, load_frontier
 from .sweep import EvaluationSettings, run_frontier
 from .variants import CONTROLS, Variant, plan
 
@@ -15,5 +16,6 @@ __all__ = [
     "load_frontier",
     "plan",
     "run_frontier",
+    "spread",
     "write_report",
 ]

@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from .results import Spread, Summary
+from .over_seeds import Spread
+from .results import Summary
 
 # Okabe and Ito's palette: told apart under every common colour blindness; marker and dash say the same again.
 _LINES = {
@@ -27,7 +28,7 @@ _LINES = {
     "clustered": ("clustered", "#009E73", "^", "-."),
 }
 _LEVELS = {"dense": ("full dense", "#333333", "-"), "dense-untied": ("full dense, untied", "#777777", ":")}
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 10,
     "font.family": "DejaVu Sans",
     "axes.spines.top": False,
@@ -85,7 +86,7 @@ def draw(panel: Panel, summaries: Sequence[Summary]) -> bytes | None:
     having = [s for s in summaries if panel.metric in s.metrics and getattr(s, panel.against) is not None]
     if not any(summary.family in _LINES for summary in having):
         return None
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(5.4, 3.9), layout="constrained")
         try:
             _lines(axes, panel, having)
@@ -118,7 +119,7 @@ def draw_speed(metric: str, unit: str, summaries: Sequence[Summary]) -> bytes | 
         return None
     variants = list(dict.fromkeys(s.variant for s in having))
     inferences = list(dict.fromkeys(s.inference for s in having))
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(8.2, 4.6), layout="constrained")
         try:
             palette = plt.get_cmap("viridis")

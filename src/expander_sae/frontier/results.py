@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import statistics
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from expander_sae.records import ExpanderSaeError, FrontierRecord, read_json, write_json
+
+from .over_seeds import Spread, spread
 
 FORMAT = "expander-sae frontier 1"
 FILE = "frontier.json"
@@ -30,18 +31,6 @@ METRICS = (
     "encode_tokens_per_second",
 )
 RETENTIONS = ("retention_zero", "retention_mean")
-
-
-@dataclass(frozen=True)
-class Spread:
-    """One metric of one variant over its seeds."""
-
-    mean: float
-    std: float | None
-    """Sample standard deviation; None with a single seed."""
-    low: float
-    high: float
-    seeds: int
 
 
 @dataclass(frozen=True)
@@ -107,15 +96,23 @@ def load_frontier(path: str | os.PathLike[str]) -> Frontier:
     """
     path = Path(path)
     path = path / FILE if path.is_dir() else path
-    data = read_json(path)
+    return from_dict(read_json(path), str(path))
+
+
+def from_dict(data: Any, where: str = "the record") -> Frontier:
+    """The frontier that `Frontier.to_dict` wrote.
+
+    Raises:
+        ExpanderSaeError: a damaged record, or one of another format.
+    """
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise ExpanderSaeError(f"expected {path} to be an {FORMAT!r} file; it is not")
+        raise ExpanderSaeError(f"expected {where} to be an {FORMAT!r} file; it is not")
     try:
         records = [FrontierRecord.from_dict(record) for record in data["records"]]
         readings = [FrontierRecord.from_dict(record) for record in data.get("readings", [])]
         return Frontier(dict(data["settings"]), dict(data["versions"]), list(data["notes"]), records, readings)
     except (KeyError, TypeError) as error:
-        raise ExpanderSaeError(f"{path} lacks or garbles a field: {error}") from error
+        raise ExpanderSaeError(f"{where} lacks or garbles a field: {error}") from error
 
 
 def with_retention(records: Iterable[FrontierRecord]) -> list[FrontierRecord]:
@@ -156,9 +153,9 @@ def summarise(records: Iterable[FrontierRecord]) -> list[Summary]:
         metrics: dict[str, Spread] = {}
         for name in (*METRICS, *RETENTIONS):
             values = [getattr(r if name in RETENTIONS else r.evaluation, name) for r in good]
-            spread = _spread([value for value in values if value is not None and math.isfinite(value)])
-            if spread is not None:
-                metrics[name] = spread
+            over_seeds = spread(values)
+            if over_seeds is not None:
+                metrics[name] = over_seeds
         found.append(
             Summary(
                 variant=variant,
@@ -176,15 +173,8 @@ def summarise(records: Iterable[FrontierRecord]) -> list[Summary]:
     return found
 
 
-def _spread(values: list[float]) -> Spread | None:
-    if not values:
-        return None
-    std = statistics.stdev(values) if len(values) > 1 else None
-    return Spread(statistics.fmean(values), std, min(values), max(values), len(values))
-
-
 def _summary_dict(summary: Summary) -> dict[str, Any]:
-    return {**vars(summary), "metrics": {name: vars(spread) for name, spread in summary.metrics.items()}}
+    return {**vars(summary), "metrics": {name: vars(found) for name, found in summary.metrics.items()}}
 
 
 def versions() -> dict[str, str]:

@@ -23,6 +23,7 @@ from expander_sae.records import (
 from expander_sae.saes import Inference, load_sae
 from expander_sae.training import StoreBatches, TrainConfig, train
 
+from .first_tokens import FirstTokens
 from .results import Frontier, settings_of, versions, with_retention
 from .variants import Variant
 
@@ -56,6 +57,7 @@ def run_frontier(
     construction: str = "balanced",
     stages: int = 0,
     readings: Sequence[str] = (),
+    train_tokens: int | None = None,
     command: str | None = None,
     notes: Sequence[str] = (),
     progress: bool = True,
@@ -80,6 +82,7 @@ def run_frontier(
         stages: stages of block OMP that find the codes of the Expander SAEs; 0: one-shot TopK.
         readings: other inferences (`expander_sae.saes.INFERENCES`) to read every SAE by as well; one that does not fit
             an SAE (more stages than k, say) is an error.
+        train_tokens: train on the first so many stored tokens only; None: on all of them.
         command: the command line behind this run, for the report.
         notes: said in the report as they are.
         progress: draw progress bars.
@@ -95,10 +98,10 @@ def run_frontier(
     evaluation = evaluation or EvaluationSettings()
     folder = Path(folder)
     shared = {"signed": signed, "latent_bias": latent_bias, "construction": construction, "stages": stages}
-    pieces = _Pieces(folder / PIECES, store, train_config, shared, evaluation)
+    pieces = _Pieces(folder / PIECES, store, train_config, shared, evaluation, train_tokens)
     for reading in readings:
         Inference.parse(reading, variants[0].k)  # before hours of training, not after
-    _train_missing(store, folder, variants, train_config, pieces, shared, evaluation, progress, say)
+    _train_missing(store, folder, variants, train_config, pieces, shared, evaluation, train_tokens, progress, say)
     _evaluate_missing(store, folder, variants, (None, *readings), language_model, pieces, evaluation, progress, say)
     records = [_record(pieces, variant, None) for variant in variants]
     read = [_record(pieces, variant, reading) for reading in readings for variant in variants]
@@ -113,6 +116,7 @@ def run_frontier(
             "training": asdict(train_config),
             "evaluation": asdict(evaluation),
             "activations": settings_of(store.manifest),
+            "train_tokens": train_tokens,
             "command": command,
         },
         versions=versions(),
@@ -149,6 +153,7 @@ def _train_missing(
     pieces: _Pieces,
     shared: dict[str, Any],
     evaluation: EvaluationSettings,
+    train_tokens: int | None,
     progress: bool,
     say: Callable[[str], None],
 ) -> None:
@@ -161,10 +166,18 @@ def _train_missing(
             continue
         saes = {variant.name: variant.build(store.d_in, **shared) for variant in missing}
         of_this_seed = replace(config, seed=seed)
-        batches = StoreBatches(store, of_this_seed, keep_special_tokens=evaluation.keep_special_tokens)
+        batches = _batches(store, of_this_seed, evaluation.keep_special_tokens, train_tokens)
         done = train(saes, batches, of_this_seed, folder=folder / f"seed{seed}", progress=progress)
         for variant in missing:
             pieces.add_training(variant, done[variant.name])
+
+
+def _batches(
+    store: ActivationStore, config: TrainConfig, keep_special_tokens: bool, train_tokens: int | None
+) -> StoreBatches | FirstTokens:
+    if train_tokens is None:
+        return StoreBatches(store, config, keep_special_tokens=keep_special_tokens)
+    return FirstTokens(store, config, train_tokens, keep_special_tokens=keep_special_tokens)
 
 
 def _evaluate_missing(
@@ -211,6 +224,7 @@ class _Pieces:
         config: TrainConfig,
         shared: dict[str, Any],
         evaluation: EvaluationSettings,
+        train_tokens: int | None,
     ) -> None:
         self.folder = folder
         # Whether special tokens are kept is one setting for training and evaluation.
@@ -220,6 +234,8 @@ class _Pieces:
             name: v for name, v in asdict(config).items() if name not in ("seed", "log_every", "checkpoint_every")
         }
         self._train_mark = {"config": learned, **shared, "keep_special_tokens": kept, "activations": _identity(store)}
+        if train_tokens is not None:  # left out otherwise, so that folders of earlier versions still fit
+            self._train_mark["train_tokens"] = train_tokens
         self._evaluate_mark = asdict(evaluation)
         self._known: dict[str, dict[str, Any]] = {}
 

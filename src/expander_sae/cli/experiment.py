@@ -1,0 +1,142 @@
+"""`expander-sae experiment`: one question in; records, figures and a page out."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from expander_sae.records import ExpanderSaeError
+
+from .frontier import integers
+
+
+def experiment(
+    name: Annotated[str | None, typer.Argument(help="Which experiment; --list shows all.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for everything; reruns go on there, experiments share its SAEs."),
+    ] = None,
+    acts: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of activations that `expander-sae harvest` wrote; several for a question on layers."),
+    ] = None,
+    show: Annotated[bool, typer.Option("--list", help="Show every experiment and its question.")] = False,
+    preset: Annotated[str, typer.Option(help="default, or paper: the recipe of arXiv 2607.01799.")] = "default",
+    degrees: Annotated[str | None, typer.Option(help="Degrees, with commas. [default: 4,7,16,30,64,200]")] = None,
+    k: Annotated[int, typer.Option("--k", help="Active latents per token.")] = 32,
+    expansion: Annotated[int, typer.Option(help="Latents as a multiple of the activations' width.")] = 8,
+    n_latents: Annotated[int | None, typer.Option(help="Latents, instead of --expansion.")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas; three at least for a claim.")] = "0,1,2",
+    tokens: Annotated[
+        int | None, typer.Option(help="Training tokens of each SAE, counting repeats. [default: the preset's]")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Training tokens per step. [default: the preset's]")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate. [default: the preset's]")] = None,
+    stages: Annotated[
+        int, typer.Option(help="Stages of pursuit by which Expander SAEs find codes; 0: the one-shot encoder.")
+    ] = 8,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE of the experiment's own options, which --list shows; may be repeated."),
+    ] = None,
+    shared: Annotated[
+        Path | None, typer.Option(help="Folder of SAEs that other runs trained. [default: saes in --out]")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Language model for the cross entropy: folder or hub id. [default: the one harvested]"),
+    ] = None,
+    ce: Annotated[
+        bool, typer.Option("--ce/--no-ce", help="Run the language model for the cross-entropy metrics, or not.")
+    ] = True,
+    ce_tokens: Annotated[
+        int, typer.Option(help="Predicted tokens for the cross entropy, spread over the held-out text; 0 for all.")
+    ] = 16_384,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Use only the first so many held-out tokens. [default: all]")
+    ] = None,
+    compute_dtype: Annotated[str, typer.Option(help="What the model computes in: bfloat16, float32, auto.")] = "auto",
+    device: Annotated[str, typer.Option(help="Where the language model runs: cpu, cuda, ...")] = "cpu",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Run one experiment: write its records, figures and page to OUT/NAME, and bind all pages into OUT/report.html."""
+    console = Console(quiet=quiet)
+    if show:
+        console.print(_all_experiments())
+        return
+    if name is None or out is None:
+        raise ExpanderSaeError("expected the name of an experiment and --out FOLDER; --list shows the names")
+
+    from expander_sae.activations import ActivationStore, load_language_model  # torch takes seconds to import
+    from expander_sae.frontier.experiments import Settings, find_experiment, run_experiment
+
+    from .report import all_pages
+    from .source import model_name, model_note
+
+    chosen = find_experiment(name)
+    defaults = Settings()
+    settings = Settings(
+        preset=preset,
+        degrees=defaults.degrees if degrees is None else tuple(integers(degrees, "--degrees")),
+        k=k,
+        expansion=expansion,
+        n_latents=n_latents,
+        seeds=tuple(integers(seeds, "--seeds")),
+        tokens=tokens,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        stages=stages,
+        max_tokens=max_tokens,
+        ce_tokens=ce_tokens or None,
+        options=chosen.read_options(_pairs(option or [])),
+    )
+    stores = [ActivationStore.open(folder) for folder in acts or []]
+    # Before hours of training, not after: is there a model to evaluate with?
+    where = model_name(model, stores[0].manifest["settings"]) if ce and stores else None
+    about_model = None if where is None else model_note(where)
+    page = run_experiment(
+        chosen,
+        out,
+        settings,
+        stores=stores,
+        language_model=None
+        if where is None
+        else lambda: load_language_model(where, dtype=compute_dtype, device=device),
+        shared=shared,
+        command=shlex.join(["expander-sae", *sys.argv[1:]]),
+        notes=[about_model] if about_model else [],
+        say=lambda text: console.print(text, markup=False),
+        progress=not quiet,
+    )
+    console.print(page.claim, markup=False)
+    console.print(f"Report: {all_pages(out)}", markup=False, soft_wrap=True)
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    wrong = [text for text, (_, sign, _) in zip(texts, pairs, strict=True) if not sign]
+    if wrong:
+        raise ExpanderSaeError(f"expected --set NAME=VALUE, got {wrong[0]!r}")
+    return {name.strip(): value for name, _, value in pairs}
+
+
+def _all_experiments() -> Table:
+    from expander_sae.frontier.experiments import NAMES, find_experiment
+
+    drawn = Table(box=box.SIMPLE_HEAD)
+    for heading in ("experiment", "question", "needs", "--set"):
+        drawn.add_column(heading, no_wrap=heading == "experiment")
+    for name in NAMES:
+        one = find_experiment(name)
+        options = "\n".join(f"{key}={_text(value)}" for key, value in one.options.items())
+        drawn.add_row(name, one.question, ", ".join(one.needs) or "nothing", options)
+    return drawn
+
+
+def _text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

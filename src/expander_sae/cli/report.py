@@ -1,0 +1,29 @@
+"""`expander-sae report`: draw a folder's pages again from its records alone."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of experiments, or of a frontier.")],
+) -> None:
+    """Rebuild FOLDER/report.html and the figures from the records in FOLDER; nothing is measured again."""
+    Console().print(f"Report: {all_pages(folder)}", markup=False, soft_wrap=True)
+
+
+def all_pages(folder: Path) -> Path:
+    """Write the report of a folder and return its path.
+
+    Raises:
+        ExpanderSaeError: there are no records in it, or they are damaged.
+    """
+    from expander_sae.frontier import load_frontier, write_report
+    from expander_sae.frontier.experiments import NAMES, find_experiment, write_reports
+    from expander_sae.frontier.results import FILE
+
+    if (folder / FILE).is_file():
+        return write_report(load_frontier(folder), folder)
+    return write_reports([find_experiment(name) for name in NAMES], folder)

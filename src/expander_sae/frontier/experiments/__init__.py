@@ -1,0 +1,40 @@
+"""Experiments: one question, one file, one page; `experiment.py` says how to add one."""
+
+from __future__ import annotations
+
+import importlib
+
+from expander_sae.records import ExpanderSaeError
+
+from .context import Context, Grid, Settings
+from .experiment import Experiment, Figure, Page, Table
+from .report import write_reports
+from .run import run_experiment
+
+NAMES = ("frontier",)
+"""Every experiment, in the order of the report."""
+
+__all__ = [
+    "NAMES",
+    "Context",
+    "Experiment",
+    "Figure",
+    "Grid",
+    "Page",
+    "Settings",
+    "Table",
+    "find_experiment",
+    "run_experiment",
+    "write_reports",
+]
+
+
+def find_experiment(name: str) -> Experiment:
+    """The experiment of a name.
+
+    Raises:
+        ExpanderSaeError: there is none.
+    """
+    if name not in NAMES:
+        raise ExpanderSaeError(f"expected an experiment out of {', '.join(NAMES)}; got {name!r}")
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}").EXPERIMENT

@@ -1,0 +1,231 @@
+"""What an experiment works with: settings, activations, a language model, and pieces that a rerun takes over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from expander_sae.activations import ActivationStore, LanguageModel
+from expander_sae.records import ExpanderSaeError, FrontierRecord, read_json, write_json
+from expander_sae.saes import AbstractSae, load_sae
+from expander_sae.training import PRESETS, TrainConfig, paper_sae_options
+
+from ..results import Frontier
+from ..sweep import EvaluationSettings, run_frontier
+from ..variants import Variant, plan
+
+PAPER_DEGREES = (7, 30, 50, 100, 200)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says to every experiment."""
+
+    preset: str = "default"
+    """`default`, or `paper`: its training, SAEs (signed TopK, latent bias, uniform masks, no pursuit), tokens and
+    splice."""
+    degrees: tuple[int, ...] = (4, 7, 16, 30, 64, 200)
+    k: int = 32
+    expansion: int = 8
+    n_latents: int | None = None
+    """Instead of `expansion`."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    tokens: int | None = None
+    """Training tokens of each SAE, counting repeats; None: the preset's. So for the next two."""
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    stages: int = 8
+    max_tokens: int | None = None
+    ce_tokens: int | None = 16_384
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Those of the experiment alone."""
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise ExpanderSaeError(f"expected a preset out of {', '.join(PRESETS)}; got {self.preset!r}")
+        if not self.seeds or not self.degrees:
+            raise ExpanderSaeError("expected at least one seed and one degree; got none")
+
+    @property
+    def paper(self) -> bool:
+        """Whether this is the paper's recipe."""
+        return self.preset == "paper"
+
+    def n_for(self, d_in: int) -> int:
+        """Latents of the Expander and full dense SAEs."""
+        return self.expansion * d_in if self.n_latents is None else self.n_latents
+
+    def training(self) -> TrainConfig:
+        """The preset with what was given."""
+        given = {"tokens": self.tokens, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
+        changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return replace(PRESETS[self.preset], **changed)
+
+    def evaluation(self) -> EvaluationSettings:
+        """How SAEs are measured."""
+        return EvaluationSettings(
+            max_tokens=self.max_tokens,
+            ce_tokens=self.ce_tokens,
+            splice="everywhere" if self.paper else "ordinary",
+            keep_special_tokens=self.paper,
+            outlier_medians=self.training().outlier_medians,
+        )
+
+    def sae_options(self) -> dict[str, Any]:
+        """Options of every SAE, as `run_frontier` takes them."""
+        if self.paper:
+            return {**paper_sae_options(), "construction": "uniform", "stages": 0}
+        return {"stages": min(self.stages, self.k)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "options": dict(self.options)}
+
+
+class Grid(NamedTuple):
+    """SAEs that are trained and evaluated, and where they are."""
+
+    frontier: Frontier
+    folder: Path
+
+    def saes(self) -> Iterator[tuple[FrontierRecord, AbstractSae]]:
+        """Every SAE that did not diverge, read from disk one at a time, with its record."""
+        for record in self.frontier.records:
+            if record.evaluation is not None:
+                yield record, load_sae(self.folder / record.folder)
+
+
+class Context:
+    """Everything `measure` may use.
+
+    Attributes:
+        folder: the experiment's own, `DIR/NAME`.
+        settings: what the command line said.
+        stores: harvested activations; several for a question about layers.
+        say: tell the reader of the terminal something.
+        progress: whether bars are drawn.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        *,
+        shared: Path,
+        stores: Sequence[ActivationStore] = (),
+        language_model: Callable[[], LanguageModel] | None = None,
+        say: Callable[[str], None] = lambda _text: None,
+        progress: bool = False,
+    ) -> None:
+        self.folder, self.settings, self.stores = folder, settings, tuple(stores)
+        self.say, self.progress = say, progress
+        self._shared, self._load_model = shared, language_model
+        self._model: LanguageModel | None = None
+
+    @property
+    def store(self) -> ActivationStore:
+        """The activations, the first of them where there are several.
+
+        Raises:
+            ExpanderSaeError: there are none.
+        """
+        if not self.stores:
+            raise ExpanderSaeError("expected harvested activations for this experiment; give their folder with --acts")
+        return self.stores[0]
+
+    def language_model(self) -> LanguageModel | None:
+        """The language model behind the activations, loaded when first asked for; None: run without one."""
+        if self._model is None and self._load_model is not None:
+            self._model = self._load_model()
+        return self._model
+
+    def option(self, name: str) -> Any:
+        """A setting of this experiment alone."""
+        return self.settings.options[name]
+
+    def grid(
+        self,
+        *,
+        degrees: Iterable[int] | None = None,
+        controls: Iterable[str] = (),
+        variants: Sequence[Variant] | None = None,
+        readings: Sequence[str] = (),
+        store: ActivationStore | None = None,
+        config: TrainConfig | None = None,
+        train_tokens: int | None = None,
+        label: str = "",
+    ) -> Grid:
+        """Train and evaluate what is missing of a grid of SAEs, and give all of it.
+
+        SAEs are kept in `DIR/saes/`, one folder for each layer, size, k and preset, so that every experiment of one DIR
+        trains each of them once.
+
+        Args:
+            degrees: of the Expander SAEs; None: those of the command line that the activations are wide enough for.
+            controls: any of `expander_sae.frontier.CONTROLS`.
+            variants: instead of degrees and controls, what `expander_sae.frontier.plan` gave.
+            readings: other inferences to read every SAE by.
+            store: other activations than the first.
+            config: another training pass than the command line's; needs a `label` of its own.
+            train_tokens: train on the first so many stored tokens only; needs a `label` of its own.
+            label: added to the folder's name.
+
+        Raises:
+            ExpanderSaeError: as in `plan` and `run_frontier`.
+        """
+        settings, store = self.settings, store or self.store
+        n_latents = settings.n_for(store.d_in)
+        if variants is None:
+            chosen = self.degrees(store) if degrees is None else list(degrees)
+            sizes = {"d_in": store.d_in, "n_latents": n_latents, "k": settings.k, "seeds": settings.seeds}
+            variants = plan(chosen, controls, **sizes, note=self.say)
+        name = f"layer{store.layer}-n{n_latents}-k{settings.k}-{settings.preset}{label and '-' + label}"
+        folder = self._shared / name
+        # A loader, so that a rerun that finds everything done loads no model.
+        model = None if self._load_model is None else cast(Callable[[], LanguageModel], self.language_model)
+        frontier = run_frontier(
+            store,
+            folder,
+            variants,
+            config or settings.training(),
+            model,
+            evaluation=settings.evaluation(),
+            **settings.sae_options(),
+            readings=readings,
+            train_tokens=train_tokens,
+            progress=self.progress,
+            say=self.say,
+        )
+        return Grid(frontier, folder)
+
+    def degrees(self, store: ActivationStore | None = None) -> list[int]:
+        """The degrees asked for that fit the activations; the others are said to be left out."""
+        d_in = (store or self.store).d_in
+        fitting = [degree for degree in self.settings.degrees if degree <= d_in]
+        left = [str(degree) for degree in self.settings.degrees if degree > d_in]
+        if left:
+            self.say(f"degrees left out, above d_in = {d_in}: {', '.join(left)}")
+        if not fitting:
+            raise ExpanderSaeError(f"expected a degree of at most d_in = {d_in}; got {', '.join(left)}")
+        return fitting
+
+    def piece(self, name: str, depends_on: Mapping[str, Any], make: Callable[[], Any]) -> Any:
+        """`make()`, or what an earlier run's `make()` gave under the same name and dependence.
+
+        Args:
+            name: of the file in `DIR/NAME/pieces/`.
+            depends_on: everything the result depends on, as plain values; where it differs, the piece is made again.
+            make: gives a plain value.
+        """
+        path = self.folder / "pieces" / f"{name}.json"
+        mark = json.loads(json.dumps(dict(depends_on)))
+        if path.is_file():
+            found = read_json(path)
+            if isinstance(found, dict) and found.get("depends_on") == mark:
+                return found["value"]
+        write_json(path, {"depends_on": mark, "value": make()})
+        # Read back, so that a first run and a rerun work with the same values.
+        return read_json(path)["value"]

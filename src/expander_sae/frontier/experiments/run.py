@@ -1,0 +1,132 @@
+"""Run one experiment, keep its records, and draw its page."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from expander_sae.activations import ActivationStore, LanguageModel
+from expander_sae.records import ExpanderSaeError, read_json, write_atomically, write_json
+
+from ..results import settings_of, versions
+from .context import Context, Settings
+from .experiment import Experiment, Page
+
+FORMAT = "expander-sae experiment 1"
+RECORDS = "records.json"
+PAGE = "page.json"
+SHARED = "saes"
+"""Folder of the SAEs that all experiments of one output folder share."""
+
+
+def run_experiment(
+    experiment: Experiment,
+    out: str | os.PathLike[str],
+    settings: Settings,
+    *,
+    stores: Sequence[ActivationStore] = (),
+    language_model: Callable[[], LanguageModel] | None = None,
+    shared: str | os.PathLike[str] | None = None,
+    command: str | None = None,
+    notes: Sequence[str] = (),
+    say: Callable[[str], None] = lambda _text: None,
+    progress: bool = False,
+) -> Page:
+    """Measure, write `OUT/NAME/records.json`, and draw the page from what was written.
+
+    Args:
+        experiment: what to run.
+        out: gets a folder of the experiment's name, and `saes/` with what experiments share.
+        settings: what every experiment is told.
+        stores: harvested activations, the first being the main ones.
+        language_model: loads the model they came from; None leaves the cross entropy out.
+        shared: where the shared SAEs are, instead of `OUT/saes`.
+        command: the command line behind this run, for the page.
+        notes: said on the page as they are.
+        say: told what is going on.
+        progress: draw bars.
+
+    Raises:
+        ExpanderSaeError: something the experiment needs is missing, or what it raises itself.
+    """
+    if "activations" in experiment.needs and not stores:
+        raise ExpanderSaeError(f"{experiment.name} needs harvested activations; give their folder with --acts")
+    if "language model" in experiment.needs and language_model is None:
+        raise ExpanderSaeError(f"{experiment.name} needs the language model; give it with --model, without --no-ce")
+    folder = Path(out) / experiment.name
+    context = Context(
+        folder,
+        settings,
+        shared=Path(shared) if shared is not None else Path(out) / SHARED,
+        stores=stores,
+        language_model=language_model,
+        say=say,
+        progress=progress,
+    )
+    started = time.perf_counter()
+    measured = experiment.measure(context)
+    record = {
+        "format": FORMAT,
+        "experiment": experiment.name,
+        "question": experiment.question,
+        "settings": settings.to_dict(),
+        "activations": [settings_of(store.manifest) for store in stores],
+        "versions": versions(),
+        "command": command,
+        "notes": list(notes),
+        "seconds": time.perf_counter() - started,
+        "measured": measured,
+    }
+    write_json(folder / RECORDS, record)
+    return write_page(experiment, folder)
+
+
+def read_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The records of an experiment's folder.
+
+    Raises:
+        ExpanderSaeError: there are none, or of another format.
+    """
+    path = Path(folder) / RECORDS
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("format") != FORMAT or "measured" not in record:
+        raise ExpanderSaeError(f"expected {path} to be an {FORMAT!r} file; it is not")
+    return record
+
+
+def write_page(experiment: Experiment, folder: str | os.PathLike[str]) -> Page:
+    """Draw the page of a folder's records: figures as SVG, the rest as `page.json`.
+
+    Raises:
+        ExpanderSaeError: the records are missing or of another format.
+    """
+    folder = Path(folder)
+    record = read_record(folder)
+    page = experiment.show(record["measured"])
+    figures = [figure for figure in page.figures if figure is not None]
+    for figure in figures:
+        with write_atomically(folder / "figures" / f"{figure.name}.svg") as temporary:
+            temporary.write_bytes(figure.svg)
+    wanted = {f"{figure.name}.svg" for figure in figures}
+    for old in (folder / "figures").glob("*.svg"):
+        if old.name not in wanted:
+            old.unlink()
+    write_json(
+        folder / PAGE,
+        {
+            "experiment": experiment.name,
+            "question": record["question"],
+            "claim": page.claim,
+            "figures": {figure.name: figure.caption for figure in figures},
+            "tables": [
+                {"title": t.title, "columns": list(t.columns), "rows": [list(row) for row in t.rows], "note": t.note}
+                for t in page.tables
+            ],
+            "notes": [*page.notes, *record["notes"]],
+            "command": record["command"],
+        },
+    )
+    return page

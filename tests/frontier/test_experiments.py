@@ -1,0 +1,133 @@
+"""Every experiment runs on a tiny model, goes on where it stopped, and is drawn again from its records alone."""
+
+import re
+
+import pytest
+from experiment_place import make_place, small_settings
+from typer.testing import CliRunner
+
+from expander_sae.cli import main
+from expander_sae.frontier import sweep
+from expander_sae.frontier.experiments import NAMES, Experiment, Page, find_experiment, run_experiment, write_reports
+from expander_sae.frontier.experiments.context import Context
+from expander_sae.records import ExpanderSaeError, read_json
+
+OPTIONS = {}
+"""Smaller ones than the defaults, by experiment."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("place")
+    return folder, *make_place(folder, layers=(1, 2))
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("out")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_runs_and_is_drawn_from_its_records(name, place, out):
+    _, model, stores = place
+    experiment = find_experiment(name)
+    assert experiment.name == name
+    settings = small_settings(experiment, options=OPTIONS.get(name, {}))
+    page = run_experiment(experiment, out, settings, stores=stores, language_model=lambda: model, command="the command")
+    assert isinstance(page, Page)
+    assert page.claim.endswith(".")
+    assert "nan" not in page.claim.lower().split()
+    stored = read_json(out / name / "page.json")
+    assert stored["claim"] == page.claim
+    assert stored["tables"]
+    drawn = {path.stem: path.read_bytes() for path in (out / name / "figures").glob("*.svg")}
+    assert drawn
+    assert set(drawn) == set(stored["figures"])
+
+    for path in (out / name / "figures").glob("*.svg"):
+        path.unlink()
+    report = write_reports([experiment], out).read_text(encoding="utf-8")
+    assert {path.stem: path.read_bytes() for path in (out / name / "figures").glob("*.svg")} == drawn
+    assert report.count("<img ") == len(drawn)
+    assert experiment.question in report.replace("&#39;", "'")
+    assert "the command" in report
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", report)
+
+
+def test_a_rerun_trains_nothing_and_says_the_same(place, tmp_path, monkeypatch):
+    _, model, stores = place
+    experiment = find_experiment("frontier")
+    settings = small_settings(experiment)
+    first = run_experiment(experiment, tmp_path, settings, stores=stores, language_model=lambda: model)
+
+    def never(*args, **kwargs):
+        raise AssertionError("this was finished")
+
+    monkeypatch.setattr(sweep, "train", never)
+    monkeypatch.setattr(sweep, "evaluate", never)
+    assert run_experiment(experiment, tmp_path, settings, stores=stores, language_model=never) == first
+
+
+def test_pieces_are_made_once_for_what_they_depend_on(tmp_path):
+    context = Context(tmp_path, small_settings(find_experiment("frontier")), shared=tmp_path)
+    made = []
+
+    def make():
+        made.append(1)
+        return {"value": (1, float("nan"))}
+
+    for _ in range(2):
+        assert context.piece("one", {"seeds": (0, 1)}, make) == {"value": [1, None]}
+    assert len(made) == 1
+    context.piece("one", {"seeds": (0, 2)}, make)
+    assert len(made) == 2
+
+
+def test_what_an_experiment_needs_is_asked_for_first(tmp_path):
+    experiment = find_experiment("frontier")
+    with pytest.raises(ExpanderSaeError, match="--acts"):
+        run_experiment(experiment, tmp_path, small_settings(experiment))
+    with pytest.raises(ExpanderSaeError, match="found none"):
+        write_reports([experiment], tmp_path)
+    with pytest.raises(ExpanderSaeError, match="an experiment out of frontier"):
+        find_experiment("frontiers")
+
+
+def test_options_are_read_as_their_defaults_type():
+    experiment = Experiment(
+        "x",
+        "?",
+        lambda context: {},
+        lambda measured: Page("."),
+        options={"n": 3, "share": 0.5, "of": [1, 2], "on": True},
+    )
+    given = {"n": "7", "of": "4, 5", "on": "false"}
+    assert experiment.read_options(given) == {"n": 7, "share": 0.5, "of": [4, 5], "on": False}
+    with pytest.raises(ExpanderSaeError, match="type int"):
+        experiment.read_options({"n": "many"})
+    with pytest.raises(ExpanderSaeError, match="out of n, share, of, on"):
+        experiment.read_options({"m": "1"})
+
+
+def test_the_command(place, tmp_path):
+    folder, _, _ = place
+
+    def call(*arguments):
+        result = CliRunner().invoke(main.app, [str(argument) for argument in arguments], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    listed = call("experiment", "--list")
+    assert all(name in listed for name in NAMES)
+    output = call(
+        "experiment", "frontier", "--out", tmp_path, "--acts", folder / "acts1", "--model", folder / "model",
+        "--degrees", 4, "--n-latents", 64, "--k", 4, "--seeds", 0, "--tokens", 1000, "--batch-size", 100,
+        "--ce-tokens", 100, "--set", "controls=dense", "--quiet",
+    )  # fmt: skip
+    assert output == ""
+    (tmp_path / "report.html").unlink()
+    assert "report.html" in call("report", tmp_path).replace("\n", "")
+    assert "expander-d4" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    frontier = tmp_path / "saes" / "layer1-n64-k4-default"
+    call("report", frontier)
+    assert "expander-d4" in (frontier / "report.html").read_text(encoding="utf-8")
