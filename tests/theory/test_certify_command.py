@@ -43,6 +43,11 @@ def test_a_trained_sae_and_its_codes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert written["codes"]["tokens"] == 24
     assert all(0 <= share <= 1 for share in written["codes"]["share"].values())
     assert written["codes"]["coverage_floor_share"] <= written["codes"]["refit_error_share"] <= 1
+    certify(str(tmp_path / "sae"), acts=tmp_path, inference="omp", json=tmp_path / "omp.json", quiet=True)
+    everything = read_json(tmp_path / "omp.json")["codes"]
+    assert everything["tokens"] == 30
+    assert everything["inference"] == "omp"
+    assert everything["refit_error_share"] < written["codes"]["refit_error_share"]
     Store.d_in = 31
     with pytest.raises(ExpanderSaeError, match="d_in 32"):
         certify(str(tmp_path / "sae"), acts=tmp_path, quiet=True)

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expander_sae.graphs import make_mask
+from expander_sae.graphs.expansion import unpeeled
 from expander_sae.ops import Codes
 from expander_sae.records import ExpanderSaeError
-from expander_sae.theory import encoder_margin, posterior_certificates, unique_by_coverage
+from expander_sae.theory import CodeShares, encoder_margin, posterior_certificates, unique_by_coverage
+from expander_sae.theory.shares import MEANINGS
 
 
 def _case(seed: int, *, noise: float = 0.2, positive: bool = False, n_latents: int = 9):
@@ -166,6 +168,10 @@ def test_unused_slots_and_batches_change_nothing(monkeypatch: pytest.MonkeyPatch
     padded = Codes(torch.cat([indices, indices[:, :2]], 1), torch.cat([code, torch.zeros(6, 2)], 1))
     wide = posterior_certificates(x, padded, rows, values)
     monkeypatch.setattr("expander_sae.theory.posterior._ENTRIES", 500)
+    monkeypatch.setattr("expander_sae.theory.factors._ENTRIES", 500)
+    monkeypatch.setattr("expander_sae.theory.sweep._WIDTH", 7)
+    monkeypatch.setattr("expander_sae.theory.sweep._CACHED", 100)
+    monkeypatch.setattr("expander_sae.theory.sweep._SPARSE_WINS", 1000)
     short = posterior_certificates(x, Codes(indices, code), rows, values)
     for name, one, two, three in zip(plain._fields, plain, wide, short, strict=True):
         assert torch.allclose(one.double(), two.double(), atol=1e-9), name
@@ -193,6 +199,41 @@ def test_dependent_supports_are_certified_for_nothing() -> None:
     assert not found.omp[0]
     assert float(found.sigma_min[0]) < 1e-6
     assert float(found.distance[0]) == 0
+
+
+def test_coverage_is_peeling_and_containment_token_by_token() -> None:
+    mask = make_mask("uniform", d_in=24, n_latents=60, degree=3, seed=1)
+    rows = torch.from_numpy(mask.rows.astype(np.int64))
+    generator = torch.Generator().manual_seed(1)
+    indices = torch.stack([torch.randperm(60, generator=generator)[:7] for _ in range(60)])
+    code = (torch.rand(60, 7, generator=generator) > 0.3).float()
+    found = unique_by_coverage(Codes(indices, code), rows, d_in=24)
+    for token in range(60):
+        support = indices[token][code[token] != 0].numpy()
+        met = set(mask.rows[support].ravel().tolist())
+        contained = any(set(mask.rows[j].tolist()) <= met for j in range(60) if j not in support)
+        assert bool(found[token]) == (unpeeled(mask, support).size == 0 and not contained)
+    assert 0 < found.double().mean() < 1
+
+
+def test_shares_are_counts_over_batches() -> None:
+    mask = make_mask("greedy", d_in=40, n_latents=100, degree=4, seed=0)
+    rows, values = torch.from_numpy(mask.rows.astype(np.int64)), torch.ones(100, 4)
+    generator = torch.Generator().manual_seed(0)
+    indices = torch.stack([torch.randperm(100, generator=generator)[:3] for _ in range(50)])
+    code = torch.rand(50, 3, generator=generator) + 0.5
+    x = torch.zeros(50, 40).scatter_add_(1, rows[indices].flatten(1), code.repeat_interleave(4, 1))
+    x += 0.05 * torch.randn(50, 40, generator=generator)
+    shares = CodeShares(rows, values, d_in=40)
+    shares.update(x[:20], Codes(indices[:20], code[:20]))
+    shares.update(x[20:], Codes(indices[20:], code[20:]))
+    summary, found = shares.summary(), posterior_certificates(x, Codes(indices, code), rows, values, nonnegative=True)
+    assert summary["tokens"] == 50
+    assert 0 < summary["share"]["exact_recovery"] == float((found.exact_recovery > 0).double().mean())
+    assert summary["share"]["swap_optimal"] == float((found.swap_gain <= 0).double().mean()) > 0
+    assert 0 < summary["share"]["lasso"] == float(found.lasso.double().mean())
+    assert summary["any_support_floor_share"] <= summary["coverage_floor_share"] <= summary["refit_error_share"]
+    assert set(summary["share"]) == set(MEANINGS)
 
 
 def test_margin_keeps_the_support() -> None:

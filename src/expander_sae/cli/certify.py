@@ -19,7 +19,13 @@ def certify(
         Path | None, typer.Option(help="Also certify the SAE's codes of these activations: a harvest folder.")
     ] = None,
     split: Annotated[str, typer.Option(help="Side of the document split for --acts: heldout or train.")] = "heldout",
-    max_tokens: Annotated[int, typer.Option(help="Tokens certified for --acts.")] = 256,
+    inference: Annotated[
+        str | None,
+        typer.Option(help="How --acts are encoded: encoder, omp, stages:8, mp, ... [default: the SAE's own way]"),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="At most so many tokens of --acts. [default: the whole split]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the searches, and of sampling where counting would take too long.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Also write everything as JSON to this file.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
@@ -38,7 +44,7 @@ def certify(
         k = int(sae.k) if k is None else k
         values = sae.values.detach().cpu().numpy()
         found = certify_dictionary(sae.mask, values, k=k, seed=seed)
-        codes = None if acts is None else _codes(sae, acts, split, max_tokens)
+        codes = None if acts is None else _codes(sae, acts, split, inference, max_tokens)
     if json is not None:
         write_json(json, {"source": source, "k": k, "certificates": [one.to_dict() for one in found], "codes": codes})
     if quiet:
@@ -48,9 +54,18 @@ def certify(
         label = "vacuous" if one.vacuous else one.status
         console.print(f"{label:9}  {one.name}: {one.sentence}", markup=False)
     if codes is not None:
-        console.print(f"\nOf {codes['tokens']} {split} tokens:", markup=False)
+        from expander_sae.theory.shares import MEANINGS
+
+        console.print(
+            f"\nOf {codes['tokens']} {split} tokens ({codes['tokens_per_second']:.0f} tokens/s):", markup=False
+        )
         for name, share in codes["share"].items():
-            console.print(f"{share:9.1%}  {name}", markup=False)
+            console.print(f"{share:9.1%}  {name}: {MEANINGS[name]}", markup=False)
+        console.print(
+            f"{codes['coverage_floor_share']:9.1%}  of the energy lies on rows the supports do not touch "
+            f"({codes['refit_error_share']:.1%} is left by the refit)",
+            markup=False,
+        )
 
 
 def _mask(source: str) -> Any:
@@ -76,44 +91,26 @@ def _sparse_sae(source: str) -> Any:
     return sae
 
 
-def _codes(sae: Any, acts: Path, split: str, max_tokens: int) -> dict[str, Any]:
-    """Which share of tokens each certificate holds for."""
+def _codes(sae: Any, acts: Path, split: str, inference: str | None, max_tokens: int | None) -> dict[str, Any]:
+    """For which share of tokens each certificate of a code holds."""
     import torch
 
     from expander_sae.activations import ActivationStore
-    from expander_sae.theory import posterior_certificates, unique_by_coverage
+    from expander_sae.theory import CodeShares
 
-    if max_tokens < 1:
+    if max_tokens is not None and max_tokens < 1:
         raise ExpanderSaeError(f"expected --max-tokens of at least 1, saw {max_tokens}.")
     store = ActivationStore.open(acts)
     if store.d_in != sae.d_in:
         raise ExpanderSaeError(f"expected activations of d_in {sae.d_in}, that of the SAE, saw {store.d_in} in {acts}.")
-    parts, left = [], max_tokens
-    for block in store.blocks(split):
-        parts.append(block[:left].float())
-        left -= len(parts[-1])
-        if left <= 0:
-            break
-    x = torch.cat(parts)
+    reader = sae if inference is None else sae.read_by(inference)
+    shares, left = CodeShares(sae.rows, sae.values.detach(), d_in=sae.d_in), max_tokens
     with torch.no_grad():
-        codes, centred = sae.encode(x), x - sae.center()
-        found = posterior_certificates(centred, codes, sae.rows, sae.values, nonnegative=not sae.signed, full=True)
-        covered = unique_by_coverage(codes, sae.rows, d_in=sae.d_in)
-    held = {
-        "support and signs are the l1 optimum for the image of the refit (fuchs)": found.fuchs,
-        "support is the Lasso's for an interval of penalties (lasso)": found.lasso,
-        "OMP on the activation returns the support (omp)": found.omp,
-        "every code on the support is recoverable (exact_recovery > 0)": found.exact_recovery > 0,
-        "almost every code on the support is unique (distance > 0)": (found.distance > 1e-6) & (found.sigma_min > 1e-6),
-        "the same from the mask alone (unique_by_coverage)": covered,
-        "no exchange of one latent lowers the error (swap_gain <= 0)": found.swap_gain <= 0,
-    }
-    share = {name: float(holds.double().mean()) for name, holds in held.items()}
-    energy = centred.double().square().sum()
-    return {
-        "tokens": len(x),
-        "share": share,
-        "sigma_min_median": float(found.sigma_min.median()),
-        "coverage_floor_share": float(found.coverage_floor.sum() / energy),
-        "refit_error_share": float(found.error.sum() / energy),
-    }
+        for block in store.blocks(split):
+            x = block[:left].float()
+            shares.update(x - sae.center(), reader.encode(x))
+            if left is not None:
+                left -= len(x)
+                if left <= 0:
+                    break
+    return {"inference": inference, "split": split, **shares.summary()}

@@ -1,0 +1,96 @@
+"""For which share of tokens each certificate of a code holds."""
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from expander_sae.ops import Codes
+
+from .coverage import unique_by_coverage
+from .posterior import PosteriorCertificates, posterior_certificates
+
+_CLEAR = 1e-6  # a distance or a singular value above it is not rounding
+MEANINGS = {
+    "fuchs": "support and signs are the l1 optimum for the image of the refit",
+    "lasso": "support is the Lasso's for an interval of penalties, the noise of this token included",
+    "omp": "OMP on the activation returns the support",
+    "exact_recovery": "every code on the support is recoverable without noise",
+    "unique": "almost every code on the support is the only one as sparse with its image",
+    "unique_by_coverage": "the same, from the mask alone",
+    "swap_optimal": "no exchange of one latent lowers the error",
+}
+"""What each share counts."""
+
+
+class CodeShares:
+    """Counts over batches of tokens.
+
+    Args:
+        rows: [n_latents, degree] of the dictionary.
+        values: [n_latents, degree].
+        d_in: rows of the dictionary.
+
+    Example:
+        >>> shares = CodeShares(torch.tensor([[0], [1]]), torch.ones(2, 1), d_in=2)
+        >>> shares.update(torch.tensor([[2.0, 0.0]]), Codes(torch.tensor([[0]]), torch.tensor([[2.0]])))
+        >>> shares.summary()["share"]["fuchs"]
+        1.0
+    """
+
+    def __init__(self, rows: Tensor, values: Tensor, *, d_in: int) -> None:
+        self._rows, self._values, self._d_in = rows, values, d_in
+        self._held = dict.fromkeys(MEANINGS, 0)
+        self._tokens, self._seconds = 0, 0.0
+        self._energy, self._floor, self._any_floor, self._error = 0.0, 0.0, 0.0, 0.0
+        self._sigma: list[Tensor] = []
+
+    def update(self, x: Tensor, codes: Codes) -> None:
+        """Certify a batch: activations [batch, d_in], the centre taken away, and their codes.
+
+        Codes without a negative value are held against non-negative alternatives, others against all.
+
+        Raises:
+            ExpanderSaeError: see `posterior_certificates`.
+        """
+        start = time.perf_counter()
+        nonnegative = not (codes.values < 0).any().item()
+        found = posterior_certificates(x, codes, self._rows, self._values, nonnegative=nonnegative)
+        covered = unique_by_coverage(codes, self._rows, d_in=self._d_in)
+        for name, holds in _held(found, covered).items():
+            self._held[name] += int(holds.sum())
+        self._tokens += len(x)
+        self._energy += float(x.double().square().sum())
+        self._floor += float(found.coverage_floor.sum())
+        self._any_floor += float(found.any_support_floor.sum())
+        self._error += float(found.error.sum())
+        self._sigma.append(found.sigma_min)
+        self._seconds += time.perf_counter() - start
+
+    def summary(self) -> dict[str, Any]:
+        """Tokens, tokens per second, the shares, and what no code on these supports could do better."""
+        tokens = max(self._tokens, 1)
+        sigma = torch.cat(self._sigma) if self._sigma else torch.tensor([torch.nan])
+        energy = self._energy or float("nan")
+        return {
+            "tokens": self._tokens,
+            "tokens_per_second": self._tokens / self._seconds if self._seconds else None,
+            "share": {name: count / tokens for name, count in self._held.items()},
+            "sigma_min_median": float(sigma.median()),
+            "coverage_floor_share": self._floor / energy,
+            "any_support_floor_share": self._any_floor / energy,
+            "refit_error_share": self._error / energy,
+        }
+
+
+def _held(found: PosteriorCertificates, covered: Tensor) -> dict[str, Tensor]:
+    return {
+        "fuchs": found.fuchs,
+        "lasso": found.lasso,
+        "omp": found.omp,
+        "exact_recovery": found.exact_recovery > 0,
+        "unique": (found.distance > _CLEAR) & (found.sigma_min > _CLEAR),
+        "unique_by_coverage": covered,
+        "swap_optimal": found.swap_gain <= 0,
+    }
