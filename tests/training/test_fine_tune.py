@@ -5,6 +5,7 @@ import torch
 from memory_source import MemorySource, sparse_activations
 from test_training import SMALL, fvu
 
+from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import ExpanderSae, input_statistics, load_sae, set_input_scale
 from expander_sae.training import train
 from expander_sae.training.member import Member
@@ -54,3 +55,34 @@ def test_a_few_gentle_steps_end_near_where_they_began(trained, tmp_path):
     assert not torch.equal(after.values, before.values)
     assert float((after.values - before.values).detach().abs().max()) < 0.02
     assert fvu(after, x) == pytest.approx(float(fvu(before, x)), rel=0.05)
+
+
+def test_an_extra_loss_is_added_and_pulls(trained, tmp_path):
+    x, config = sparse_activations(), replace(GENTLE, learning_rate=1e-2, tokens=256 * 20)
+    start = load_sae(trained).values.detach().clone()
+    seen = []
+
+    def stay(sae, batch, codes):
+        assert len(batch) == len(codes.indices) == 256
+        seen.append(sae)
+        return 100 * (sae.values - start).square().mean()
+
+    moved = {}
+    for name, extra in (("free", None), ("held", {"sae": stay})):
+        folder = tmp_path / name
+        train({"sae": load_sae(trained)}, MemorySource(x), config, folder=folder, progress=False, extra_losses=extra)
+        moved[name] = float((load_sae(folder / "sae").values - start).norm().detach())
+    assert len(seen) == 20
+    assert moved["held"] < 0.7 * moved["free"]
+
+
+def test_an_extra_loss_for_no_member_is_an_error(trained, tmp_path):
+    with pytest.raises(ExpanderSaeError, match="'other'"):
+        train(
+            {"sae": load_sae(trained)},
+            MemorySource(sparse_activations()),
+            GENTLE,
+            folder=tmp_path,
+            progress=False,
+            extra_losses={"other": lambda sae, x, codes: x.sum()},
+        )

@@ -4,9 +4,11 @@ from .amortise import amortisation_loss, with_own_encoder
 from .batches import StoreBatches
 from .config import PRESETS, TrainConfig, paper_sae_options
 from .loop import train
+from .member import ExtraLoss
 
 __all__ = [
     "PRESETS",
+    "ExtraLoss",
     "StoreBatches",
     "TrainConfig",
     "amortisation_loss",

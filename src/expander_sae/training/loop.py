@@ -19,7 +19,7 @@ from expander_sae.saes import AbstractSae, ExpanderSae, InputStatistics, input_s
 from .amortise import EncoderMember
 from .checkpointing import CHECKPOINT, fingerprint, load_checkpoint, save_checkpoint, truncate_metrics
 from .config import TrainConfig
-from .member import Member
+from .member import ExtraLoss, Member
 
 METRICS = "metrics.jsonl"
 RECORDS = "training.json"
@@ -56,6 +56,7 @@ def train(
     *,
     folder: str | Path,
     progress: bool = True,
+    extra_losses: Mapping[str, ExtraLoss] | None = None,
 ) -> dict[str, TrainingRecord]:
     """Train every SAE on the same batches, save each to `folder/NAME`, and return how it went.
 
@@ -71,6 +72,7 @@ def train(
         config: the settings of the pass.
         folder: gets one folder per SAE, `metrics.jsonl`, `training.json` and, meanwhile, the checkpoint.
         progress: show a progress bar.
+        extra_losses: by SAE name, added to its own loss, such as one that keeps it near another SAE.
 
     Returns:
         One record per SAE.
@@ -84,10 +86,13 @@ def train(
     statistics = input_statistics(sample)
     largest_norm = _largest_norm(sample, config)
     members = [_member(name, sae, config, statistics) for name, sae in saes.items()]
+    for name, extra_loss in (extra_losses or {}).items():
+        _with_extra_loss(members, name, extra_loss)
     description = {
         "config": config.to_dict(),
         "saes": {name: sae.describe() for name, sae in saes.items()},
         "activations": stream.describe(),
+        "extra_losses": sorted(extra_losses or {}),
     }
     mark = fingerprint(description)
     run = _Run(folder, members, stream, config, mark, largest_norm)
@@ -107,6 +112,13 @@ def _member(name: str, sae: AbstractSae, config: TrainConfig, statistics: InputS
     if not isinstance(sae, ExpanderSae):
         raise ExpanderSaeError(f"expected an Expander SAE to amortise; {name!r} is {sae.kind}")
     return EncoderMember(name, sae, config, statistics)
+
+
+def _with_extra_loss(members: list[Member], name: str, extra_loss: ExtraLoss) -> None:
+    found = [member for member in members if member.name == name]
+    if not found or isinstance(found[0], EncoderMember):
+        raise ExpanderSaeError(f"expected extra losses for SAEs that are trained and not amortised; got {name!r}")
+    found[0].extra_loss = extra_loss
 
 
 def _check(saes: Mapping[str, AbstractSae], sample: Tensor) -> None:

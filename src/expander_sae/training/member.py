@@ -1,11 +1,13 @@
 """One SAE on its way through a training pass: optimiser, dead latents, numbers to log."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from expander_sae.graphs import mask_from_rows
+from expander_sae.ops import Codes
 from expander_sae.saes import AbstractSae, ExpanderSae, InputStatistics, initialise, set_input_scale
 
 from .config import TrainConfig
@@ -13,9 +15,15 @@ from .dead_latents import FiringHistory, auxiliary_loss, resample
 from .rewire import apply_moves, plan_moves
 from .schedule import learning_rate
 
+ExtraLoss = Callable[[AbstractSae, Tensor, Codes], Tensor]
+"""Of an SAE, x [batch, d_in] and the codes it found: something more to make small, in units where an fvu of 1 is 1."""
+
 
 class Member:
     """Trains one SAE batch by batch; everything it needs to go on later is in its `state_dict`."""
+
+    extra_loss: ExtraLoss | None = None
+    """Added to the reconstruction loss as it is."""
 
     def __init__(self, name: str, sae: AbstractSae, config: TrainConfig, statistics: InputStatistics) -> None:
         self.name, self.sae, self.config = name, sae, config
@@ -57,6 +65,8 @@ class Member:
         if revive:
             assert out.residual is not None
             loss = loss + config.aux_coefficient * auxiliary_loss(sae, x, out.residual, dead, self.aux_k)
+        if self.extra_loss is not None:
+            loss = loss + self.extra_loss(sae, x, out.codes)
         self.descend(step, loss)
         if self.diverged:
             return
