@@ -130,6 +130,31 @@ def spectral_expansion(mask: Mask) -> SpectralExpansion:
     )
 
 
+def spectral_loss_floor(mask: Mask, size: int) -> float:
+    """No smaller loss than this can come out of `spectral_expansion(mask).loss(size)`, known without eigenvalues.
+
+    The largest of d_in eigenvalues is at least their mean, trace(A A^T - D D^T / n) / d_in.
+
+    Raises:
+        ExpanderSaeError: size outside 1..n_latents.
+
+    Source: the trace, as in the Alon-Boppana argument.
+
+    Example:
+        >>> from expander_sae.graphs import make_mask
+        >>> spectral_loss_floor(make_mask("balanced", d_in=64, n_latents=512, degree=5, seed=0), 10) > 0.8
+        True
+    """
+    n_latents, degree = mask.n_latents, mask.degree
+    if not 1 <= size <= n_latents:
+        raise ExpanderSaeError(f"expected a size from 1 to {n_latents}, saw {size}.")
+    square = float((mask.right_degrees().astype(np.float64) ** 2).sum())
+    mean = (n_latents * degree - square / n_latents) / mask.d_in
+    share = size / n_latents
+    met = share**2 * square + mean * size * (1 - share)
+    return max(0.0, 1 - degree * size / met) if met > 0 else 0.0
+
+
 def neighbour_count(mask: Mask, columns: np.ndarray) -> int:
     """|N(S)|: how many rows the listed columns use between them."""
     return int(np.unique(mask.rows[columns]).size)

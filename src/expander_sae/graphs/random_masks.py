@@ -5,7 +5,7 @@ property fails, by a sum over set sizes t of C(n, t) times the probability for t
 computed as a natural logarithm, because the terms run down to e^-1000 and below.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import ceil, inf, log
 from typing import NamedTuple
 
@@ -88,19 +88,26 @@ def stopping_size(d_in: int, n_latents: int, degree: int, *, failure: float = 0.
     check_sizes(d_in, n_latents, degree)
     if degree == d_in:  # all columns are equal: any two of them are a stopping set
         return SizeBound(n_latents if n_latents == 1 else 1, 0.0)
+    total = -inf
+    for t, term in enumerate(stopping_log_terms(d_in, n_latents, degree), start=2):
+        grown = np.logaddexp(total, term)
+        if grown > log(failure):
+            return SizeBound(t - 1, float(np.exp(total)))
+        total = float(grown)
+    return SizeBound(n_latents, float(np.exp(total)))
+
+
+def stopping_log_terms(d_in: int, n_latents: int, degree: int) -> Iterator[float]:
+    """log C(n, t) P(t columns form a stopping set), bounded from above as in `stopping_size`, for t = 2..n_latents."""
     distinct = float(np.log1p(-np.arange(degree) / d_in).sum())
     choose = _log_choose(n_latents)
-    total, log_factorial, factor = -inf, float(np.log(np.arange(1, degree + 1)).sum()), degree
+    log_factorial, factor = float(np.log(np.arange(1, degree + 1)).sum()), degree
     for t in range(2, n_latents + 1):
         edges = degree * t
         log_factorial += float(np.log(np.arange(factor + 1, edges + 1)).sum())
         factor = edges
         term = log_factorial - edges * log(d_in) + _log_coefficient(d_in, edges) - t * distinct
-        grown = np.logaddexp(total, choose[t] + min(0.0, term))
-        if grown > log(failure):
-            return SizeBound(t - 1, float(np.exp(total)))
-        total = float(grown)
-    return SizeBound(n_latents, float(np.exp(total)))
+        yield float(choose[t] + min(0.0, term))
 
 
 def random_collapse_size(d_in: int, degree: int, epsilon: float) -> int:

@@ -3,21 +3,24 @@
 import numpy as np
 
 from expander_sae.graphs import Mask
-from expander_sae.graphs.overlap import DEFAULT_BUDGET, OverlapProfile, overlap_profile
+from expander_sae.graphs.overlap import DEFAULT_BUDGET, overlap_profile
 from expander_sae.records import ExpanderSaeError
 
 from .certificate import Certificate
-from .coherence import babel_from_overlaps, dictionary_coherence
+from .coherence import dictionary_coherence
 from .flatness import Flatness, flatness
-from .identifiability import spark_from_babel, stable_size
+from .flatwise import flat_certificates
+from .identifiability import spark_from_babel
 from .maskwise import (
     ensemble_certificates,
     overlap_certificates,
+    reach_sentence,
+    sampled,
     searched_certificates,
-    status_of,
+    spectral_certificate,
     welch_certificate,
 )
-from .recovery import omp_k, omp_k_from_overlap, omp_noise_limit, one_shot_k
+from .recovery import matching_pursuit_rate, omp_k, omp_noise_limit, one_shot_k, one_shot_noise_limit
 
 
 def certify_mask(
@@ -45,8 +48,10 @@ def certify_mask(
     _check(k, beta)
     profile = overlap_profile(mask, p_max=max(2 * k, 64), budget=budget, seed=seed)
     found = overlap_certificates(mask, profile, k)
-    found += ensemble_certificates(mask, k)
-    found += _flat_certificates(mask, profile, k, beta, assumed=True)
+    if mask.n_latents >= 2 * k:
+        found.append(spectral_certificate(mask, k))
+    found += ensemble_certificates(mask, k, beta)
+    found += flat_certificates(mask, profile, k, beta)
     found.append(welch_certificate(mask.d_in, mask.n_latents, k))
     if search_restarts:
         found += searched_certificates(mask, k, search_restarts, seed)
@@ -91,18 +96,22 @@ def certify_dictionary(
     whole = flat.largest < np.inf
     found = overlap_certificates(mask, profile, k, whole=whole)
     if whole:
-        found += ensemble_certificates(mask, k)
+        found += ensemble_certificates(mask, k, flat.largest)
+    if mask.n_latents >= 2 * k:
+        found.append(spectral_certificate(mask, k))
     found.append(_flatness_certificate(flat))
     if whole:
-        found += _flat_certificates(mask, profile, k, flat.largest, assumed=False)
+        found += flat_certificates(mask, profile, k, flat.largest, values=values)
     status, cost = ("certified" if coherence.exact else "estimated"), coherence.seconds
-    note = () if coherence.exact else (f"coherence was sampled on {coherence.columns} of {mask.n_latents} columns",)
+    note = () if coherence.exact else (sampled("coherence was", coherence.columns, mask),)
     size = min(spark_from_babel(coherence.babel), mask.n_latents)
     reach = omp_k(coherence.babel)
     shot = one_shot_k(coherence.babel, coherence.babel, dynamic_range)
     one_sided = one_shot_k(coherence.negative, coherence.positive, dynamic_range)
     ceiling = welch_certificate(mask.d_in, mask.n_latents, k)
     noise = max(0.0, omp_noise_limit(coherence.babel, k))
+    shot_noise = max(0.0, one_shot_noise_limit(coherence.babel, k, dynamic_range))
+    rate = matching_pursuit_rate(coherence.babel, k)
     spread = f"largest over smallest active value at most {dynamic_range:g}"
     found += [
         Certificate(
@@ -116,11 +125,11 @@ def certify_dictionary(
         ),
         Certificate(
             "unique_codes_coherence", size // 2, status, note, "mu_1(2k - 1) < 1", "Donoho and Elad 2003", cost,
-            size // 2 < k, _reach("Codes have different images", size // 2, k),
+            size // 2 < k, reach_sentence("Codes have different images", size // 2, k),
         ),
         Certificate(
             "omp", reach, status, note, "mu_1(k - 1) + mu_1(k) < 1", "Tropp 2004", cost, reach < k,
-            _reach("Pursuit (OMP) recovers every noiseless code", reach, k)
+            reach_sentence("Pursuit (OMP) recovers every noiseless code", reach, k)
             + ("" if reach >= k else f" {ceiling.sentence}"),
         ),
         Certificate(
@@ -130,14 +139,27 @@ def certify_dictionary(
             else f"OMP finds every support of {k} if the noise norm is below {noise:.3g} times the smallest value.",
         ),
         Certificate(
+            "matching_pursuit_rate", rate, status, note, "1 - (1 - mu_1(k - 1)) / k where omp reaches k",
+            "Gribonval and Vandergheynst 2006", cost, rate is None,
+            f"Vacuous at k = {k}: no rate is certified for matching pursuit." if rate is None
+            else f"Each step of matching pursuit leaves at most {rate:.4g} of the energy, for every code of {k}.",
+        ),
+        Certificate(
             "one_shot", shot, status, (*note, spread), "R (mu_1(k - 1) + mu_1(k)) < 1",
             "Donoho, Elad, Temlyakov 2006", cost, shot < k,
-            _reach("Thresholding (one-shot TopK) of |W^T x| finds every code", shot, k),
+            reach_sentence("Thresholding (one-shot TopK) of |W^T x| finds every code", shot, k),
         ),
         Certificate(
             "one_shot_nonnegative", one_sided, status, (*note, spread, "codes are non-negative"),
             "R (mu_1^-(k - 1) + mu_1^+(k)) < 1", "one-sided form of the same", cost, one_sided < k,
-            _reach("Thresholding (one-shot TopK) of W^T x finds every non-negative code", one_sided, k),
+            reach_sentence("Thresholding (one-shot TopK) of W^T x finds every non-negative code", one_sided, k),
+        ),
+        Certificate(
+            "one_shot_noise", shot_noise, status, (*note, spread), f"(1 - R (mu_1({k} - 1) + mu_1({k}))) / 2",
+            "as one_shot", cost, shot_noise == 0,
+            f"Vacuous at k = {k}: no noise level is certified for thresholding." if shot_noise == 0
+            else f"Thresholding finds every support of {k} if |W^T e| stays below {shot_noise:.3g} times the smallest "
+            "value.",
         ),
         ceiling,
     ]  # fmt: skip
@@ -156,38 +178,6 @@ def _flatness_certificate(flat: Flatness) -> Certificate:
         sentence = "Some stored values are zero: statements about any non-zero values do not apply to this dictionary."
     formula = "max_j max_i |w_ij| / min_i |w_ij|"
     return Certificate("flatness", flat.largest, "certified", (), formula, "definition", 0.0, zeros, sentence)
-
-
-def _flat_certificates(mask: Mask, profile: OverlapProfile, k: int, beta: float, *, assumed: bool) -> list[Certificate]:
-    """What overlaps and a flatness ratio give together."""
-    status, note = status_of(profile, mask)
-    assumptions = (*note, f"every column has ratio at most {beta:g}") if assumed else note
-    stable = min(stable_size(profile.babel, mask.degree, beta), mask.n_latents) // 2
-    reach = max(
-        omp_k_from_overlap(profile.largest, mask.degree, beta),
-        omp_k(babel_from_overlaps(profile.babel, mask.degree, beta)),
-    )
-    reach = min(reach, mask.n_latents)
-    return [
-        Certificate(
-            "stable_codes", stable, status, assumptions, "eps_2k <= Lam(2k - 1) / (2 d) < 1 / (1 + beta)",
-            "Berinde et al. 2008, weighted by column norms", profile.seconds, stable < k,
-            _reach("Codes keep a fixed share of their l1 distance in the image", stable, k),
-        ),
-        Certificate(
-            "omp_from_overlap", reach, status, assumptions, "k < 1 + (d / lam - 1) / (2 beta^2), or its Babel form",
-            "Tropp 2004 with |<w_i, w_j>| bounded by the overlap", profile.seconds, reach < k,
-            _reach("Pursuit (OMP) recovers every noiseless code, for all values this flat", reach, k),
-        ),
-    ]  # fmt: skip
-
-
-def _reach(claim: str, reach: int, k: int) -> str:
-    """A sentence for a guarantee that covers codes of at most `reach` active latents when k are asked for."""
-    if reach < 1:
-        return f"Vacuous: nothing is certified about this ({claim[0].lower()}{claim[1:]})."
-    text = f"{claim}, with at most {reach} active latents."
-    return text if reach >= k else f"Vacuous at k = {k}; {text[0].lower()}{text[1:]}"
 
 
 def _check(k: int, ratio: float) -> None:

@@ -1,18 +1,23 @@
 """Certificates that only the mask enters."""
 
 import time
+from math import log
 from typing import Literal
+
+import numpy as np
 
 from expander_sae.graphs import Mask, make_mask
 from expander_sae.graphs.adversary import find_bad_expansion, find_stopping_set
-from expander_sae.graphs.expansion import expansion_loss_bound
+from expander_sae.graphs.expansion import expansion_loss_bound, spectral_expansion, spectral_loss_floor
 from expander_sae.graphs.overlap import OverlapProfile
 from expander_sae.graphs.packing import smallest_possible_overlap
-from expander_sae.graphs.random_masks import hall_size, stopping_size
+from expander_sae.graphs.random_masks import expansion_size, hall_size
+from expander_sae.graphs.stopping_moment import stopping_size_exact
 
 from .certificate import Certificate
 from .identifiability import generic_size, stopping_distance_bound, stopping_distance_by_core
 from .recovery import welch_ceiling
+from .stability import nonnegative_k
 
 FAILURE = 0.01
 """Probability over the draw of a uniform mask that its certificates may fail with."""
@@ -22,7 +27,15 @@ def status_of(profile: OverlapProfile, mask: Mask) -> tuple[Literal["certified",
     """Whether overlaps were counted or sampled, and the assumption that goes with a sample."""
     if profile.exact:
         return "certified", ()
-    return "estimated", (f"overlaps were sampled on {profile.columns} of {mask.n_latents} columns",)
+    return "estimated", (sampled("overlaps were", profile.columns, mask),)
+
+
+def sampled(what: str, columns: int, mask: Mask) -> str:
+    """The note on a sample; with confidence 0.99 at most ln(100) / sample of all columns exceed what it showed."""
+    return (
+        f"{what} sampled on {columns} of {mask.n_latents} columns; with confidence 0.99 at most "
+        f"{min(1.0, log(100) / columns):.2%} of all columns exceed what was seen"
+    )
 
 
 def overlap_certificates(mask: Mask, profile: OverlapProfile, k: int, *, whole: bool = True) -> list[Certificate]:
@@ -81,7 +94,7 @@ def overlap_certificates(mask: Mask, profile: OverlapProfile, k: int, *, whole: 
     ]  # fmt: skip
 
 
-def ensemble_certificates(mask: Mask, k: int) -> list[Certificate]:
+def ensemble_certificates(mask: Mask, k: int, beta: float) -> list[Certificate]:
     """What holds with probability at least 1 - FAILURE over the draw; empty unless the mask was drawn uniformly."""
     if mask.construction != "uniform" or mask.seed is None:
         return []
@@ -91,10 +104,12 @@ def ensemble_certificates(mask: Mask, k: int) -> list[Certificate]:
         return []
     drawn = ("columns were drawn independently and uniformly, and not selected afterwards",)
     start = time.perf_counter()
-    stopping = stopping_size(*sizes, failure=FAILURE)
+    stopping = stopping_size_exact(*sizes, failure=FAILURE)
     middle = time.perf_counter()
     hall = hall_size(*sizes, failure=FAILURE)
     end = time.perf_counter()
+    stable, solved = _expanding(sizes, 1 / (1 + beta)) // 2, _random_nonnegative_k(sizes)
+    expanded = time.perf_counter() - end
     odds = f", with probability at least {1 - FAILURE:g} over the mask"
     any_k, generic = stopping.size // 2, hall.size // 2
     return [
@@ -109,7 +124,46 @@ def ensemble_certificates(mask: Mask, k: int) -> list[Certificate]:
             "Hall 1935; first moment", end - middle, generic < k,
             _codes(generic, k, "for almost every choice of values" + odds),
         ),
+        Certificate(
+            "stable_codes_random", stable, "certified", (*drawn, f"every column has ratio at most {beta:g}"),
+            "sum_t C(n, t) P(|N(S_t)| <= (1 - eps) d t) <= 0.01, eps = 1 / (1 + beta), t <= 2k",
+            "Berinde et al. 2008; Bah and Tanner 2013", expanded, stable < k,
+            reach_sentence("Codes keep a positive share of their l1 distance in the image" + odds, stable, k),
+        ),
+        Certificate(
+            "nonnegative_codes_random", solved, "certified", (*drawn, "all values positive", "codes are non-negative"),
+            "|N(S)| > (1 - eps) d |S| for |S| <= floor(k / (1 - eps)) + 1, some eps < 1/2",
+            "Khajehnejad et al. 2011; first moment", expanded, solved < k,
+            reach_sentence("Non-negative least squares finds every code" + odds, solved, k),
+        ),
     ]  # fmt: skip
+
+
+def _expanding(sizes: tuple[int, int, int], epsilon: float) -> int:
+    """The largest s such that all sets of at most s columns lose less than epsilon, except with probability FAILURE."""
+    return expansion_size(*sizes, epsilon, failure=FAILURE).size if 0 < epsilon < 1 else 1
+
+
+def _random_nonnegative_k(sizes: tuple[int, int, int]) -> int:
+    """The best k over a few losses; each is a statement of its own, and only the best one is made."""
+    best = 0
+    for loss in (0.49, 0.4, 0.3):
+        size = expansion_size(*sizes, loss, failure=FAILURE / 3).size
+        best = max(best, nonnegative_k(np.full(size + 1, loss)))
+    return best
+
+
+def spectral_certificate(mask: Mask, k: int) -> Certificate:
+    """What eigenvalues say of expansion: nothing, for every overcomplete mask, and often the trace shows it at once."""
+    start = time.perf_counter()
+    loss, how = spectral_loss_floor(mask, 2 * k), "trace: the second eigenvalue is at least its mean"
+    if loss < 0.5:
+        loss, how = spectral_expansion(mask).loss(2 * k), "|N(S)| >= (d s)^2 / ||A 1_S||^2 by the second eigenvalue"
+    text = f"Eigenvalues show at best that sets of {2 * k} columns keep {1 - loss:.0%} of their rows"
+    return Certificate(
+        "expansion_loss_spectral", loss, "certified", (), how, "Tanner 1984", time.perf_counter() - start, loss >= 0.5,
+        f"Vacuous at k = {k}; {text[0].lower()}{text[1:]}, where half is too few." if loss >= 0.5 else text + ".",
+    )  # fmt: skip
 
 
 def searched_certificates(mask: Mask, k: int, restarts: int, seed: int) -> list[Certificate]:
@@ -155,6 +209,14 @@ def welch_certificate(d_in: int, n_latents: int, k: int) -> Certificate:
         "coherence_ceiling", ceiling, "certified", (), "k < (1 + 1 / omega) / 2, omega = sqrt((n - m) / (m (n - 1)))",
         "Welch 1974", 0.0, ceiling is None, sentence,
     )  # fmt: skip
+
+
+def reach_sentence(claim: str, reach: int, k: int) -> str:
+    """A sentence for a guarantee that covers codes of at most `reach` active latents when k are asked for."""
+    if reach < 1:
+        return f"Vacuous: nothing is certified about this ({claim[0].lower()}{claim[1:]})."
+    text = f"{claim}, with at most {reach} active latents."
+    return text if reach >= k else f"Vacuous at k = {k}; {text[0].lower()}{text[1:]}"
 
 
 def _codes(reach: int, k: int, how: str) -> str:
