@@ -9,6 +9,7 @@ from rich.markup import escape
 from expander_sae.cli import (
     amortise,
     certify,
+    compress,
     convert,
     demo,
     doctor,
@@ -40,6 +41,7 @@ app.command("amortise")(amortise.amortise)
 app.command("encode")(encode.encode)
 app.command("offline")(offline.offline)
 app.command("convert")(convert.convert)
+app.command("compress")(compress.compress)
 app.command("certify")(certify.certify)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)

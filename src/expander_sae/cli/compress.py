@@ -1,0 +1,173 @@
+"""`expander-sae compress`: a trained dense SAE in, an Expander SAE of the same latents out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from expander_sae.records import ExpanderSaeError, write_json
+
+if TYPE_CHECKING:
+    from expander_sae.compression import CompressionRecord
+
+RECORD, LATENTS = "compression.json", "latents.safetensors"
+
+
+def compress(
+    dense: Annotated[Path, typer.Argument(help="A trained dense SAE: ours, SAELens's, sparsify's, ...")],
+    acts: Annotated[Path, typer.Option(help="Folder of activations that `expander-sae harvest` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for the SAE, its records and the fate of each latent.")],
+    degree: Annotated[str, typer.Option(help="Non-zeros kept per column, or auto for the smallest that will do.")],
+    target_retention: Annotated[
+        float, typer.Option(help="For --degree auto: share of the dense SAE's --target-metric to keep.")
+    ] = 0.95,
+    target_metric: Annotated[
+        str, typer.Option(help="ce_recovered (both forms; runs the language model) or explained_variance.")
+    ] = "ce_recovered",
+    support: Annotated[
+        str, typer.Option(help="Which rows a column keeps: magnitude, balanced or error; see docs/compress.md.")
+    ] = "error",
+    encoder: Annotated[
+        str,
+        typer.Option(
+            help="pursuit: read by block pursuit, reconstructs best. own: an encoder of its own that is taught to fire "
+            "where the dense SAE fired, so that labels of latents hold best."
+        ),
+    ] = "pursuit",
+    stages: Annotated[int, typer.Option(help="Stages of the pursuit.")] = 8,
+    row_cap: Annotated[
+        float, typer.Option(help="Most columns on a row, times the mean, for --support balanced.")
+    ] = 4.0,
+    tokens: Annotated[int, typer.Option(help="Activations seen in fine-tuning; 0 for none.")] = 400_000,
+    batch_size: Annotated[int, typer.Option(help="Tokens per step.")] = 1024,
+    learning_rate: Annotated[
+        float, typer.Option(help="Peak of fine-tuning; lower stays nearer to the original directions.")
+    ] = 5e-3,
+    k: Annotated[int | None, typer.Option("--k", help="Active latents per token. [default: the dense SAE's]")] = None,
+    inference: Annotated[
+        str | None, typer.Option(help="Also measure it read by these, with commas; see docs/pursuit.md.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Language model for the cross entropy: folder or hub id. [default: the one harvested]"),
+    ] = None,
+    ce: Annotated[bool, typer.Option("--ce/--no-ce", help="Measure the cross entropy, or not.")] = True,
+    ce_tokens: Annotated[int, typer.Option(help="Predicted tokens for the cross entropy; 0 for all.")] = 16_384,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Measure on the first so many held-out tokens. [default: all]")
+    ] = None,
+    compute_dtype: Annotated[
+        str, typer.Option(help="What the language model computes in: bfloat16, float32, or auto.")
+    ] = "auto",
+    seed: Annotated[int, typer.Option(help="Order of the activations.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Also write the record as JSON to this file.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars and no table.")] = False,
+) -> None:
+    """Compress a dense SAE and say what became of it: latent j stays latent j, so labels keep their numbers.
+
+    Writes OUT/expander-dDEGREE with compression.json (every metric before and after) and latents.safetensors (cosine
+    and agreement of firing, per latent) in it. The same command goes on after an interruption.
+    """
+    from expander_sae.activations import ActivationStore, load_language_model  # torch takes seconds to import
+    from expander_sae.compression import (
+        CompressionRecord,
+        Recipe,
+        Target,
+        describe_source,
+        measure,
+        smallest_degree,
+        write_latents,
+    )
+    from expander_sae.compression import compress as run
+    from expander_sae.interop import read_sae
+
+    from .source import model_name
+
+    target = Target(target_retention, target_metric)
+    store = ActivationStore.open(acts)
+    loaded: Any = read_sae(dense)
+    if loaded.dictionary()[0] is not None:
+        raise ExpanderSaeError(f"expected a dense SAE to compress; {dense} holds a sparse one")
+    language_model = None
+    if ce:
+        name = model_name(model, store.manifest["settings"])
+        language_model = load_language_model(name, dtype=compute_dtype)
+    elif degree == "auto" and target_metric == "ce_recovered":
+        raise ExpanderSaeError("expected --ce with --target-metric ce_recovered; or take explained_variance")
+    source = describe_source(dense, loaded)
+    readings = [part.strip() for part in (inference or "").split(",") if part.strip()]
+    found: dict[int, CompressionRecord] = {}
+
+    def at(chosen: int) -> float:
+        recipe = Recipe(
+            degree=chosen,
+            support=support,
+            encoder=encoder,
+            stages=stages,
+            row_cap=row_cap,
+            tokens=tokens,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            k=k,
+            seed=seed,
+        )
+        sae = run(loaded, store, recipe, folder=out, source=source, progress=not quiet)
+        record = measure(
+            loaded,
+            sae,
+            store,
+            readings=readings,
+            language_model=language_model,
+            ce_tokens=ce_tokens or None,
+            max_tokens=max_tokens,
+            progress=not quiet,
+        )
+        found[chosen] = record
+        folder = out / f"expander-d{chosen}"
+        write_json(folder / RECORD, record.to_dict())
+        write_latents(record, folder / LATENTS)
+        return target.kept(record.dense, next(iter(record.compressed.values()))) if degree == "auto" else 1.0
+
+    if degree == "auto":
+        chosen = smallest_degree(at, target_retention, store.d_in)
+    else:
+        chosen = _number(degree)
+        at(chosen)
+    if json is not None:
+        write_json(json, {"degree": chosen, "searched": sorted(found), **found[chosen].to_dict()})
+    if not quiet:
+        console = Console()
+        for one in sorted(found):
+            console.print(table(found[one]))
+        console.print(f"{out / f'expander-d{chosen}'}", markup=False, soft_wrap=True)
+
+
+def _number(degree: str) -> int:
+    if not degree.isdecimal():
+        raise ExpanderSaeError(f"expected --degree as a number or auto; got {degree!r}")
+    return int(degree)
+
+
+def table(record: "CompressionRecord") -> Table:
+    """Before and after, one line for each way of reading."""
+    title = f"degree {record.recipe['degree']}, support {record.recipe['support']}, {record.dense.tokens:,} tokens"
+    drawn = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    drawn.add_column("SAE read by", no_wrap=True)
+    for heading in ("KiB", "fvu", "delta\nce", "ce rec.\nzero", "ce rec.\nmean", "firing\nF1", "median\nF1", "cosine"):
+        drawn.add_column(heading, justify="right")
+    lines = [("dense", record.dense, None)]
+    lines += [(name, one, record.latents[name]) for name, one in record.compressed.items()]
+    for name, one, latents in lines:
+        kib = None if one.bytes_on_disk is None else one.bytes_on_disk / 1024
+        numbers = [one.fvu, one.delta_ce, one.ce_recovered_zero, one.ce_recovered_mean]
+        numbers += (
+            [None] * 3
+            if latents is None
+            else [latents["f1_micro"], latents["f1"]["median"], latents["cosine"]["median"]]
+        )
+        cells = ["–" if value is None else f"{value:.3f}" for value in numbers]
+        drawn.add_row(name, "–" if kib is None else f"{kib:,.0f}", *cells)
+    return drawn

@@ -1,0 +1,222 @@
+"""The whole way from a trained dense SAE to an Expander SAE of the same latents."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from expander_sae.activations import ActivationStore
+from expander_sae.graphs import mask_from_rows
+from expander_sae.ops import Codes
+from expander_sae.records import ExpanderSaeError, read_json
+from expander_sae.saes import ExpanderSae, load_sae, ordinary_tokens
+from expander_sae.training import StoreBatches, TrainConfig, train
+
+from .encoder import KeepFiring, regressed_encoder
+from .supports import choose_support
+
+ENCODERS = {
+    "pursuit": "tied; codes come from block pursuit: the best reconstruction, the least agreement of firing",
+    "own": "an encoder with values of its own on the same rows, taught to fire where the dense SAE fired",
+}
+"""How a compressed SAE finds its codes, in words."""
+
+
+class DenseSae(Protocol):
+    """What is read of a dense SAE: a `DenseTopKSae`, or any with the same few members."""
+
+    d_in: int
+    n_latents: int
+    k: int
+    b_enc: Any
+    metadata: dict[str, Any]
+
+    @property
+    def values(self) -> Tensor:
+        """Dictionary columns [n_latents, d_in]."""
+        ...
+
+    def dictionary(self) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """(None, columns, encoder or None when tied)."""
+        ...
+
+    def center(self) -> Tensor:
+        """Decoder bias [d_in]."""
+        ...
+
+    def encode(self, x: Tensor) -> Codes:
+        """Codes of x [batch, d_in]."""
+        ...
+
+    def decode(self, codes: Codes) -> Tensor:
+        """x_hat [batch, d_in]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to compress; saved with the SAE."""
+
+    degree: int
+    support: str = "error"
+    """One of `RULES`."""
+    encoder: str = "pursuit"
+    """One of `ENCODERS`."""
+    stages: int = 8
+    """Of the pursuit that the compressed SAE is read by, with the encoder "pursuit"."""
+    row_cap: float = 4.0
+    """For the rule "balanced"."""
+    tokens: int = 400_000
+    """Activations seen in fine-tuning; 0 leaves the chosen values as they are."""
+    batch_size: int = 1024
+    learning_rate: float = 5e-3
+    """Peak of fine-tuning: high reconstructs better, low stays nearer to the original directions."""
+    sample_tokens: int = 32_768
+    """Activations behind the support and the encoder's start."""
+    k: int | None = None
+    """Active latents per token; None: the dense SAE's, or as many as it has on average where it has no k."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.encoder not in ENCODERS:
+            raise ExpanderSaeError(f"expected an encoder out of {', '.join(ENCODERS)}; got {self.encoder!r}")
+        if self.tokens < 0 or self.sample_tokens < 2 or self.batch_size < 1:
+            raise ExpanderSaeError(
+                "expected tokens >= 0, sample_tokens >= 2 and batch_size >= 1; got "
+                f"{self.tokens}, {self.sample_tokens}, {self.batch_size}"
+            )
+
+
+def compress(
+    dense: DenseSae,
+    store: ActivationStore,
+    recipe: Recipe,
+    *,
+    folder: str | Path,
+    source: str = "dense",
+    progress: bool = True,
+) -> ExpanderSae:
+    """An Expander SAE whose latent j stands for latent j of a dense SAE, saved in `folder/expander-dDEGREE`.
+
+    Chooses `degree` rows of every column, starts from the dense values on them, and fine-tunes on activations. With
+    the encoder "own" it also learns, from the dense SAE's codes, to fire where that fired. If the folder holds the SAE
+    of the same recipe and source already, that is read back; an interrupted fine-tuning goes on.
+
+    Args:
+        dense: its latents keep their numbers.
+        store: activations of the model and module that it was trained on.
+        recipe: the settings.
+        folder: gets the SAE's folder and the training's `metrics.jsonl`.
+        source: what to call the dense SAE on record.
+        progress: show a progress bar.
+
+    Raises:
+        ExpanderSaeError: widths differ, the folder holds another SAE of this degree, or fine-tuning diverged.
+
+    Example:
+        >>> sae = compress(load_sae("dense"), store, Recipe(degree=16), folder="small")  # doctest: +SKIP
+    """
+    if dense.d_in != store.d_in:
+        raise ExpanderSaeError(f"expected activations of d_in {dense.d_in}, that of the SAE; got {store.d_in}")
+    folder, name = Path(folder), f"expander-d{recipe.degree}"
+    wanted = {**asdict(recipe), "source": source}
+    if (folder / name / "config.json").is_file():
+        return _already_there(folder / name, wanted)
+    sample = store.sample("train", recipe.sample_tokens, recipe.seed)
+    sae = starting_point(dense, sample[ordinary_tokens(sample)], recipe)
+    sae.metadata = {"compression": wanted}
+    if recipe.tokens == 0:
+        sae.metadata["activations"] = dict(store.manifest["settings"])
+        sae.eval().save(folder / name)
+        return sae
+    own = recipe.encoder == "own"
+    config = TrainConfig(
+        tokens=recipe.tokens,
+        batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+        fine_tune=True,
+        rewire_every=0,
+        seed=recipe.seed,
+    )
+    records = train(
+        {name: sae},
+        StoreBatches(store, config),
+        config,
+        folder=folder,
+        progress=progress,
+        extra_losses={name: KeepFiring(dense)} if own else None,
+    )
+    if records[name].diverged:
+        raise ExpanderSaeError("fine-tuning diverged and nothing was saved. Lower the learning rate.")
+    return sae
+
+
+def _already_there(folder: Path, wanted: dict[str, Any]) -> ExpanderSae:
+    found = (read_json(folder / "config.json").get("metadata") or {}).get("compression")
+    sae = load_sae(folder)
+    if found != wanted or not isinstance(sae, ExpanderSae):
+        raise ExpanderSaeError(
+            f"expected no SAE in {folder}, or one compressed by the same recipe; found another. Choose another folder."
+        )
+    return sae
+
+
+@torch.no_grad()
+def starting_point(dense: DenseSae, x: Tensor, recipe: Recipe) -> ExpanderSae:
+    """The compressed SAE before any fine-tuning, from ordinary activations x [tokens, d_in]."""
+    columns = dense.values.detach().float()
+    center = dense.center().detach().float()
+    codes = dense.encode(x)
+    k = _active(codes, dense, recipe.k)
+    support = choose_support(columns, recipe.degree, recipe.support, x=x - center, codes=codes, row_cap=recipe.row_cap)
+    own = recipe.encoder == "own"
+    sae = ExpanderSae(
+        d_in=dense.d_in,
+        n_latents=dense.n_latents,
+        degree=recipe.degree,
+        k=k,
+        seed=recipe.seed,
+        stages=0 if own else min(recipe.stages, k),
+        latent_bias=own,
+        tied=not own,
+        mask=mask_from_rows(support.rows.numpy(), d_in=dense.d_in),
+    )
+    # A column whose kept entries are all zero has no direction; any unit vector will do until training gives it one.
+    empty = support.values.norm(dim=1) == 0
+    sae.columns.raw.copy_(torch.where(empty[:, None], sae.columns.raw, support.values))
+    sae.b_dec.copy_(center)
+    if own:
+        encoder = dense.dictionary()[2]
+        wide = columns if encoder is None else encoder.detach().float()
+        bias = None if dense.b_enc is None else dense.b_enc.detach().float()
+        start = regressed_encoder(wide, bias, center, support.rows, x)
+        assert sae.encoder is not None
+        assert sae.b_enc is not None
+        sae.encoder.copy_(start.values)
+        sae.b_enc.copy_(start.bias)
+    return sae
+
+
+def _active(codes: Codes, dense: DenseSae, k: int | None) -> int:
+    """k as asked for, the dense SAE's, or its mean number of active latents where that is not bounded by a k."""
+    if k is not None:
+        return k
+    if dense.k < dense.n_latents:
+        return dense.k
+    return max(1, math.ceil(float((codes.values != 0).sum(1).double().mean())))
+
+
+def ordinary_blocks(store: ActivationStore, split: str, max_tokens: int | None, batch: int = 512) -> Iterator[Tensor]:
+    """x [at most batch, d_in] float32 of a split, tokens of giant norm left out."""
+    left = max_tokens
+    for block in store.blocks(split):
+        x = block.float()
+        x = x[ordinary_tokens(x)][:left]
+        left = None if left is None else left - len(x)
+        yield from x.split(batch)
+        if left == 0:
+            return
