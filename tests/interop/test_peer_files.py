@@ -351,8 +351,6 @@ def test_our_own_architecture_comes_back_exactly(tmp_path, name, dtype):
         ({"k": None}, "k as a"),
         ({"mask_seed": 1}, "wrong rows"),
         ({"mask_seed": None}, "mask_bytes"),
-        ({"code_scale": 2.0}, "scaled"),
-        ({"code_scale": "x"}, "scaled"),
         ({"inference": "magic"}, "inference"),
         ({"stages": None}, "stages"),
     ],

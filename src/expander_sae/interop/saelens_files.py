@@ -11,7 +11,7 @@ from expander_sae.records import ExpanderSaeError, write_atomically, write_json
 from expander_sae.saes import AbstractSae
 
 from .dense import DenseWeights, dense_weights, sae_from_dense
-from .saelens_ours import ARCHITECTURE, arrays, build, check_code_scale, describe, fill, folded
+from .saelens_ours import ARCHITECTURE, arrays, build, describe, fill, folded
 from .tensors import Arrays, read_config, read_safetensors
 from .threshold import ThresholdSae
 
@@ -71,7 +71,7 @@ def write_saelens(
     """
     stored = check_dtype(dtype)
     if dense or isinstance(sae, ThresholdSae):
-        config, tensors = _dense(dense_weights(sae, inference=inference), stored)
+        config, tensors = dense_parts(dense_weights(sae, inference=inference), stored)
     else:
         sae = folded(sae)
         config, tensors = describe(sae) | {"architecture": ARCHITECTURE}, arrays(sae, stored)
@@ -90,7 +90,7 @@ def write_saelens(
     return folder
 
 
-def _dense(weights: DenseWeights, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def dense_parts(weights: DenseWeights, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Config and tensors under SAELens's own topk, standard or jumprelu."""
     architecture = {"topk": "topk", "relu": "standard", "jumprelu": "jumprelu"}[weights.activation]
     config: dict[str, Any] = {"architecture": architecture, "d_in": weights.d_in, "d_sae": weights.n_latents}
@@ -105,24 +105,34 @@ def _dense(weights: DenseWeights, dtype: torch.dtype) -> tuple[dict[str, Any], d
 def read_saelens(folder: str | Path) -> AbstractSae | ThresholdSae:
     """The SAE of a SAELens folder: ours, or one of its dense standard, topk, jumprelu and batchtopk.
 
+    Codes are in the units of the activations, as everywhere here: lengths of columns, and a factor that
+    `fold_activation_norm_scaling_factor` left in them, are folded away.
+
     Raises:
         ExpanderSaeError: a file is missing, damaged or hostile, the architecture is another one, or the SAE wants its
             input normalised.
     """
     folder = Path(folder)
-    config = read_config(folder / CONFIG)
-    found = Arrays(read_safetensors(folder / ARRAYS), folder / ARRAYS)
-    _refuse_what_changes_the_input(config, folder)
+    return sae_from_parts(
+        read_config(folder / CONFIG), Arrays(read_safetensors(folder / ARRAYS), folder / ARRAYS), str(folder / CONFIG)
+    )
+
+
+def sae_from_parts(config: dict[str, Any], found: Arrays, where: str) -> AbstractSae | ThresholdSae:
+    """The SAE of a SAELens config and its tensors; `where` names them in errors.
+
+    Raises:
+        ExpanderSaeError: as in `read_saelens`.
+    """
+    _refuse_what_changes_the_input(config, where)
     if config.get("architecture") == ARCHITECTURE:
         _check_shape(config, found)
-        check_code_scale(config.get("code_scale", 1.0))
-        sae: AbstractSae | ThresholdSae = fill(build(config, found.left.get("mask_bytes")), found)
+        sae = fill(build(config, found.left.get("mask_bytes")), found)
         sae.metadata = dict(_object(_object(config, "metadata"), "expander_sae"))
-    else:
-        weights = _read_dense(config, found, folder)
-        weights.metadata = _metadata_from(config)
-        sae = sae_from_dense(weights)
-    return sae
+        return sae
+    weights = _read_dense(config, found, where)
+    weights.metadata = metadata_from(config)
+    return sae_from_dense(weights)
 
 
 def _object(config: dict[str, Any], name: str) -> dict[str, Any]:
@@ -141,16 +151,16 @@ def _check_shape(config: dict[str, Any], found: Arrays) -> None:
             raise ExpanderSaeError(f"expected {name} as [{', '.join(axes)}] = {wanted} in {found.path}; got {seen}")
 
 
-def _refuse_what_changes_the_input(config: dict[str, Any], folder: Path) -> None:
+def _refuse_what_changes_the_input(config: dict[str, Any], where: str) -> None:
     normalised = config.get("normalize_activations")
     if normalised not in (None, False, "none"):
         raise ExpanderSaeError(
-            f"expected normalize_activations 'none' in {folder / CONFIG}; got {normalised!r}. Fold it in SAELens first "
+            f"expected normalize_activations 'none' in {where}; got {normalised!r}. Fold it in SAELens first "
             "where it can be folded; an SAE that normalises each token cannot be read."
         )
 
 
-def _read_dense(config: dict[str, Any], found: Arrays, folder: Path) -> DenseWeights:
+def _read_dense(config: dict[str, Any], found: Arrays, where: str) -> DenseWeights:
     architecture = config.get("architecture", "standard")
     options = _object(config, "activation_fn_kwargs")
     # Folders older than SAELens 6 call it standard and name the activation elsewhere.
@@ -158,7 +168,7 @@ def _read_dense(config: dict[str, Any], found: Arrays, folder: Path) -> DenseWei
         architecture = "topk"
     if architecture not in ("standard", "topk", "jumprelu", "batchtopk", "matryoshka_batchtopk"):
         raise ExpanderSaeError(
-            f"expected architecture {ARCHITECTURE}, standard, topk, jumprelu or batchtopk in {folder / CONFIG}; "
+            f"expected architecture {ARCHITECTURE}, standard, topk, jumprelu or batchtopk in {where}; "
             f"got {architecture!r}"
         )
     decoder = found.take("W_dec", (None, None))
@@ -182,7 +192,7 @@ def _read_dense(config: dict[str, Any], found: Arrays, folder: Path) -> DenseWei
     return weights.centered(bool(config.get("apply_b_dec_to_input", True)))
 
 
-def _metadata_from(config: dict[str, Any]) -> dict[str, Any]:
+def metadata_from(config: dict[str, Any]) -> dict[str, Any]:
     """Where the SAE came from, in our words where we have them."""
     theirs = _object(config, "metadata") or config
     ours = theirs.get("expander_sae")

@@ -36,6 +36,7 @@ def describe(sae: AbstractSae) -> dict[str, Any]:
         "signed": sae.signed,
         "latent_bias": sae.b_enc is not None,
         "stages": sae.stages,
+        "spare": described.get("spare", 0),
         "inference": None if sae.inference is None else str(sae.inference),
         "seed": int(described.get("seed") or 0),
         "mask_construction": mask.get("construction"),
@@ -53,6 +54,7 @@ def build(config: Mapping[str, Any], mask_bytes: Tensor | None = None) -> Abstra
     """
     try:
         shared = {name: config[name] for name in ("d_in", "k", "tied", "signed", "latent_bias", "stages", "seed")}
+        shared |= {"spare": config["spare"]} if config.get("spare") else {}
         shared["n_latents"] = config["d_sae"]
         if config["kind"] == DenseTopKSae.kind:
             sae: AbstractSae = DenseTopKSae(**shared)
@@ -81,6 +83,16 @@ def _mask(config: Mapping[str, Any], mask_bytes: Tensor | None) -> Mask:
             f"{str(config['mask_sha256'])[:16]}...); the values would sit on the wrong rows"
         )
     return mask
+
+
+def set_stored_mask(sae: ExpanderSae, config: Mapping[str, Any], mask_bytes: Tensor | None) -> None:
+    """Put the mask of a file on an SAE that was built without it; one with a seed has its mask already.
+
+    Raises:
+        ExpanderSaeError: there are no rows, or they are not the ones the SAE was trained with.
+    """
+    if config["mask_seed"] is None:
+        sae.set_mask(_mask(config, mask_bytes))
 
 
 def rows_to_bytes(mask: Mask) -> Tensor:
@@ -150,16 +162,3 @@ def folded(sae: AbstractSae) -> AbstractSae:
     sae = copy.deepcopy(sae)
     sae.fold_input_scale()
     return sae
-
-
-def check_code_scale(scale: Any) -> None:
-    """Raise unless codes are in the units of the activations.
-
-    Raises:
-        ExpanderSaeError: `fold_activation_norm_scaling_factor` has scaled them.
-    """
-    if scale != 1.0:
-        raise ExpanderSaeError(
-            f"the codes of this SAE are scaled by {scale!r}, as fold_activation_norm_scaling_factor left them; ours "
-            "are in the units of the activations. Call fold_W_dec_norm() in SAELens first, which moves the scale."
-        )
