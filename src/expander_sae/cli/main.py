@@ -16,8 +16,10 @@ from expander_sae.cli import (
     encode,
     evaluate,
     experiment,
+    export,
     frontier,
     harvest,
+    import_,
     offline,
     report,
     train,
@@ -41,6 +43,8 @@ app.command("amortise")(amortise.amortise)
 app.command("encode")(encode.encode)
 app.command("offline")(offline.offline)
 app.command("convert")(convert.convert)
+app.command("export")(export.export)
+app.command("import")(import_.import_)
 app.command("compress")(compress.compress)
 app.command("certify")(certify.certify)
 app.command("demo")(demo.demo)

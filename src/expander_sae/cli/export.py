@@ -1,0 +1,55 @@
+"""`expander-sae export`: an SAE in, a folder or file that another library reads out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from expander_sae.records import ExpanderSaeError, write_json
+
+
+def export(
+    sae: Annotated[Path, typer.Argument(help="Folder of a trained SAE.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; for openai a file, *.pt.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="saelens (sparse, exact; read with `import expander_sae.interop.saelens`), or dense: saelens-dense, "
+            "sparsify, dictionary_learning, openai."
+        ),
+    ] = "saelens",
+    dtype: Annotated[str, typer.Option(help="Type of the numbers: float32, float16 or bfloat16.")] = "float32",
+    inference: Annotated[
+        str | None,
+        typer.Option(
+            help="For a dense format and an SAE that reads its codes by a pursuit: `encoder` accepts the encoder's "
+            "codes, the only ones those libraries compute. [default: refuse]"
+        ),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the format and the sizes as JSON to this file.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
+) -> None:
+    """Write an SAE for SAELens, sparsify, dictionary_learning or OpenAI's code; docs/interop.md says what is kept."""
+    from expander_sae.interop import dense_bytes, read_sae, write_sae  # torch takes seconds to import
+    from expander_sae.interop.saelens_files import check_dtype
+
+    if out.resolve() == sae.resolve():
+        raise ExpanderSaeError(f"expected --out to be another folder than the SAE's; got {out} for both")
+    loaded = read_sae(sae)
+    console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+    before = _size(sae)
+    if to != "saelens":
+        size = dense_bytes(loaded, check_dtype(dtype))
+        console.print(f"dense: {size / 1e6:,.1f} MB, {size / before:,.1f} times the SAE's {before / 1e6:,.1f} MB")
+    written = write_sae(loaded, out, to, dtype=dtype, inference=inference)
+    if json is not None:
+        write_json(json, {"format": to, "dtype": dtype, "bytes": {str(sae): before, str(written): _size(written)}})
+    console.print(f"{_size(written) / 1e6:,.1f} MB for {to}: {written}", markup=False)
+    if to == "openai":
+        console.print("their from_state_dict normalises the input of every TopK SAE: see docs/interop.md", markup=False)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of the files in a folder."""
+    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.iterdir())
