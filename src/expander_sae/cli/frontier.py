@@ -36,9 +36,11 @@ def frontier(
     controls: Annotated[
         str,
         typer.Option(
-            help="What to compare with, with commas: dense (full, tied), dense-untied, matched (for each degree a "
-            "small dense SAE with as many learned values), matched-omp (the same with pursuit), oneshot (Expander SAEs "
-            "on a fixed mask with the TopK encoder), clustered (disjoint row blocks); or none."
+            help="What to compare with, with commas: full dense SAEs (dense, dense-untied, dense-randinit, dense-omp), "
+            "small ones of each degree's size (matched, matched-omp, matched-decoder, matched-untied, matched-bytes, "
+            "matched-bytes-omp), principal directions (pca), and for each degree other supports or ways to train "
+            "(oneshot, fixed, clustered, banded, shared, diversity, pruned); or none. docs/experiments.md says what each "
+            "is.",
         ),
     ] = "dense,matched",
     k: Annotated[int, typer.Option("--k", help="Active latents per token.")] = 32,
@@ -66,6 +68,12 @@ def frontier(
             "pursuit in T stages, which also lets training move the dictionary's entries to better rows."
         ),
     ] = 8,
+    spare: Annotated[
+        int | None,
+        typer.Option(
+            help="Columns each of those stages picks beyond its share and drops again. [default: two for each it adds]"
+        ),
+    ] = None,
     inference: Annotated[
         str,
         typer.Option(
@@ -132,9 +140,9 @@ def frontier(
         console.print(f"Note: {note}", markup=False)
     given = {"tokens": tokens, "batch_size": batch_size, "learning_rate": learning_rate}
     config = replace(PRESETS[preset], **{option: value for option, value in given.items() if value is not None})
-    options: dict[str, Any] = {"signed": signed, "stages": stages}
+    options: dict[str, Any] = {"signed": signed, "stages": stages, "spare": spare}
     if preset == "paper":
-        options = {**paper_sae_options(), "construction": "uniform", "stages": 0}
+        options = {**paper_sae_options(), "construction": "uniform", "stages": 0, "spare": 0}
         keep_special_tokens, splice = True, "everywhere"
     # Before hours of training, not after: is there a model to evaluate with?
     name = model_name(model, store.manifest["settings"]) if ce else None

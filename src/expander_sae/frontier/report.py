@@ -15,6 +15,7 @@ from expander_sae.records import EvaluationRecord, write_atomically
 
 from .figures import PANELS, SPEED_PANELS, draw, draw_speed, short_number
 from .results import Frontier, Summary
+from .variants import CONTROLS
 
 _SMALLEST_CLAIM = 3
 """Seeds below which a difference is not a claim."""
@@ -86,7 +87,8 @@ def write_report(frontier: Frontier, folder: str | os.PathLike[str]) -> Path:
 
 def in_order(summaries: list[Summary]) -> list[Summary]:
     """By degree, each sparse SAE with its controls; the full dense ones last."""
-    families = ("expander", "oneshot", "clustered", "matched", "matched-omp", "dense", "dense-untied")
+    sparse = ("expander", "pruned", "fixed", "oneshot", "diversity", "shared", "banded", "clustered")
+    families = (*sparse, *(name for name in CONTROLS if name not in sparse), "pca-topk")
     return sorted(summaries, key=lambda s: (s.matched_degree or math.inf, families.index(s.family)))
 
 

@@ -13,8 +13,9 @@ from expander_sae.records import ExpanderSaeError, FrontierRecord, read_json, wr
 from expander_sae.saes import AbstractSae, load_sae
 from expander_sae.training import PRESETS, TrainConfig, paper_sae_options
 
+from ..pieces import EvaluationSettings
 from ..results import Frontier
-from ..sweep import EvaluationSettings, run_frontier
+from ..sweep import run_frontier
 from ..variants import Variant, plan
 
 PAPER_DEGREES = (7, 30, 50, 100, 200)
@@ -77,7 +78,7 @@ class Settings:
     def sae_options(self) -> dict[str, Any]:
         """Options of every SAE, as `run_frontier` takes them."""
         if self.paper:
-            return {**paper_sae_options(), "construction": "uniform", "stages": 0}
+            return {**paper_sae_options(), "construction": "uniform", "stages": 0, "spare": 0}
         return {"stages": min(self.stages, self.k)}
 
     def to_dict(self) -> dict[str, Any]:

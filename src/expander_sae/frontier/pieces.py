@@ -1,0 +1,145 @@
+"""What earlier runs of a frontier finished, and whether it still fits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from expander_sae.activations import ActivationStore
+from expander_sae.records import EvaluationRecord, ExpanderSaeError, TrainingRecord, read_json, write_json
+from expander_sae.training import TrainConfig
+
+from .variants import Variant
+
+PIECES = "pieces"
+OWN = "own"
+"""The key of an SAE's evaluation by its own inference."""
+_NOT_LEARNED = ("seed", "log_every", "checkpoint_every")
+"""Settings of training that leave what is learned as it is, or are the variant's own."""
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How a frontier is evaluated; see `expander_sae.evaluation.evaluate`."""
+
+    max_tokens: int | None = None
+    ce_tokens: int | None = 16_384
+    splice: str = "ordinary"
+    keep_special_tokens: bool = False
+    outlier_medians: float | None = 5.0
+    batch_size: int = 2048
+
+
+class Pieces:
+    """What earlier runs finished: one JSON file for each SAE, with a mark of everything its numbers depend on."""
+
+    def __init__(
+        self,
+        folder: Path,
+        store: ActivationStore,
+        config: TrainConfig,
+        shared: dict[str, Any],
+        evaluation: EvaluationSettings,
+        train_tokens: int | None,
+    ) -> None:
+        self.folder = folder
+        # Whether special tokens are kept is one setting for training and evaluation.
+        kept = evaluation.keep_special_tokens
+        # How often a pass writes its log and its checkpoint does not change what it learns.
+        learned = {name: v for name, v in asdict(config).items() if name not in _NOT_LEARNED}
+        self._train_mark = {"config": learned, **shared, "keep_special_tokens": kept, "activations": _identity(store)}
+        if train_tokens is not None:  # left out otherwise, so that folders of earlier versions still fit
+            self._train_mark["train_tokens"] = train_tokens
+        self._evaluate_mark = asdict(evaluation)
+        self._known: dict[str, dict[str, Any]] = {}
+
+    def _piece(self, variant: Variant) -> dict[str, Any]:
+        if variant.folder not in self._known:
+            path = self.folder / f"{variant.folder}.json"
+            piece = read_json(path) if path.is_file() else {}
+            mark = self._mark(variant)
+            if piece and _with_defaults(piece.get("made_by")) != mark:
+                raise ExpanderSaeError(
+                    f"{path} belongs to a frontier with other settings or activations: {_difference(piece, mark)}. "
+                    "Choose another output folder, or delete this one to start anew."
+                )
+            self._known[variant.folder] = piece
+        return self._known[variant.folder]
+
+    def _mark(self, variant: Variant) -> dict[str, Any]:
+        # Through JSON, so that it compares equal to what was read back.
+        return json.loads(json.dumps({"variant": variant.to_dict(), **self._train_mark}))
+
+    def is_trained(self, variant: Variant, sae_folder: Path) -> bool:
+        """Whether its training is finished and, unless it diverged, the SAE is there."""
+        if "training" not in self._piece(variant):
+            return False
+        return self.training(variant).diverged or (sae_folder / "config.json").is_file()
+
+    def is_evaluated(self, variant: Variant, reading: str | None, with_text: bool) -> bool:
+        """Whether it was evaluated by this reading with the settings of this run."""
+        found = self._piece(variant).get("evaluations", {}).get(reading or OWN)
+        if found is None or found["evaluated_by"] != self._evaluate_mark:
+            return False
+        return bool(found["with_language_model"]) or not with_text
+
+    def training(self, variant: Variant) -> TrainingRecord:
+        """The training record of a finished piece."""
+        return TrainingRecord.from_dict(self._piece(variant)["training"])
+
+    def evaluation(self, variant: Variant, reading: str | None) -> EvaluationRecord | None:
+        """The evaluation record of a finished piece; None where training diverged."""
+        found = self._piece(variant).get("evaluations", {}).get(reading or OWN)
+        return None if found is None else EvaluationRecord.from_dict(found["record"])
+
+    def add_training(self, variant: Variant, record: TrainingRecord) -> None:
+        """Note a finished training; an evaluation of an earlier one is forgotten."""
+        self._write(variant, {"made_by": self._mark(variant), "training": record.to_dict()})
+
+    def add_evaluation(self, variant: Variant, reading: str | None, record: EvaluationRecord, with_text: bool) -> None:
+        """Note a finished evaluation."""
+        piece = self._piece(variant)
+        made = {
+            "evaluated_by": self._evaluate_mark,
+            "with_language_model": with_text,
+            "record": record.to_dict(),
+        }
+        self._write(variant, {**piece, "evaluations": {**piece.get("evaluations", {}), reading or OWN: made}})
+
+    def _write(self, variant: Variant, piece: dict[str, Any]) -> None:
+        write_json(self.folder / f"{variant.folder}.json", piece)
+        self._known[variant.folder] = piece
+
+
+def _identity(store: ActivationStore) -> str:
+    """A hash of the harvest: its settings and the checksums of its shards."""
+    parts = {"settings": store.manifest["settings"], "shards": [e["sha256"] for e in store.manifest["shards"]]}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _with_defaults(mark: Any) -> Any:
+    """A mark with the settings of training that did not exist when it was made: they were at their defaults."""
+    if not isinstance(mark, dict) or not isinstance(mark.get("config"), dict):
+        return mark
+    known = {name: v for name, v in asdict(TrainConfig()).items() if name not in _NOT_LEARNED}
+    return {"spare": 0, **mark, "config": {**known, **mark["config"]}}
+
+
+def _difference(piece: dict[str, Any], mark: dict[str, Any]) -> str:
+    """The first setting that differs, in words."""
+    before = _flat(piece.get("made_by", {}))
+    after = _flat(mark)
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            return f"{name} was {before.get(name)}, now {after.get(name)}"
+    return "it is damaged"
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
