@@ -7,8 +7,10 @@ import numpy as np
 from expander_sae.records import ExpanderSaeError
 
 from .balanced import balanced_rows
+from .capped import capped_rows
 from .clustered import clustered_rows
 from .counter import CounterStream
+from .galois import galois_rows
 from .greedy import greedy_rows
 from .mask import Mask, check_sizes
 from .polynomial import polynomial_rows
@@ -20,6 +22,8 @@ _BUILDERS: dict[str, Callable[[int, int, int, CounterStream], np.ndarray]] = {
     "clustered": clustered_rows,
     "greedy": greedy_rows,
     "polynomial": polynomial_rows,
+    "capped": capped_rows,
+    "galois": galois_rows,
 }
 
 CONSTRUCTIONS: tuple[str, ...] = tuple(_BUILDERS)
@@ -34,7 +38,9 @@ def make_mask(construction: str = "balanced", *, d_in: int, n_latents: int, degr
     Args:
         construction: "balanced" (right degrees differ by at most one), "uniform" (i.i.d. d-subsets, the
             paper's), "clustered" (disjoint row blocks, a control), "greedy" (smallest overlap that a greedy search
-            keeps; seconds to minutes) or "polynomial" (algebraic, needs a degree of about sqrt(d_in) at most).
+            keeps; seconds to minutes), "capped" (balanced, the few large overlaps taken apart), "galois" (algebraic,
+            overlap known without counting, rows by a formula; needs a degree of about sqrt(d_in) at most) or
+            "polynomial" (the same over prime fields only, kept for masks that were made by it).
         d_in: rows of the dictionary, at most 2^24.
         n_latents: columns.
         degree: rows per column, at most d_in.
@@ -46,7 +52,7 @@ def make_mask(construction: str = "balanced", *, d_in: int, n_latents: int, degr
 
     Raises:
         ExpanderSaeError: unknown construction, a size that is not positive, degree > d_in, a bad seed, or sizes
-            that "polynomial" cannot have.
+            that "polynomial" or "galois" cannot have or "capped" cannot count.
 
     Example:
         >>> make_mask("balanced", d_in=512, n_latents=4096, degree=7, seed=0).right_degrees().max()

@@ -9,7 +9,8 @@ from expander_sae.records import ExpanderSaeError
 
 from .mask import Mask
 
-_MOST_KEYS = 1 << 28  # 2 GiB of keys
+MOST_KEYS = 1 << 28
+"""Subsets of rows held at once, 2 GiB of them."""
 
 
 def columns_sharing(mask: Mask, rows_shared: int) -> np.ndarray:
@@ -35,9 +36,9 @@ def columns_sharing(mask: Mask, rows_shared: int) -> np.ndarray:
     if not 1 <= t <= mask.degree:
         raise ExpanderSaeError(f"expected rows_shared from 1 to the degree {mask.degree}, saw {t}.")
     keys = n_latents * comb(mask.degree, t)
-    if keys > _MOST_KEYS or mask.d_in**t >= 1 << 64:
+    if keys > MOST_KEYS or mask.d_in**t >= 1 << 64:
         raise ExpanderSaeError(
-            f"expected at most {_MOST_KEYS} subsets of rows, each below 2^64, saw {keys} of {t} rows out of "
+            f"expected at most {MOST_KEYS} subsets of rows, each below 2^64, saw {keys} of {t} rows out of "
             f"{mask.d_in}. Count overlaps with overlap_profile instead."
         )
     rows = mask.rows.astype(np.uint64)
