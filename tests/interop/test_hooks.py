@@ -1,0 +1,181 @@
+import pytest
+import torch
+from tiny_models import D_IN, FAMILIES, OTHER_FAMILIES, make_tiny_model
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from expander_sae.activations.models import residual_after_block
+from expander_sae.activations.modules import changed_output, hidden_of, named_module, output_of, with_hidden
+from expander_sae.interop.hooks import read_codes, splice, steer
+from expander_sae.ops import Codes
+from expander_sae.records import ExpanderSaeError
+from expander_sae.saes import ExpanderSae
+
+BLOCK = {"llama": "model.layers.1", "qwen2": "model.layers.1", "gemma2": "model.layers.1"}
+BLOCK |= {"gpt_neox": "gpt_neox.layers.1", "gpt2": "transformer.h.1"}
+ATTENTION = {"llama": "self_attn", "qwen2": "self_attn", "gemma2": "self_attn", "gpt_neox": "attention", "gpt2": "attn"}
+IDS = torch.randint(2, 400, (2, 9), generator=torch.Generator().manual_seed(0))
+
+
+def tiny_sae(stages=2, seed=0):
+    return ExpanderSae(d_in=D_IN, n_latents=128, degree=4, k=6, stages=stages, seed=seed).eval()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        family: AutoModelForCausalLM.from_pretrained(make_tiny_model(folder / family, family)).eval()
+        for family in (*FAMILIES, *OTHER_FAMILIES)
+    }
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *OTHER_FAMILIES])
+def test_reading_a_block_reads_its_residual_stream_and_changes_nothing(models, family):
+    model, sae = models[family], tiny_sae()
+    clean = logits(model)
+    with read_codes(model, BLOCK[family], sae) as seen:
+        assert torch.equal(logits(model), clean)
+    hidden = residual_after_block(model, IDS, None, 1)
+    expected = sae.encode(hidden.reshape(-1, D_IN))
+    assert len(seen) == 1
+    assert seen[0].indices.shape == (2, 9, 6)
+    assert torch.equal(seen[0].indices.reshape(-1, 6), expected.indices)
+    logits(model)
+    assert len(seen) == 1  # the hook is gone
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *OTHER_FAMILIES])
+def test_attention_outputs_in_tuples_are_spliced(models, family):
+    model, sae = models[family], tiny_sae()
+    name = f"{BLOCK[family]}.{ATTENTION[family]}"
+    clean = logits(model)
+    with splice(model, name, sae), read_codes(model, name, sae) as seen:
+        changed = logits(model)
+    # The second hook reads what the first wrote: the reconstruction.
+    x = output_of(model, name, input_ids=IDS).reshape(-1, D_IN)
+    twice = sae.encode(sae(x).detach())
+    torch.testing.assert_close(seen[0].values.reshape(-1, 6), twice.values, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(changed, clean, atol=1e-3)
+    assert torch.equal(logits(model), clean)
+
+
+def test_splicing_with_the_error_kept_changes_nothing_until_codes_are_edited(models):
+    model, sae = models["llama"], tiny_sae()
+    clean = logits(model)
+    with splice(model, "model.layers.1", sae, keep_error=True):
+        torch.testing.assert_close(logits(model), clean, rtol=1e-4, atol=1e-4)
+    with splice(model, "model.layers.1", sae, edit=lambda codes: Codes(codes.indices, codes.values * 0)):
+        silenced = logits(model)
+    with changed_output(model, "model.layers.1", lambda x: sae.center().detach().expand_as(x)):
+        torch.testing.assert_close(silenced, logits(model), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(silenced, clean, atol=1e-3)
+
+
+def test_steering_adds_the_columns(models):
+    model, sae = models["llama"], tiny_sae()
+    wide = torch.zeros(128, D_IN).scatter(1, sae.rows.long(), sae.values.detach())
+    with steer(model, "model.layers.1", sae, {3: 2.0, 100: -1.5}):
+        steered = logits(model)
+    with changed_output(model, "model.layers.1", lambda x: x + 2.0 * wide[3] - 1.5 * wide[100]):
+        torch.testing.assert_close(steered, logits(model), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(steered, logits(model), atol=1e-3)
+
+
+def test_generation_can_be_steered(models):
+    model, sae = models["llama"], tiny_sae()
+    prompt = IDS[:1, :4]
+    plain = model.generate(prompt, max_new_tokens=8, do_sample=False)
+    with steer(model, "model.layers.1", sae, {5: 60.0}):
+        steered = model.generate(prompt, max_new_tokens=8, do_sample=False)
+    assert not torch.equal(plain, steered)
+    assert torch.equal(plain, model.generate(prompt, max_new_tokens=8, do_sample=False))
+
+
+def test_where_spares_positions(models):
+    model, sae = models["llama"], tiny_sae()
+
+    def not_first(x):
+        chosen = torch.ones(x.shape[:-1], dtype=torch.bool)
+        chosen[:, 0] = False
+        return chosen
+
+    before = output_of(model, "model.layers.1", input_ids=IDS)
+    with splice(model, "model.layers.1", sae, where=not_first):
+        caught = []
+        with changed_output(model, "model.layers.1", caught.append):
+            logits(model)
+    assert torch.equal(caught[0][:, 0], before[:, 0])
+    torch.testing.assert_close(caught[0][:, 1:], sae(before.reshape(-1, D_IN)).detach().view(before.shape)[:, 1:])
+
+
+def test_the_dtype_of_the_model_is_kept():
+    model = nn.Sequential(nn.Linear(8, D_IN), nn.Linear(D_IN, 3)).to(torch.bfloat16)
+    x = torch.randn(5, 8, dtype=torch.bfloat16)
+    for context in (splice(model, "0", tiny_sae()), steer(model, "0", tiny_sae(), {1: 1.0})):
+        with context:
+            assert model(x).dtype == torch.bfloat16
+
+
+def test_a_hook_goes_away_when_the_block_raises(models):
+    model = models["llama"]
+    clean = logits(model)
+    with pytest.raises(RuntimeError, match="mine"), splice(model, "model.layers.1", tiny_sae()):
+        raise RuntimeError("mine")
+    assert torch.equal(logits(model), clean)
+
+
+def test_outputs_of_every_kind():
+    from collections import namedtuple
+
+    from transformers.modeling_outputs import BaseModelOutput
+
+    x, new = torch.zeros(2, 3), torch.ones(2, 3)
+    pair = namedtuple("pair", "first second")
+    for output in (x, (x, "rest"), [x, "rest"], pair(x, "rest"), BaseModelOutput(last_hidden_state=x)):
+        assert hidden_of(output) is x
+        changed = with_hidden(output, new)
+        assert type(changed) is type(output)
+        assert torch.equal(hidden_of(changed), new)
+        if not isinstance(output, torch.Tensor | BaseModelOutput):
+            assert changed[1] == "rest"
+        assert torch.equal(hidden_of(output), x)
+
+
+def test_mistakes(models):
+    model, sae = models["llama"], tiny_sae()
+    with pytest.raises(ExpanderSaeError, match=r"model\.layers\.1"), read_codes(model, "model.layer.1", sae):
+        pass
+    with pytest.raises(ExpanderSaeError, match="no ''"):
+        named_module(model, "")
+    with pytest.raises(ExpanderSaeError, match="32 wide"), splice(model, "lm_head", sae):
+        logits(model)
+    with pytest.raises(ExpanderSaeError, match=r"0\.\.127"), steer(model, "model.layers.1", sae, {128: 1.0}):
+        pass
+    with pytest.raises(ExpanderSaeError, match="none"), steer(model, "model.layers.1", sae, {}):
+        pass
+    with (
+        pytest.raises(ExpanderSaeError, match="`where`"),
+        splice(model, "model.layers.1", sae, where=lambda x: x > 0),
+    ):
+        logits(model)
+    with pytest.raises(ExpanderSaeError, match="did not run"):
+        output_of(_Unused(), "unused", x=torch.zeros(1, 2))
+    with pytest.raises(ExpanderSaeError, match="activations"):
+        hidden_of((torch.zeros(3, dtype=torch.int64),))
+    with pytest.raises(ExpanderSaeError, match="shape"), changed_output(model, "model.layers.1", lambda x: x[:, 1:]):
+        logits(model)
+
+
+class _Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.unused, self.used = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.used(x)
