@@ -7,7 +7,17 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
-.PHONY: setup demo test check bench bench-peers clean
+# The peers' released packages, for `make test-interop`; SAEBench's pins need an environment of their own.
+INTEROP := .venv-interop
+INTEROP_STAMP := $(INTEROP)/.installed
+SAEBENCH := .venv-saebench
+SAEBENCH_STAMP := $(SAEBENCH)/.installed
+WHEEL_DIR := .dl/wheel
+WHEEL_STAMP := $(WHEEL_DIR)/.built
+WHEEL_BUILD ?= build/{wheel_tag}
+PACKAGE := $(shell find src -name '*.py' -o -name '*.j2')
+
+.PHONY: setup demo test test-interop check bench bench-peers saebench clean
 
 setup: $(STAMP)
 
@@ -42,6 +52,39 @@ $(PEERS_STAMP): benchmarks/peers/requirements.txt benchmarks/peers/no-deps.txt c
 
 bench-peers: $(STAMP) $(PEERS_STAMP)
 	$(BIN)/python benchmarks/peers.py
+
+# Both environments get this wheel: the core is compiled once, and what is tested is what is released.
+$(WHEEL_STAMP): $(STAMP) $(PACKAGE)
+	rm -rf $(WHEEL_DIR)
+	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -C build-dir='$(WHEEL_BUILD)' -w $(WHEEL_DIR) .
+	touch $(WHEEL_STAMP)
+
+$(INTEROP_STAMP): $(WHEEL_STAMP) tests/interop/requirements.txt tests/interop/no-deps.txt constraints.txt
+	test -x $(INTEROP)/bin/python || $(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/python -m pip install -q -c constraints.txt -r tests/interop/requirements.txt $(WHEEL_DIR)/*.whl
+	$(INTEROP)/bin/python -m pip install -q --no-deps -r tests/interop/no-deps.txt
+	$(INTEROP)/bin/python -m pip install -q --no-deps --force-reinstall $(WHEEL_DIR)/*.whl
+	touch $(INTEROP_STAMP)
+
+$(SAEBENCH_STAMP): $(WHEEL_STAMP) tests/interop/requirements-saebench.txt tests/interop/no-deps-saebench.txt
+	test -x $(SAEBENCH)/bin/python || $(PYTHON) -m venv $(SAEBENCH)
+	$(SAEBENCH)/bin/python -m pip install -q -r tests/interop/requirements-saebench.txt $(WHEEL_DIR)/*.whl
+	$(SAEBENCH)/bin/python -m pip install -q --no-deps -r tests/interop/no-deps-saebench.txt
+	$(SAEBENCH)/bin/python -m pip install -q --no-deps --force-reinstall $(WHEEL_DIR)/*.whl
+	touch $(SAEBENCH_STAMP)
+
+# Our SAEs in the peers' own code. The first line of each half fails if a peer is missing.
+test-interop: $(INTEROP_STAMP) $(SAEBENCH_STAMP)
+	$(INTEROP)/bin/python tests/interop/peers_installed.py sae_lens transformer_lens sparsify dictionary_learning torch numpy
+	$(INTEROP)/bin/python -m pytest tests/interop
+	$(SAEBENCH)/bin/python tests/interop/peers_installed.py sae_bench.evals.core.main sae_lens torch numpy
+	$(SAEBENCH)/bin/python -m pytest tests/interop/peers/test_with_saebench.py
+
+SAES ?= $(wildcard demo-out/frontier/seed0/expander-d7)
+MODEL ?= demo-out/base/model
+TEXT ?= demo-out/base/text.jsonl
+saebench: $(SAEBENCH_STAMP)
+	$(SAEBENCH)/bin/python benchmarks/saebench_core.py $(SAES) --model $(MODEL) --text $(TEXT)
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache
