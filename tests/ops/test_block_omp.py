@@ -35,6 +35,45 @@ def test_native_equals_the_definition(shape, signed):
     torch.testing.assert_close(got.values[same], want.values[same], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize(("shape", "spare"), list(zip(SHAPES, (3, 6, 5, 17), strict=True)), ids=str)
+def test_native_equals_the_definition_with_spare_columns(shape, spare, signed):
+    batch, d_in, n_latents, degree, k, block = shape
+    x, rows, values = problem(batch, d_in, n_latents, degree)
+    options = {"block": block, "spare": spare, "signed": signed, "center": gaussian(d_in, seed=9)}
+    want = block_omp(x, rows, values, k, backend="reference", **options)
+    got = block_omp(x, rows, values, k, backend="native", **options)
+    same = (got.indices.sort(dim=1).values == want.indices.sort(dim=1).values).all(dim=1)
+    assert same.float().mean() > 0.95  # float32 may break a near tie the other way
+    torch.testing.assert_close(got.values[same], want.values[same], rtol=1e-3, atol=1e-3)
+
+
+def test_spare_columns_explain_more():
+    x, rows, values = problem(200, 64, 1000, 7)
+
+    def error(spare):
+        codes = block_omp(x, rows, values, 16, block=4, spare=spare)
+        assert codes.indices.shape == (200, 16)
+        assert all(len(set(row)) == 16 for row in codes.indices.tolist())
+        return (x - sparse_decode(codes, rows, values, 64)).square().sum()
+
+    errors = [error(spare) for spare in (0, 4, 12)]
+    assert errors[2] < errors[1] < errors[0]
+
+
+def test_spare_columns_stay_accurate_on_crowded_rows():
+    """Learned supports crowd: columns come close to each other, and the inverse goes through many ups and downs."""
+    generator = torch.Generator().manual_seed(3)
+    weights = 1.0 / torch.arange(1, 97).float()
+    rows = torch.stack([torch.multinomial(weights, 7, generator=generator).sort().values for _ in range(2000)])
+    values = torch.nn.functional.normalize(torch.randn(2000, 7, generator=generator), dim=1)
+    x = torch.randn(50, 96, generator=generator) + 4 * torch.randn(96, generator=generator)
+    codes = block_omp(x, rows, values, 32, block=4, spare=12)
+    residual = x - sparse_decode(codes, rows, values, 96)
+    columns = dense(rows, values, 96)[codes.indices]
+    assert torch.einsum("bkr,br->bk", columns, residual).abs().max() < 1e-3
+
+
 def test_omp_is_scikit_learns():
     x, rows, values = problem(30, 60, 400, 6)
     codes = block_omp(x, rows, values, 8)
@@ -115,6 +154,8 @@ def test_correlations_and_grams(shape):
         ({"x": torch.full((2, 8), float("nan"))}, "NaN"),
         ({"k": 21}, "k in 1"),
         ({"block": 4}, "block in 1"),
+        ({"spare": 18}, "spare in 0"),
+        ({"spare": -1}, "spare in 0"),
         ({"tolerance": 1.0}, "tolerance"),
         ({"rows": None}, "dense"),
     ],
@@ -125,12 +166,13 @@ def test_bad_input(change, says):
         block_omp(**(arguments | change))
 
 
+@pytest.mark.parametrize("spare", [0, 5])
 @pytest.mark.parametrize("block", [1, 4, 12])
 @pytest.mark.parametrize("signed", [True, False])
-def test_dense_dictionaries(block, signed):
+def test_dense_dictionaries(block, signed, spare):
     x, values = gaussian(30, 40, seed=1), torch.nn.functional.normalize(gaussian(150, 40, seed=2), dim=1)
-    want = block_omp(x, None, values, 12, block=block, signed=signed, backend="reference")
-    got = block_omp(x, None, values, 12, block=block, signed=signed, backend="native")
+    want = block_omp(x, None, values, 12, block=block, spare=spare, signed=signed, backend="reference")
+    got = block_omp(x, None, values, 12, block=block, spare=spare, signed=signed, backend="native")
     same = (got.indices.sort(dim=1).values == want.indices.sort(dim=1).values).all(dim=1)
     assert same.float().mean() > 0.9
     torch.testing.assert_close(got.values[same], want.values[same], rtol=1e-3, atol=1e-3)

@@ -33,6 +33,24 @@ def omp(w, x, k, block=1, signed=True, start=()):
     return h
 
 
+def forward_backward(w, x, k, block, spare, signed=True):
+    support = []
+    h = fit(w, x, support)
+    while len(support) < k:
+        scores = score(w, x - w @ h, signed)
+        scores[support] = -np.inf
+        before = len(support)
+        new = pick(scores, min(block + spare, k + spare - before))
+        support += [j for j in new if scores[j] > 1e-5 * np.linalg.norm(x)]
+        if len(support) == before:
+            break
+        while len(support) > min(k, before + block):
+            left = [[j for j in support if j != gone] for gone in support]
+            support = min(left, key=lambda s: np.linalg.norm(x - w @ fit(w, x, s)))
+        h = fit(w, x, support)
+    return h
+
+
 def matching_pursuit(w, x, k, steps, signed=True):
     h = np.zeros(w.shape[1])
     for _ in range(steps):

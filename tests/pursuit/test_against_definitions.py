@@ -43,6 +43,18 @@ def test_block_omp(shape, block, signed):
 
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("block", "spare"), [(1, 2), (2, 1), (3, 4)])
+def test_forward_backward(shape, block, spare, signed):
+    n_latents, d_in, degree, k = shape
+    for dictionary in both(n_latents, d_in, degree):
+        x, w = tokens(TOKENS, d_in), matrix(dictionary)
+        codes = pursue(x, dictionary, k, block=block, spare=spare, signed=signed)
+        want = [definitions.forward_backward(w, y, k, block, spare, signed) for y in x.numpy()]
+        agree(codes, want, dictionary, signed)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(("method", "steps"), [("mp", None), ("mp", 40), ("gradient", None), ("gradient", 25)])
 def test_matching_and_gradient_pursuit(shape, method, steps, signed):
     n_latents, d_in, degree, k = shape

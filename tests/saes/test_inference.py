@@ -3,7 +3,7 @@ import torch
 
 from expander_sae.pursuit import pursue
 from expander_sae.records import ExpanderSaeError
-from expander_sae.saes import INFERENCES, DenseTopKSae, ExpanderSae, Inference
+from expander_sae.saes import INFERENCES, DenseTopKSae, ExpanderSae, Inference, load_sae
 
 SAES = {
     "expander": lambda **options: ExpanderSae(d_in=24, n_latents=120, degree=4, k=6, **options),
@@ -12,7 +12,7 @@ SAES = {
 
 
 def example(name):
-    return {"stages:T": "stages:3", "warm:M": "warm:2"}.get(name, name)
+    return {"stages:T": "stages:3+2", "warm:M": "warm:2"}.get(name, name)
 
 
 @pytest.mark.parametrize("kind", SAES)
@@ -57,9 +57,38 @@ def test_reading_by_another_inference_shares_the_parameters():
     assert str(sae.read_by(None).own_inference()) == "stages:2"
 
 
+def test_spare_columns_are_part_of_an_sae(tmp_path):
+    sae, x = SAES["expander"](stages=3, spare=4), torch.randn(20, 24)
+    assert str(sae.own_inference()) == "stages:3+4"
+    want = pursue(x, sae, 6, block=2, spare=4, signed=False, center=sae.center().detach())
+    assert torch.equal(sae.encode(x).indices, want.indices)
+    assert torch.equal(load_sae(sae.save(tmp_path)).encode(x).indices, want.indices)
+    loss = sae.reconstruction_loss(x).loss
+    torch.testing.assert_close(loss, (x - sae.decode(want)).square().sum(), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ExpanderSaeError, match=r"spare in 0\.\.0 with 0 stages"):
+        SAES["expander"](spare=4)
+    with pytest.raises(ExpanderSaeError, match=r"spare in 0\.\.114"):
+        SAES["dense"](stages=2, spare=115)
+
+
 @pytest.mark.parametrize(
     "text",
-    ["lasso", "", "stages", "stages:0", "stages:7", "stages:x", "omp:3", "warm", "warm:7", "mp:0", "mp:-1"],
+    [
+        "lasso",
+        "",
+        "stages",
+        "stages:0",
+        "stages:7",
+        "stages:x",
+        "stages:2+",
+        "stages:2+x",
+        "mp:3+1",
+        "omp:3",
+        "warm",
+        "warm:7",
+        "mp:0",
+        "mp:-1",
+    ],
 )
 def test_an_impossible_inference_says_what_there_is(text):
     with pytest.raises(ExpanderSaeError, match="expected"):
@@ -67,7 +96,7 @@ def test_an_impossible_inference_says_what_there_is(text):
 
 
 def test_names_come_back_as_written():
-    for text in ("encoder", "stages:3", "mp", "mp:40", "warm:2"):
+    for text in ("encoder", "stages:3", "stages:3+4", "mp", "mp:40", "warm:2"):
         assert str(Inference.parse(text, 6)) == text
     assert Inference.parse("stages:3", 6).stages() == 3
     assert Inference.parse("encoder", 6).stages() == 0

@@ -41,6 +41,12 @@ def train(
             "stages, which also lets training move the dictionary's entries to better rows."
         ),
     ] = 8,
+    spare: Annotated[
+        int | None,
+        typer.Option(
+            help="Columns each of those stages picks beyond its share and drops again. [default: two for each it adds]"
+        ),
+    ] = None,
     signed: Annotated[bool, typer.Option("--signed", help="TopK without a ReLU, codes may be negative.")] = False,
     latent_bias: Annotated[bool, typer.Option("--latent-bias", help="Learn one bias per latent.")] = False,
     keep_special_tokens: Annotated[
@@ -54,7 +60,7 @@ def train(
     All SAEs of one command see the same batches. Ctrl-C leaves a checkpoint; the same command goes on from it.
     """
     from expander_sae.activations import ActivationStore  # torch takes seconds to import
-    from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae
+    from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, usual_spare
     from expander_sae.training import PRESETS, StoreBatches, paper_sae_options
     from expander_sae.training import train as run
 
@@ -64,7 +70,7 @@ def train(
     config = replace(PRESETS[preset], seed=seed, **{name: value for name, value in given.items() if value is not None})
     options: dict[str, Any] = {"signed": signed, "latent_bias": latent_bias}
     if preset == "paper":
-        options, construction, keep_special_tokens, stages = paper_sae_options(), "uniform", True, 0
+        options, construction, keep_special_tokens, stages, spare = paper_sae_options(), "uniform", True, 0, 0
     store = ActivationStore.open(activations)
     shared: dict[str, Any] = {
         "d_in": store.d_in,
@@ -73,8 +79,13 @@ def train(
         "seed": seed,
         **options,
     }
+    stages = min(stages, k)
+    pursuit: dict[str, Any] = {
+        "stages": stages,
+        "spare": usual_spare(k, stages, shared["n_latents"]) if spare is None else spare,
+    }
     saes: dict[str, AbstractSae] = {
-        f"expander-d{d}": ExpanderSae(**shared, degree=d, construction=construction, stages=min(stages, k))
+        f"expander-d{d}": ExpanderSae(**shared, **pursuit, degree=d, construction=construction)
         for d in integers(degree, "--degree")
     }
     if dense:

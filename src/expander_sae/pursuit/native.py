@@ -12,12 +12,14 @@ METHODS = ("omp", "mp", "gradient", "refit")
 """The methods of `greedy` in the core."""
 
 
-def supports(method: str, block: int, x: Tensor, dictionary: Dictionary, warm_start: Codes | None) -> str | None:
+def supports(
+    method: str, block: int, spare: int, x: Tensor, dictionary: Dictionary, warm_start: Codes | None
+) -> str | None:
     """Why the C++ core cannot take this call, or None if it can."""
     if method not in METHODS:
         return f"the C++ core has {', '.join(METHODS)}; {method!r} runs on the reference"
-    if block > 1 and warm_start is not None:
-        return "the C++ core takes a warm start one column at a time; larger blocks with one run on the reference"
+    if (block > 1 or spare) and warm_start is not None:
+        return "the C++ core takes a warm start one column at a time and with nothing to spare; the reference does all"
     return core_supports(x, dictionary.rows, dictionary.values)
 
 

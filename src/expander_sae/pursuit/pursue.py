@@ -35,6 +35,7 @@ def pursue(
     method: str = "omp",
     *,
     block: int = 1,
+    spare: int = 0,
     signed: bool = True,
     tolerance: float = 0.0,
     center: Tensor | None = None,
@@ -55,6 +56,8 @@ def pursue(
         k: most columns per token, 1..n_latents.
         method: one of `METHODS`.
         block: columns per stage of "omp", 1..k.
+        spare: columns a stage of "omp" picks beyond those and drops again, the least useful ones; k + spare is at most
+            n_latents.
         signed: pick by absolute correlation; otherwise by positive correlation, which makes the codes of "mp" and
             "niht" non-negative and leaves those of the least-squares methods free. "nnomp" is non-negative either way.
         tolerance: a token stops at ||r|| <= tolerance * ||x - center||.
@@ -83,13 +86,13 @@ def pursue(
     check_tensor("x", x, "[batch, d_in]", (None, source.d_in), FLOATS)
     if center is not None:
         check_tensor("center", center, "[d_in]", (source.d_in,), (torch.float32, torch.float64))
-    _check_options(x, source, k, method, block, tolerance, warm_start, steps)
+    _check_options(x, source, k, method, block, spare, tolerance, warm_start, steps)
     dtype = torch.promote_types(x.dtype, source.values.dtype)
     source = Dictionary(source.rows, source.values.detach().to(dtype), source.d_in)
     if method == "refit" and warm_start is None:
         method, block = "omp", k
-    if _backend(backend, method, block, x, source, warm_start) == "native":
-        if block == 1 and (method != "omp" or warm_start is not None or native.tracking_pays(source)):
+    if _backend(backend, method, block, spare, x, source, warm_start) == "native":
+        if block == 1 and not spare and (method != "omp" or warm_start is not None or native.tracking_pays(source)):
             return native.greedy(
                 x,
                 source,
@@ -107,6 +110,7 @@ def pursue(
             source.values,
             k,
             block=block,
+            spare=spare,
             signed=signed,
             tolerance=tolerance,
             center=center,
@@ -114,14 +118,14 @@ def pursue(
         )
     centered = x.to(dtype) if center is None else x.to(dtype) - center.to(dtype)
     check_numbers(centered, source.rows, source.values)
-    width = 3 * k if method == "cosamp" else k
+    width = 3 * k if method == "cosamp" else k + spare
     per_token = max(source.n_latents, width * max(source.values.shape[1], width))
     chunk = max(1, _CHUNK // per_token)
     parts = []
     for first in range(0, max(1, x.shape[0]), chunk):
         tokens = slice(first, first + chunk)
         start = None if warm_start is None else Codes(warm_start.indices[tokens], warm_start.values[tokens])
-        parts.append(_run(centered[tokens], source, k, method, block, signed, tolerance, start, steps))
+        parts.append(_run(centered[tokens], source, k, method, block, spare, signed, tolerance, start, steps))
     return Codes(torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts]))
 
 
@@ -131,13 +135,16 @@ def _run(
     k: int,
     method: str,
     block: int,
+    spare: int,
     signed: bool,
     tolerance: float,
     warm_start: Codes | None,
     steps: int | None,
 ) -> Codes:
     if method == "omp":
-        return omp(x, dictionary, k, block=block, signed=signed, tolerance=tolerance, warm_start=warm_start)
+        return omp(
+            x, dictionary, k, block=block, spare=spare, signed=signed, tolerance=tolerance, warm_start=warm_start
+        )
     if method == "refit" and warm_start is not None:
         return refit_support(x, dictionary, k, warm_start, signed=signed)
     if method == "nnomp":
@@ -145,8 +152,10 @@ def _run(
     return _WITH_STEPS[method](x, dictionary, k, signed=signed, tolerance=tolerance, steps=steps)
 
 
-def _backend(backend: str, method: str, block: int, x: Tensor, dictionary: Dictionary, warm_start: Codes | None) -> str:
-    reason = native.supports(method, block, x, dictionary, warm_start)
+def _backend(
+    backend: str, method: str, block: int, spare: int, x: Tensor, dictionary: Dictionary, warm_start: Codes | None
+) -> str:
+    reason = native.supports(method, block, spare, x, dictionary, warm_start)
     if dictionary.rows is None and (backend == "auto" or block == 1):
         # The dense way of block OMP lets duplicates share a support, on a ridge that nobody counts; asking for it by
         # name is fine.
@@ -160,6 +169,7 @@ def _check_options(
     k: int,
     method: str,
     block: int,
+    spare: int,
     tolerance: float,
     warm_start: Codes | None,
     steps: int | None,
@@ -172,6 +182,10 @@ def _check_options(
         raise ExpanderSaeError(f"expected block in 1..k = {k}; got {block}")
     if block != 1 and method != "omp":
         raise ExpanderSaeError(f"block is for method 'omp'; got block = {block} with {method!r}. Leave it at 1.")
+    if spare and method != "omp":
+        raise ExpanderSaeError(f"spare is for method 'omp'; got spare = {spare} with {method!r}. Leave it at 0.")
+    if not 0 <= spare <= dictionary.n_latents - k:
+        raise ExpanderSaeError(f"expected spare in 0..n_latents - k = {dictionary.n_latents - k}; got {spare}")
     if not 0 <= tolerance < 1:
         raise ExpanderSaeError(f"expected tolerance in [0, 1), relative to ||x - center||; got {tolerance}")
     if steps is not None and method not in _WITH_STEPS:

@@ -4,7 +4,7 @@ from .base import AbstractSae
 from .checkpoint import load_sae, save_sae
 from .dense_topk import DenseTopKSae
 from .expander import ExpanderSae
-from .inference import INFERENCES, Inference
+from .inference import INFERENCES, Inference, usual_spare
 from .init import InputStatistics, initialise, input_statistics, ordinary_tokens, set_input_scale
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "ordinary_tokens",
     "save_sae",
     "set_input_scale",
+    "usual_spare",
 ]

@@ -44,6 +44,8 @@ class AbstractSae(nn.Module, ABC):
 
     stages: int
     """0: codes are the one-shot TopK. T > 0: codes come from block OMP in T stages."""
+    spare: int = 0
+    """Columns each of those stages picks beyond its share and drops again."""
 
     @abstractmethod
     def dictionary(self) -> tuple[Tensor | None, Tensor, Tensor | None]:
@@ -95,7 +97,7 @@ class AbstractSae(nn.Module, ABC):
 
     def own_inference(self) -> Inference:
         """What `encode` uses when not told otherwise."""
-        return self.inference or Inference.of_stages(self.stages)
+        return self.inference or Inference.of_stages(self.stages, self.spare)
 
     def read_by(self, inference: str | Inference | None) -> Self:
         """The same SAE, sharing every parameter, whose `encode` uses this inference; None: its own.
@@ -113,18 +115,17 @@ class AbstractSae(nn.Module, ABC):
         return sparse_decode(codes, rows, decoder, self.d_in) + self.center()
 
     def reconstruction_loss(
-        self, x: Tensor, *, keep_residual: bool = False, stages: int | None = None
+        self, x: Tensor, *, keep_residual: bool = False, inference: Inference | None = None
     ) -> ReconstructionLoss:
         """Sum of ||x - x_hat||^2 over x [batch, d_in], with its gradients made in one pass.
 
-        `stages`: the codes are the one-shot TopK (0) or come from block OMP in so many stages, and are then held fixed;
-        None means the SAE's own.
+        `inference`: how the codes are found, None for the SAE's own way; those of a pursuit are held fixed.
 
         Raises:
             ExpanderSaeError: x has another width, or holds NaN or infinity.
         """
         check_input(x, self.d_in)
-        stages = self.stages if stages is None else stages
+        inference = inference or Inference.of_stages(self.stages, self.spare)
         rows, decoder, encoder = self.dictionary()
         return reconstruction_loss(
             x,
@@ -135,7 +136,7 @@ class AbstractSae(nn.Module, ABC):
             bias=self.latent_bias(),
             encoder=encoder,
             signed=self.signed,
-            codes=infer(self, x, Inference.of_stages(stages)) if stages else None,
+            codes=None if inference.name == "encoder" else infer(self, x, inference),
             keep_residual=keep_residual,
         )
 
@@ -191,12 +192,16 @@ def check_input(x: Tensor, d_in: int) -> None:
         )
 
 
-def check_stages(stages: int, k: int) -> int:
-    """`stages` if an SAE can have it: 0 (one-shot TopK) to k (plain OMP).
+def check_stages(stages: int, spare: int, k: int, n_latents: int) -> tuple[int, int]:
+    """`stages` and `spare` if an SAE can have them: 0 (one-shot TopK) to k stages (one column each), and no spare
+    columns without stages.
 
     Raises:
         ExpanderSaeError: it cannot.
     """
     if isinstance(stages, bool) or not isinstance(stages, int) or not 0 <= stages <= k:
         raise ExpanderSaeError(f"expected stages in 0..k = {k}; got {stages!r}")
-    return stages
+    most = n_latents - k if stages else 0
+    if isinstance(spare, bool) or not isinstance(spare, int) or not 0 <= spare <= most:
+        raise ExpanderSaeError(f"expected spare in 0..{most} with {stages} stages; got {spare!r}")
+    return stages, spare

@@ -140,6 +140,7 @@ def _read_arrays(path: Path) -> dict[str, Tensor]:
 
 def _build(config: dict[str, Any], arrays: dict[str, Tensor]) -> AbstractSae:
     shared = {name: config[name] for name in ("d_in", "n_latents", "k", "signed", "latent_bias", "stages", "seed")}
+    shared["spare"] = config.get("spare", 0)  # older folders have none
     if config["kind"] == DenseTopKSae.kind:
         return DenseTopKSae(**shared, tied=config["tied"])
     if config["kind"] != ExpanderSae.kind:

@@ -51,12 +51,13 @@ class DenseTopKSae(AbstractSae):
         signed: bool = False,
         latent_bias: bool = False,
         stages: int = 0,
+        spare: int = 0,
     ) -> None:
         super().__init__()
         check_sizes(d_in, n_latents, k)
         self.d_in, self.n_latents, self.degree, self.k = d_in, n_latents, d_in, k
         self.tied, self.signed, self.seed = tied, signed, seed
-        self.stages = check_stages(stages, k)
+        self.stages, self.spare = check_stages(stages, spare, k, n_latents)
         self.metadata, self.folder = {}, None
         generator = torch.Generator().manual_seed(seed)
         self.columns = UnitColumns(torch.randn(n_latents, d_in, generator=generator) / d_in**0.5)
@@ -109,6 +110,7 @@ class DenseTopKSae(AbstractSae):
             "signed": self.signed,
             "latent_bias": self.b_enc is not None,
             "stages": self.stages,
+            "spare": self.spare,
             "seed": self.seed,
         }
 

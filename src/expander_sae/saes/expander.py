@@ -62,6 +62,7 @@ class ExpanderSae(AbstractSae):
         signed: bool = False,
         latent_bias: bool = False,
         stages: int = 0,
+        spare: int = 0,
         mask: Mask | None = None,
         tied: bool = True,
     ) -> None:
@@ -76,7 +77,7 @@ class ExpanderSae(AbstractSae):
             )
         self.d_in, self.n_latents, self.degree, self.k = d_in, n_latents, degree, k
         self.signed, self.seed, self.mask, self.tied = signed, seed, mask, tied
-        self.stages = check_stages(stages, k)
+        self.stages, self.spare = check_stages(stages, spare, k, n_latents)
         self.metadata, self.folder = {}, None
         generator = torch.Generator().manual_seed(seed)
         self.columns = UnitColumns(torch.randn(n_latents, degree, generator=generator) / degree**0.5)
@@ -159,6 +160,7 @@ class ExpanderSae(AbstractSae):
             "signed": self.signed,
             "latent_bias": self.b_enc is not None,
             "stages": self.stages,
+            "spare": self.spare,
             "seed": self.seed,
             "mask": {
                 "construction": self.mask.construction,

@@ -36,6 +36,7 @@ def with_own_encoder(sae: ExpanderSae) -> ExpanderSae:
         seed=sae.seed,
         latent_bias=True,
         stages=sae.stages,
+        spare=sae.spare,
         mask=sae.mask,
         tied=False,
     )
@@ -99,7 +100,7 @@ class EncoderMember(Member):
         sae = self.sae
         assert isinstance(sae, ExpanderSae)
         with torch.no_grad():
-            target = sae.encode(x, inference=Inference.of_stages(sae.stages))
+            target = sae.encode(x, inference=Inference.of_stages(sae.stages, sae.spare))
             own = sae.encode(x, inference="encoder")
             fvu = (x - sae.decode(own)).square().sum() / (x.shape[0] * self.variance)
         loss = amortisation_loss(sae, x, target, own)

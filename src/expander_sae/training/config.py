@@ -52,6 +52,9 @@ class TrainConfig:
     stages: int | None = 4
     """Stages of the pursuit while training, for SAEs that encode by pursuit (fewer than they encode with are enough
     and faster); None: as many as the SAE's own. SAEs with one-shot TopK are not touched by it."""
+    spare: int | None = 4
+    """Columns each of those stages picks beyond its share and drops again, if the SAE's own pick more; None: as many as
+    the SAE's own."""
     rewire_every: int = 20
     """Steps between moves of dictionary entries to rows where the residual wants them; 0: never. Only for Expander SAEs
     that encode by pursuit: learned supports crowd on strong coordinates, which one-shot TopK cannot disentangle."""
@@ -126,6 +129,7 @@ PRESETS: dict[str, TrainConfig] = {
         outlier_medians=None,
         with_replacement=True,
         stages=None,
+        spare=None,
         rewire_every=0,
         aux_coefficient=0.0,
         resample_every=1_000,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from expander_sae.graphs import mask_from_rows
 from expander_sae.ops import Codes
-from expander_sae.saes import AbstractSae, ExpanderSae, InputStatistics, initialise, set_input_scale
+from expander_sae.saes import AbstractSae, ExpanderSae, Inference, InputStatistics, initialise, set_input_scale
 
 from .config import TrainConfig
 from .dead_latents import FiringHistory, auxiliary_loss, resample
@@ -56,7 +56,9 @@ class Member:
         rewiring = self._rewires(step)
         keep_residual = revive or resampling or rewiring
         stages = min(sae.stages, sae.stages if config.stages is None else config.stages)
-        out = sae.reconstruction_loss(x, keep_residual=keep_residual, stages=stages)
+        spare = min(sae.spare, sae.spare if config.spare is None else config.spare)
+        inference = Inference.of_stages(stages, spare)
+        out = sae.reconstruction_loss(x, keep_residual=keep_residual, inference=inference)
         fvu = out.loss.detach() / (x.shape[0] * self.variance)
         if not bool(torch.isfinite(out.loss)):
             self.diverged = True

@@ -18,6 +18,7 @@ def block_omp(
     k: int,
     *,
     block: int = 1,
+    spare: int = 0,
     signed: bool = True,
     tolerance: float = 0.0,
     center: Tensor | None = None,
@@ -26,16 +27,16 @@ def block_omp(
     """Codes by orthogonal matching pursuit, `block` columns per stage (1: OMP; k: one-shot selection and least
     squares).
 
-    From r = x - center, repeat: append the `block` columns with the largest score, |<w_j, r>| if `signed` and <w_j,
-    r> > 0
-    otherwise; refit all coefficients on the support S by least squares, z = argmin ||x - center - W_S z||; r = x -
-    center
-    - W_S z. A token stops at k columns, at ||r|| <= tolerance * ||x - center||, or when no score exceeds 1e-5 of its
-    norm.
-    A column closer than 1e-5 (squared, relative) to the span of the support is skipped, so duplicates never share a
-    support. (A dense dictionary is pursued with matrix products and batched solves: there dependent columns are not
-    skipped, a ridge of 1e-6 keeps the refit defined, and unused slots keep the latent last looked at.) Not
-    differentiable; refit on the support for gradients. Pati et al. 1993; Wang et al. 2012 for blocks.
+    From r = x - center, repeat: append the `block + spare` columns with the largest score, |<w_j, r>| if `signed` and
+    <w_j, r> > 0 otherwise; refit all coefficients on the support S by least squares, z = argmin ||x - center - W_S z||;
+    while S has grown by more than `block` a stage, drop the column whose absence adds least to the residual, argmin
+    z_j^2 / (G_S^-1)_jj, and refit; r = x - center - W_S z. A token stops at k columns, at ||r|| <= tolerance * ||x -
+    center||, or when no score exceeds 1e-5 of its norm. A column closer than 1e-5 (squared, relative) to the span of
+    the support is skipped, so duplicates never share a support. (A dense dictionary is pursued with matrix products and
+    batched solves: there dependent columns are not skipped, a ridge of 1e-6 keeps the refit defined, and unused slots
+    keep the latent last looked at.) Not differentiable; refit on the support for gradients. Pati et al. 1993; Wang et
+    al. 2012 for blocks; Karahanoglu and Erdogan 2013 (forward-backward pursuit) for `spare`, where a stage drops a
+    fixed number by size instead.
 
     Args:
         x: activations [batch, d_in].
@@ -43,6 +44,7 @@ def block_omp(
         values: dictionary values [n_latents, degree], columns of unit length.
         k: most active latents per token.
         block: columns per stage, 1..k.
+        spare: columns a stage picks beyond those and drops again; k + spare is at most n_latents.
         signed: pick by absolute score; codes have any sign. Otherwise pick positive scores only.
         tolerance: relative residual at which a token stops.
         center: subtracted first [d_in].
@@ -67,6 +69,8 @@ def block_omp(
         raise ExpanderSaeError(f"expected k in 1..n_latents = {values.shape[0]}; got {k}")
     if not 1 <= block <= k:
         raise ExpanderSaeError(f"expected block in 1..k = {k}; got {block}")
+    if not 0 <= spare <= values.shape[0] - k:
+        raise ExpanderSaeError(f"expected spare in 0..n_latents - k = {values.shape[0] - k}; got {spare}")
     if not 0 <= tolerance < 1:
         raise ExpanderSaeError(f"expected tolerance in [0, 1); got {tolerance}")
     if center is not None:
@@ -81,6 +85,6 @@ def block_omp(
         check_numbers(x, rows, values)
         x = x.to(values.dtype)
         centered = x if center is None else x - center
-        return Codes(*reference.forward(centered, rows, values, k, block, signed, tolerance))
-    indices, codes, _ = native.forward(x, rows, values, k, block, signed, tolerance, center)
+        return Codes(*reference.forward(centered, rows, values, k, block, spare, signed, tolerance))
+    indices, codes, _ = native.forward(x, rows, values, k, block, spare, signed, tolerance, center)
     return Codes(indices, codes)

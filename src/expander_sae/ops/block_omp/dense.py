@@ -7,49 +7,89 @@ from expander_sae.records import ExpanderSaeError
 
 MAX_PIECE = 1 << 25
 """Scores or gathered column entries held at once."""
+MAX_GRAM = 1 << 25
+"""Entries of the dictionary's Gram matrix, if it is made: then no column is gathered (Rubinstein et al. 2008)."""
 SMALLEST_SCORE = 1e-5
 RIDGE = 1e-6
 """Added to the diagonal of every Gram matrix of unit columns, so that a dependent support has a solution too."""
 
 
-def forward(x: Tensor, values: Tensor, k: int, block: int, signed: bool, tolerance: float) -> tuple[Tensor, Tensor]:
+def forward(
+    x: Tensor, values: Tensor, k: int, block: int, spare: int, signed: bool, tolerance: float
+) -> tuple[Tensor, Tensor]:
     """Indices and values of the codes of x [batch, d_in] (already centered), by falling size.
 
     Unlike the sparse kernel it does not skip dependent columns; a ridge of 1e-6 keeps the refit defined.
     """
     n_latents, d_in = values.shape
+    gram = values @ values.T if n_latents**2 <= MAX_GRAM else None
+    per_token = max(n_latents, (k + spare) * (d_in if gram is None else k + spare))
     pieces = [
-        _piece(part, values, k, block, signed, tolerance)
-        for part in x.split(max(1, MAX_PIECE // max(n_latents, k * d_in)))
+        _piece(part, values, gram, k, block, spare, signed, tolerance)
+        for part in x.split(max(1, MAX_PIECE // per_token))
     ]
     if not pieces:
         return torch.empty(0, k, dtype=torch.int64), torch.empty(0, k, dtype=values.dtype)
     return torch.cat([piece[0] for piece in pieces]), torch.cat([piece[1] for piece in pieces])
 
 
-def _piece(x: Tensor, values: Tensor, k: int, block: int, signed: bool, tolerance: float) -> tuple[Tensor, Tensor]:
-    batch, width = x.shape[0], values.shape[1]
+def _piece(
+    x: Tensor, values: Tensor, known: Tensor | None, k: int, block: int, spare: int, signed: bool, tolerance: float
+) -> tuple[Tensor, Tensor]:
+    batch = x.shape[0]
     chosen = torch.empty(batch, 0, dtype=torch.int64)
     used = torch.empty(batch, 0, dtype=torch.bool)
     codes, residual, norm = x.new_zeros(batch, 0), x, x.norm(dim=1, keepdim=True)
+    first = x @ values.T
     live = norm > 0
     while chosen.shape[1] < k:
-        score = residual @ values.T
+        keep = min(k, chosen.shape[1] + block)
+        score = residual @ values.T if chosen.shape[1] else first.clone()
         if not bool(torch.isfinite(score).all()):
             raise ExpanderSaeError("x or values hold NaN or infinity. Check the activations and the dictionary.")
         score = score.abs() if signed else score
         score.scatter_(1, chosen, -1.0)
-        top = score.topk(min(block, k - chosen.shape[1]), dim=1)
+        top = score.topk(min(block, k - chosen.shape[1]) + spare, dim=1)
         chosen = torch.cat([chosen, top.indices], dim=1)
         used = torch.cat([used, (top.values > SMALLEST_SCORE * norm) & live], dim=1)
         # Unused slots get a zero column, so that one batched solve serves all tokens.
-        columns = values[chosen] * used[:, :, None]
-        gram = torch.baddbmm(RIDGE * torch.eye(chosen.shape[1]), columns, columns.transpose(1, 2))
-        gram.diagonal(dim1=1, dim2=2).add_((~used).to(gram.dtype))
-        target = torch.bmm(columns, x[:, :, None])
-        codes = torch.cholesky_solve(target, torch.linalg.cholesky(gram))[:, :, 0]
-        residual = x - torch.bmm(codes[:, None, :], columns).view(batch, width)
+        gram = _gram(values, known, chosen) * (used[:, :, None] & used[:, None, :])
+        gram.diagonal(dim1=1, dim2=2).add_((~used).to(gram.dtype) + RIDGE)
+        target = (first.gather(1, chosen) * used)[:, :, None]
+        factor = torch.linalg.cholesky(gram)
+        codes = torch.cholesky_solve(target, factor)[:, :, 0]
+        if chosen.shape[1] > keep:
+            kept, codes = _drop_weakest(torch.cholesky_inverse(factor), codes, keep)
+            chosen, used = chosen.gather(1, kept), used.gather(1, kept)
+        residual = x - x.new_zeros(batch, values.shape[0]).scatter_(1, chosen, codes * used) @ values
         if tolerance > 0:
             live = live & (residual.norm(dim=1, keepdim=True) > tolerance * norm)
     order = (codes.abs() if signed else codes).sort(dim=1, descending=True, stable=True).indices
     return chosen.gather(1, order), codes.gather(1, order)
+
+
+def _gram(values: Tensor, known: Tensor | None, chosen: Tensor) -> Tensor:
+    """Gram matrices [batch, t, t] of the chosen columns, out of the dictionary's own where it is known."""
+    if known is not None:
+        return known[chosen[:, :, None], chosen[:, None, :]]
+    columns = values[chosen]
+    return columns @ columns.transpose(1, 2)
+
+
+def _drop_weakest(inverse: Tensor, codes: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    """The slots [batch, keep] that are left, and their least-squares codes, after dropping argmin z_j^2 / (G^-1)_jj one
+    at a time; unused slots (code zero) go first."""
+    tokens = torch.arange(codes.shape[0])
+    slots = torch.ones_like(codes, dtype=torch.bool)
+    for _ in range(codes.shape[1] - keep):
+        cost = codes.square() / inverse.diagonal(dim1=1, dim2=2)
+        weakest = cost.masked_fill(~slots, torch.inf).argmin(dim=1)
+        slots[tokens, weakest] = False
+        gone = inverse[tokens, weakest]
+        scaled = gone / gone.gather(1, weakest[:, None])
+        codes = codes - codes.gather(1, weakest[:, None]) * scaled
+        inverse = inverse - scaled[:, :, None] * gone[:, None, :]
+        # What is left of the dropped slot is rounding; as one it stays finite.
+        inverse[tokens, weakest, weakest] = 1.0
+    kept = slots.nonzero()[:, 1].view(-1, keep)
+    return kept, codes.gather(1, kept)

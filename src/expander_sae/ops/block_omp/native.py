@@ -16,6 +16,7 @@ def forward(
     values: Tensor,
     k: int,
     block: int,
+    spare: int,
     signed: bool,
     tolerance: float,
     center: Tensor | None,
@@ -23,7 +24,7 @@ def forward(
     """Indices, values, and how many picked columns were dependent on the support and skipped."""
     if rows is None:
         centered = x.to(values.dtype) if center is None else x.to(values.dtype) - center
-        return *dense.forward(centered.detach(), values.detach(), k, block, signed, tolerance), 0
+        return *dense.forward(centered.detach(), values.detach(), k, block, spare, signed, tolerance), 0
     indices = torch.empty((x.shape[0], k), dtype=torch.int64)
     codes = torch.empty((x.shape[0], k), dtype=torch.float32)
     dependent = 0
@@ -36,6 +37,7 @@ def forward(
             core.plain(values),
             k,
             block,
+            spare,
             signed,
             tolerance,
             torch.get_num_threads(),

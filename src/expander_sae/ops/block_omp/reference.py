@@ -8,7 +8,7 @@ SMALLEST_PIVOT = 1e-5
 
 
 def forward(
-    x: Tensor, rows: Tensor | None, values: Tensor, k: int, block: int, signed: bool, tolerance: float
+    x: Tensor, rows: Tensor | None, values: Tensor, k: int, block: int, spare: int, signed: bool, tolerance: float
 ) -> tuple[Tensor, Tensor]:
     """Indices and values of the codes of x [batch, d_in] (already centered)."""
     n_latents = values.shape[0]
@@ -18,7 +18,7 @@ def forward(
     indices = torch.empty(x.shape[0], k, dtype=torch.int64, device=x.device)
     codes = torch.zeros(x.shape[0], k, dtype=torch.float64, device=x.device)
     for token, y in enumerate(x.double()):
-        support, solution = _one_token(y, w, k, block, signed, tolerance)
+        support, solution = _one_token(y, w, k, block, spare, signed, tolerance)
         size = solution.abs() if signed else solution
         order = sorted(range(len(support)), key=lambda i: (-float(size[i]), support[i]))
         free = (latent for latent in range(n_latents) if latent not in set(support))
@@ -28,7 +28,9 @@ def forward(
     return indices, codes.to(values.dtype)
 
 
-def _one_token(y: Tensor, w: Tensor, k: int, block: int, signed: bool, tolerance: float) -> tuple[list[int], Tensor]:
+def _one_token(
+    y: Tensor, w: Tensor, k: int, block: int, spare: int, signed: bool, tolerance: float
+) -> tuple[list[int], Tensor]:
     support: list[int] = []
     residual, solution = y, y.new_zeros(0)
     norm = float(y.norm())
@@ -36,15 +38,18 @@ def _one_token(y: Tensor, w: Tensor, k: int, block: int, signed: bool, tolerance
         score = w @ residual
         score = score.abs() if signed else score
         score[support] = 0.0
-        order = torch.sort(score, descending=True, stable=True).indices[:block].tolist()
+        order = torch.sort(score, descending=True, stable=True).indices[: block + spare].tolist()
         before = len(support)
         for j in order:
-            if len(support) == k or float(score[j]) <= SMALLEST_SCORE * norm:
+            if len(support) == k + spare or float(score[j]) <= SMALLEST_SCORE * norm:
                 break
             if not support or _squared_distance(w[j], w[support]) > SMALLEST_PIVOT * float(w[j] @ w[j]):
                 support.append(j)
         if len(support) == before:
             break
+        while len(support) > min(k, before + block):
+            without = [support[:i] + support[i + 1 :] for i in range(len(support))]
+            support = min(without, key=lambda left: _squared_distance(y, w[left]))
         solution = torch.linalg.lstsq(w[support].T, y[:, None]).solution[:, 0]
         residual = y - w[support].T @ solution
         if tolerance > 0 and float(residual.norm()) <= tolerance * norm:

@@ -205,17 +205,19 @@ double loss(const Indices& indices, const Matrix& codes, const AnyMatrix& x, con
 }
 
 int64_t block_omp(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& rows, const Matrix& values, int64_t k,
-                  int64_t block, bool is_signed, float tolerance, int threads, const OutIndices& indices,
-                  const OutMatrix& codes) {
+                  int64_t block, int64_t spare, bool is_signed, float tolerance, int threads,
+                  const OutIndices& indices, const OutMatrix& codes) {
   BlockOmpArguments a;
   a.x = activations(x, center);
   a.dictionary = dictionary(rows, values, extent(x, 1));
   a.k = k;
   a.block = block;
+  a.spare = spare;
   a.is_signed = is_signed;
   a.tolerance = tolerance;
   a.threads = threads;
   require(k >= 1 && k <= a.dictionary.n_latents && block >= 1 && block <= k, "need 1 <= block <= k <= n_latents");
+  require(spare >= 0 && k + spare <= a.dictionary.n_latents, "need 0 <= spare and k + spare <= n_latents");
   require(extent(indices, 0) == a.x.batch && extent(indices, 1) == k, "indices must be [batch, k]");
   require(extent(codes, 0) == a.x.batch && extent(codes, 1) == k, "codes must be [batch, k]");
   a.indices = indices.data();
@@ -330,7 +332,7 @@ NB_MODULE(_native, m) {
         nb::arg("grad_encoder").none(), nb::arg("grad_center"), nb::arg("grad_bias").none(),
         nb::arg("residual").none(), nb::arg("fired"));
   m.def("block_omp", &block_omp, nb::arg("x"), nb::arg("center").none(), nb::arg("rows"), nb::arg("values"),
-        nb::arg("k"), nb::arg("block"), nb::arg("is_signed"), nb::arg("tolerance"), nb::arg("threads"),
+        nb::arg("k"), nb::arg("block"), nb::arg("spare"), nb::arg("is_signed"), nb::arg("tolerance"), nb::arg("threads"),
         nb::arg("indices").noconvert(), nb::arg("codes").noconvert());
   m.def("greedy", &greedy, nb::arg("x"), nb::arg("center").none(), nb::arg("rows"), nb::arg("values"),
         nb::arg("method"), nb::arg("k"), nb::arg("steps"), nb::arg("is_signed"), nb::arg("tolerance"),

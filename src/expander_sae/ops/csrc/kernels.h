@@ -85,11 +85,12 @@ struct LossArguments {
   uint8_t* fired;         // [n_latents], set to 1 where a code is non-zero
 };
 
-// Orthogonal matching pursuit, `block` columns per stage, from the residual x - center.
+// Orthogonal matching pursuit, `block` columns per stage, from the residual x - center. With `spare` a stage picks so many
+// columns more, and drops those that matter least until it has grown by `block`.
 struct BlockOmpArguments {
   Activations x;
   Dictionary dictionary;
-  int64_t k, block;
+  int64_t k, block, spare;
   bool is_signed;   // pick by |score|; otherwise by score, positive only
   float tolerance;  // stop where ||r|| <= tolerance * ||x - center||
   int threads;
