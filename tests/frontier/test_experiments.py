@@ -12,7 +12,17 @@ from expander_sae.frontier.experiments import NAMES, Experiment, Page, find_expe
 from expander_sae.frontier.experiments.context import Context
 from expander_sae.records import ExpanderSaeError, read_json
 
-OPTIONS = {}
+OPTIONS = {
+    "support": {"controls": "dense,diversity,pruned"},
+    "steps": {"budgets": "0.5,1"},
+    "data-efficiency": {"shares": "0.5,1"},
+    "geometry": {"row_caps": "4", "cap_degree": "4"},
+    "synthetic": {
+        "trials": "4", "d_in": "512", "degrees": "7", "ks": "2,4", "constructions": "uniform", "noises": "0,0.05",
+        "paper_degrees": "7", "paper_ks": "4",
+    },
+    "certificate-gap": {"trials": "4", "sizes": "48x96x4"},
+}
 """Smaller ones than the defaults, by experiment."""
 
 

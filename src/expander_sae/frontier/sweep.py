@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -10,9 +11,10 @@ from typing import Any
 
 from expander_sae.activations import ActivationStore, LanguageModel
 from expander_sae.evaluation import evaluate
-from expander_sae.records import ExpanderSaeError, FrontierRecord, TrainingRecord
+from expander_sae.records import ExpanderSaeError, FrontierRecord, TrainingRecord, write_atomically
 from expander_sae.saes import AbstractSae, Inference, load_sae
 from expander_sae.training import StoreBatches, TrainConfig, train
+from expander_sae.training.loop import METRICS
 
 from .closed_form import principal_saes, pruned_sae
 from .first_tokens import FirstTokens
@@ -164,6 +166,7 @@ def _train_missing(
                 saes = _start(way, now, store.d_in, folder, shared)
                 batches = _batches(store, settings, kept, train_tokens)
                 done = train(saes, batches, settings, folder=place, progress=progress)
+                _keep_logs(place / METRICS, {v.name: folder / v.sae_path / METRICS for v in now})
             for variant in now:
                 pieces.add_training(variant, done[variant.name])
 
@@ -173,6 +176,18 @@ def _settings_of_pass(way: str, config: TrainConfig) -> TrainConfig:
         return config
     # A support that is the question must not be moved by the training.
     return replace(config, rewire_every=0, fine_tune=way == "pruned")
+
+
+def _keep_logs(log: Path, places: dict[str, Path]) -> None:
+    """Each SAE's lines of a pass's log, beside the SAE: the next pass in this folder starts the log anew."""
+    lines: dict[str, list[str]] = {name: [] for name in places}
+    for line in log.read_text(encoding="utf-8").splitlines():
+        name = json.loads(line)["name"]
+        if name in lines:
+            lines[name].append(line + "\n")
+    for name, place in places.items():
+        with write_atomically(place) as temporary:
+            temporary.write_text("".join(lines[name]), encoding="utf-8")
 
 
 def _diverged_dense(pruned: Variant, variants: Sequence[Variant], pieces: Pieces) -> TrainingRecord | None:

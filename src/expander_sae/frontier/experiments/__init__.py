@@ -11,7 +11,19 @@ from .experiment import Experiment, Figure, Page, Table
 from .report import write_reports
 from .run import run_experiment
 
-NAMES = ("frontier",)
+NAMES = (
+    "frontier",
+    "amortisation",
+    "support",
+    "steps",
+    "data-efficiency",
+    "learning-curves",
+    "layers",
+    "geometry",
+    "collisions",
+    "synthetic",
+    "certificate-gap",
+)
 """Every experiment, in the order of the report."""
 
 __all__ = [

@@ -213,6 +213,13 @@ class Context:
             raise ExpanderSaeError(f"expected a degree of at most d_in = {d_in}; got {', '.join(left)}")
         return fitting
 
+    def chosen_degrees(self, store: ActivationStore | None = None) -> list[int]:
+        """The degrees of this experiment's option `degrees` that the command line asked for too; all of the command
+        line's where none of them is among the option's."""
+        asked = self.degrees(store)
+        chosen = [degree for degree in asked if degree in self.option("degrees")]
+        return chosen or asked
+
     def piece(self, name: str, depends_on: Mapping[str, Any], make: Callable[[], Any]) -> Any:
         """`make()`, or what an earlier run's `make()` gave under the same name and dependence.
 

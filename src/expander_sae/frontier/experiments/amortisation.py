@@ -1,0 +1,162 @@
+"""Encoder against pursuit: how much fidelity is lost by reading codes fast, and how much by the dictionary itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from expander_sae.records import FrontierRecord
+
+from ..over_seeds import Spread, spread
+from ..report import in_order
+from ..results import summarise
+from .context import Context
+from .drawing import Line, lines
+from .experiment import Experiment, Figure, Measured, Page, Table
+from .quality import diverged, quality_table, records_from, text_of
+
+_FAMILIES = {
+    "expander": "Expander, trained by its own inference",
+    "oneshot": "Expander, fixed mask, one-shot",
+    "matched": "dense, matched learned values",
+    "matched-omp": "dense, matched, by pursuit",
+}
+_METRICS = (("fvu", "fvu", 4), ("delta_ce", "Δ CE, nats", 3))
+
+
+def measure(context: Context) -> Measured:
+    """The grid, read by its own inference and by others."""
+    readings = [r for r in context.option("readings") if _fits(r, context.settings.k)]
+    grid = context.grid(controls=context.option("controls"), readings=readings)
+    return grid.frontier.to_dict()
+
+
+def _fits(reading: str, k: int) -> bool:
+    name, _, number = reading.partition(":")
+    return name not in ("stages", "warm") or int(number.partition("+")[0]) <= k
+
+
+def show(measured: Measured) -> Page:
+    """The gap to the full dense SAE, split seed by seed."""
+    own = records_from(measured["records"])
+    read = [FrontierRecord.from_dict(record) for record in measured["readings"]]
+    splits = {metric: _splits(own, read, metric) for metric, *_ in _METRICS}
+    summaries = in_order(summarise([*own, *read]))
+    return Page(
+        claim=_claim(splits["fvu"]),
+        tables=[
+            *(_split_table(splits[metric], title, digits) for metric, title, digits in _METRICS if splits[metric]),
+            quality_table("Every SAE read in every way", summaries, inference=True),
+        ],
+        figures=[*(_by_degree(own, read, metric) for metric, *_ in _METRICS), _speed(summaries)],
+        notes=[
+            "E is a metric read by an SAE's own inference, O the same dictionary read by OMP; s is the SAE, d the full "
+            "dense one of the same seed. The gap E_s - E_d is (E_s - O_s) - (E_d - O_d), the encoder's part, plus "
+            "O_s - O_d, the dictionary's. The encoder's part is negative where the SAE's own inference is closer to "
+            "OMP than the dense SAE's encoder is.",
+            "A tied one-pass encoder is no reading of a dictionary with learned supports: columns crowd on strong rows "
+            "and all of them fire. Such SAEs are trained by pursuit, and that is their own inference here.",
+            *diverged(measured),
+        ],
+    )
+
+
+def _values(records: list[FrontierRecord], metric: str, reading: str | None) -> dict[tuple[str, int], float]:
+    found = {}
+    for record in records:
+        value = None if record.evaluation is None else getattr(record.evaluation, metric)
+        if value is not None and record.reading == reading:
+            found[record.variant, record.seed] = value
+    return found
+
+
+def _splits(own: list[FrontierRecord], read: list[FrontierRecord], metric: str) -> dict[str, Mapping[str, Any]]:
+    """By variant: family, degree, and spreads of the gap and its parts."""
+    own_values, omp_values = _values(own, metric, None), _values(read, metric, "omp")
+    found: dict[str, Mapping[str, Any]] = {}
+    for variant in dict.fromkeys(record.variant for record in own):
+        first = next(record for record in own if record.variant == variant)
+        parts: list[tuple[float, float, float]] = []
+        for record in own:
+            keys = [(name, record.seed) for name in (variant, "dense")]
+            if record.variant != variant or any(key not in own_values or key not in omp_values for key in keys):
+                continue
+            (e_s, e_d), (o_s, o_d) = [own_values[key] for key in keys], [omp_values[key] for key in keys]
+            parts.append((e_s - e_d, (e_s - o_s) - (e_d - o_d), o_s - o_d))
+        if parts and variant != "dense":
+            gap, encoder, dictionary = (spread(column) for column in zip(*parts, strict=True))
+            found[variant] = {
+                "family": first.family, "degree": first.matched_degree,
+                "gap": gap, "encoder": encoder, "dictionary": dictionary,
+            }  # fmt: skip
+    return found
+
+
+def _split_table(splits: Mapping[str, Mapping[str, Any]], metric: str, digits: int) -> Table:
+    rows = [
+        [variant, *(text_of(split[part], digits) for part in ("gap", "encoder", "dictionary"))]
+        for variant, split in splits.items()
+    ]
+    columns = ["SAE", "gap to full dense", "encoder's part", "dictionary's part"]
+    return Table(f"The gap in {metric}, split", columns, rows, "Mean over seeds ± half width of the 95% interval.")
+
+
+def _claim(splits: Mapping[str, Mapping[str, Any]]) -> str:
+    sparse = [split for split in splits.values() if split["family"] in ("oneshot", "expander")]
+    if not sparse:
+        return "No Expander SAE was read by OMP beside a full dense one."
+    wanted = [split for split in sparse if split["family"] == "oneshot"] or sparse
+    one = min(wanted, key=lambda split: abs(split["degree"] - 7))
+    who = (
+        "one-shot Expander SAE on a fixed mask" if one["family"] == "oneshot" else "Expander SAE, by its own inference,"
+    )
+    gap, encoder, dictionary = (one[part].mean for part in ("gap", "encoder", "dictionary"))
+    return (
+        f"At degree {one['degree']} the {who} leaves {gap:+.3f} more fvu than the full dense SAE's encoder: "
+        f"{encoder:+.3f} is the encoder's part, {dictionary:+.3f} the dictionary's."
+    )
+
+
+def _by_degree(own: list[FrontierRecord], read: list[FrontierRecord], metric: str) -> Figure | None:
+    drawn, levels = [], []
+    for reading, name, records in ((None, "own inference", own), ("omp", "OMP", read)):
+        by_place: dict[tuple[str, int | None], list[float]] = {}
+        for record in records:
+            value = None if record.evaluation is None else getattr(record.evaluation, metric)
+            if record.reading == reading and value is not None:
+                by_place.setdefault((record.family, record.matched_degree), []).append(value)
+        for family, text in _FAMILIES.items():
+            points: list[tuple[float, Spread | float | None]] = [
+                (degree, spread(values)) for (of, degree), values in by_place.items() if of == family and degree
+            ]
+            drawn.append(Line(f"{text}: {name}", points, dashed=reading is not None))
+        dense = spread(by_place.get(("dense", None), []))
+        if dense is not None:
+            levels.append((f"full dense: {name}", dense.mean))
+    caption = f"{metric} against degree, by own inference and by OMP"
+    return lines(f"{metric}_by_degree", caption, drawn, x="degree", y=metric, log_x=True, levels=levels)
+
+
+def _speed(summaries: list[Any]) -> Figure | None:
+    drawn = []
+    for variant in dict.fromkeys(summary.variant for summary in summaries):
+        mine = [s for s in summaries if s.variant == variant and "encode_tokens_per_second" in s.metrics]
+        points = [
+            (s.metrics["encode_tokens_per_second"].mean, s.metrics["fvu"].mean) for s in mine if "fvu" in s.metrics
+        ]
+        drawn.append(Line(variant, points))
+    caption = "fvu against the speed of reading codes, one line for each SAE, one point for each inference"
+    return lines("fvu_by_speed", caption, drawn, x="tokens/s, reading codes", y="fvu", log_x=True)
+
+
+EXPERIMENT = Experiment(
+    name="amortisation",
+    question="What does reading codes by one pass cost, and is it the encoder or the dictionary that is short?",
+    measure=measure,
+    show=show,
+    needs=("activations",),
+    options={
+        "controls": ["dense", "oneshot", "matched", "matched-omp"],
+        "readings": ["encoder", "refit", "stages:4", "omp"],
+    },
+)

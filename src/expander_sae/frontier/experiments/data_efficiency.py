@@ -1,0 +1,63 @@
+"""How much data: the same number of steps on fewer and fewer stored tokens."""
+
+from __future__ import annotations
+
+from ..results import Summary
+from .along import diverged_along, figures_along, runs_of, tables_along
+from .context import Context
+from .experiment import Experiment, Measured, Page
+from .quality import mean_of
+
+_AXIS = "stored training tokens"
+
+
+def measure(context: Context) -> Measured:
+    """One grid for each number of stored tokens; a smaller number is a part of a larger one."""
+    kept = context.settings.evaluation().keep_special_tokens
+    stored = context.store.n_tokens("train", keep_special_tokens=kept)
+    runs = []
+    for tokens in sorted({round(share * stored) for share in context.option("shares")}):
+        context.say(f"{tokens:,} of {stored:,} stored tokens")
+        grid = context.grid(
+            degrees=context.chosen_degrees(),
+            controls=context.option("controls"),
+            train_tokens=None if tokens == stored else tokens,
+            label="" if tokens == stored else f"first{tokens}",
+        )
+        runs.append({"at": tokens, "frontier": grid.frontier.to_dict()})
+    return {"runs": runs}
+
+
+def show(measured: Measured) -> Page:
+    """Fidelity along the number of stored tokens."""
+    runs = runs_of(measured)
+    return Page(
+        claim=_claim(runs),
+        tables=tables_along(runs, _AXIS),
+        figures=figures_along(runs, _AXIS, log_x=True),
+        notes=[
+            "All runs have equally many steps and see as many tokens, counting repeats; held-out text is the same.",
+            *diverged_along(measured, _AXIS),
+        ],
+    )
+
+
+def _claim(runs: list[tuple[float, list[Summary]]]) -> str:
+    (least, few), (most, many) = runs[0], runs[-1]
+    parts = []
+    for summary in many:
+        small = next((s for s in few if s.variant == summary.variant), None)
+        new, old = mean_of(summary, "fvu"), mean_of(small, "fvu")
+        if new is not None and old is not None:
+            parts.append(f"{summary.variant} by {old - new:.3f} (from {old:.3f} to {new:.3f})")
+    return f"From {least:,.0f} to {most:,.0f} stored tokens, at equal steps, fvu falls: {', '.join(parts)}."
+
+
+EXPERIMENT = Experiment(
+    name="data-efficiency",
+    question="Does a sparse dictionary need less data than a dense one?",
+    measure=measure,
+    show=show,
+    needs=("activations",),
+    options={"shares": [0.125, 0.25, 0.5, 1.0], "degrees": [7, 30], "controls": ["dense", "matched"]},
+)

@@ -1,0 +1,108 @@
+"""How training goes: the loss of every SAE step by step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from expander_sae.records import ExpanderSaeError
+from expander_sae.training.loop import METRICS
+
+from ..over_seeds import spread
+from .context import Context
+from .drawing import Line, lines
+from .experiment import Experiment, Measured, Page, Table
+from .quality import diverged, quality_table, summaries_of
+
+_KEPT = ("fvu", "dead_fraction")
+
+
+def measure(context: Context) -> Measured:
+    """The log of every run of the grid, thinned out, beside the held-out numbers at its end."""
+    grid = context.grid(degrees=context.chosen_degrees(), controls=context.option("controls"))
+    curves = []
+    for record in grid.frontier.records:
+        points = _points(grid.folder / record.folder / METRICS, context.option("points"))
+        curves.append({"variant": record.variant, "seed": record.seed, "points": points})
+    return {"frontier": grid.frontier.to_dict(), "curves": curves}
+
+
+def _points(log: Path, wanted: int) -> list[dict[str, float | None]]:
+    """About `wanted` lines of one SAE's log, the last one among them."""
+    if not log.is_file():
+        raise ExpanderSaeError(
+            f"expected the log of a training pass at {log}, found none: an earlier version trained this SAE. "
+            "Choose another --out to train it again."
+        )
+    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    step = max(1, len(entries) // wanted)
+    chosen = entries[::step]
+    if entries and chosen[-1] is not entries[-1]:
+        chosen.append(entries[-1])
+    return [{"tokens": entry["tokens"], **{key: entry.get(key) for key in _KEPT}} for entry in chosen]
+
+
+def show(measured: Measured) -> Page:
+    """Training fvu and dead latents along the tokens seen, mean over seeds."""
+    names = list(dict.fromkeys(curve["variant"] for curve in measured["curves"]))
+    summaries = summaries_of(measured["frontier"])
+    figures = []
+    for key, unit in (
+        ("fvu", "fvu of the batch, before its step"),
+        ("dead_fraction", "dead latents, training's window"),
+    ):
+        drawn = []
+        for name in names:
+            by_tokens: dict[float, list[float | None]] = {}
+            for curve in measured["curves"]:
+                if curve["variant"] == name:
+                    for point in curve["points"]:
+                        by_tokens.setdefault(point["tokens"], []).append(point[key])
+            drawn.append(Line(name, [(tokens, spread(values)) for tokens, values in by_tokens.items()]))
+        caption = f"{key} during training, one line for each SAE"
+        figures.append(lines(f"{key}_by_tokens", caption, drawn, x="training tokens seen", y=unit))
+    rows = [[name, *_milestones(measured, name)] for name in names]
+    shares = ["at 25%", "at 50%", "at 75%", "at the end"]
+    return Page(
+        claim=_claim(names, rows),
+        tables=[
+            Table("fvu of the training batch, mean over seeds", ["SAE", *shares], rows),
+            quality_table("Held out, at the end", summaries),
+        ],
+        figures=figures,
+        notes=[
+            "The curves are of training batches, each measured before the step it causes: in the first pass over the "
+            "stored tokens that is fresh text, later it is not. The table below has held-out text.",
+            *diverged(measured["frontier"]),
+        ],
+    )
+
+
+def _milestones(measured: Measured, name: str) -> list[float | None]:
+    found: list[list[float | None]] = [[], [], [], []]
+    for curve in measured["curves"]:
+        if curve["variant"] == name and curve["points"]:
+            last = curve["points"][-1]["tokens"]
+            for place, share in enumerate((0.25, 0.5, 0.75, 1.0)):
+                found[place].append(min(curve["points"], key=lambda p: abs(p["tokens"] - share * last))["fvu"])
+    means = [spread(values) for values in found]
+    return [None if mean is None else round(mean.mean, 4) for mean in means]
+
+
+def _claim(names: list[str], rows: list[list[object]]) -> str:
+    parts = []
+    for name, row in zip(names, rows, strict=True):
+        middle, end = row[2], row[4]
+        if isinstance(middle, float) and isinstance(end, float) and middle > 0:
+            parts.append(f"{name} {(1 - end / middle) * 100:.1f}%")
+    return f"The second half of training lowers the fvu of the training batch by: {', '.join(parts)}."
+
+
+EXPERIMENT = Experiment(
+    name="learning-curves",
+    question="How fast do the SAEs learn, and have they settled at the end?",
+    measure=measure,
+    show=show,
+    needs=("activations",),
+    options={"degrees": [7, 30, 200], "controls": ["dense", "matched"], "points": 60},
+)
