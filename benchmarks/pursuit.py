@@ -59,13 +59,16 @@ def check() -> None:
     dictionary, _ = problem(128, 1500, 7)
     x = synthetic_activations(64, 128)
     x = x - x.mean(0)
-    for method in ("omp", "mp", "gradient"):
+    cases = [(method, {}) for method in ("omp", "mp", "gradient", "nnomp")]
+    cases += [("omp", {"block": 4}), ("omp", {"block": 4, "spare": 8})]
+    for method, options in cases:
         found = [
-            pursue(x, dictionary, 16, method, backend=name).indices.sort(1).values for name in ("native", "reference")
+            pursue(x, dictionary, 16, method, backend=name, **options).indices.sort(1).values
+            for name in ("native", "reference")
         ]
         same = float((found[0] == found[1]).all(1).float().mean())
         if same < 0.95:  # float32 breaks a near tie the other way now and then
-            sys.exit(f"not timing anything: {method} picks what its definition picks for only {same:.0%} of tokens")
+            sys.exit(f"not timing anything: {method} {options} picks what its definition picks for only {same:.0%} of tokens")
 
 
 def sparse_calls(x: torch.Tensor, w: Dictionary, k: int) -> dict[str, Call]:
@@ -80,7 +83,10 @@ def sparse_calls(x: torch.Tensor, w: Dictionary, k: int) -> dict[str, Call]:
         "refit of given supports": (lambda: pursue(x, w, k, "refit", warm_start=start), len(x)),
         "one-shot + refit": (lambda: block_omp(x, w.rows, w.values, k, block=k), len(x)),
         "blocks of 8": (lambda: block_omp(x, w.rows, w.values, k, block=8), len(x)),
+        "8 stages, spare": (lambda: pursue(x, w, k, block=-(-k // 8), spare=2 * -(-k // 8)), len(x)),
+        "4 stages, spare": (lambda: pursue(x, w, k, block=-(-k // 4), spare=2 * -(-k // 4)), len(x)),
         "OMP": (lambda: pursue(x, w, k), len(x)),
+        "non-negative OMP": (lambda: pursue(x, w, k, "nnomp"), len(x)),
         "MP": (lambda: pursue(x, w, k, "mp"), len(x)),
         "gradient pursuit": (lambda: pursue(x, w, k, "gradient"), len(x)),
     }
@@ -94,6 +100,10 @@ def dense_calls(x: torch.Tensor, w: torch.Tensor, k: int) -> dict[str, Call]:
         "encoder": (lambda: encode_topk(few, None, w, k), len(few)),
         "one-shot + refit": (lambda: block_omp(few, None, w, k, block=k), len(few)),
         "blocks of 8": (lambda: block_omp(few, None, w, k, block=8), len(few)),
+        "8 stages, spare": (
+            lambda: block_omp(fewer, None, w, k, block=-(-k // 8), spare=2 * -(-k // 8)),
+            len(fewer),
+        ),
         "OMP": (lambda: block_omp(fewer, None, w, k), len(fewer)),
         "MP": (lambda: pursue(fewer, w, k, "mp"), len(fewer)),
         "gradient pursuit": (lambda: pursue(fewer, w, k, "gradient"), len(fewer)),

@@ -8,7 +8,7 @@ from expander_sae.ops.encode_topk.native import supports as core_supports
 
 from .dictionary import Dictionary
 
-METHODS = ("omp", "mp", "gradient", "refit")
+METHODS = ("omp", "mp", "gradient", "nnomp", "refit")
 """The methods of `greedy` in the core."""
 
 

@@ -65,7 +65,7 @@ def pursue(
         warm_start: for "omp" and "refit", codes [batch, at most k] whose non-zero slots start the support ("refit": are
             the support), larger ones first where columns depend on each other.
         steps: for "mp" and "gradient" the picks (k if None), for "cosamp" and "niht" the most iterations (50 if None).
-        backend: "auto", "native" (the C++ core, float32, sparse dictionaries: "omp", "mp", "gradient" and "refit"; with
+        backend: "auto", "native" (the C++ core, float32, sparse dictionaries: all but "cosamp" and "niht"; with
             block > 1 only from an empty support) or "reference" (batched PyTorch, any device). "auto" takes "native"
             where it can.
 

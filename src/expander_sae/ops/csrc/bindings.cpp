@@ -244,10 +244,12 @@ int64_t greedy(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& rows
     a.method = Greedy::matching;
   else if (method == "gradient")
     a.method = Greedy::gradient;
+  else if (method == "nnomp")
+    a.method = Greedy::nonnegative;
   else if (method == "refit")
     a.method = Greedy::refit;
   else
-    throw std::invalid_argument("method must be omp, mp, gradient or refit");
+    throw std::invalid_argument("method must be omp, mp, gradient, nnomp or refit");
   a.k = k;
   a.steps = steps;
   a.is_signed = is_signed;

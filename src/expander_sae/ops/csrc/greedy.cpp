@@ -1,5 +1,5 @@
-// Pursuits that pick one column at a time, token by token: OMP, matching pursuit, gradient pursuit; and least squares on
-// a given support. The correlations with all columns are tracked (tracker.h), so that a pick costs what it changes
+// Pursuits that pick one column at a time, token by token: OMP, its non-negative kin, matching pursuit, gradient pursuit;
+// and least squares on a given support. The correlations with all columns are tracked (tracker.h), so that a pick costs what it changes
 // instead of a scan of the dictionary.
 #include <atomic>
 
@@ -19,6 +19,8 @@ struct Token {
   Support support;
   SupportWork work;
   float *x, *residual, *change;
+  int32_t* members;  // nonnegative: every column picked, in the fit or not
+  int64_t picked = 0;
   float norm = 0;
 
   Token(const GreedyArguments& arguments, Scratch& scratch)
@@ -31,7 +33,9 @@ struct Token {
     pieces.add(change, support.stride);
     pieces.add(support.latents, k);
     pieces.add(support.coefficients, support.stride);
-    pieces.add(support.inverse, a.method == Greedy::omp ? k * support.stride : 0);
+    pieces.add(members, k);
+    const bool solves = a.method == Greedy::omp || a.method == Greedy::nonnegative;
+    pieces.add(support.inverse, solves ? k * support.stride : 0);
     work.add_to(pieces, w.d_in, degree, k);
     pieces.place(scratch);
     work.start(w.d_in);
@@ -110,6 +114,96 @@ bool omp(Token<D>& token, Track& tracker) {
   return dependent;
 }
 
+// residual = x - W z with the coefficients `change`.
+template <class D>
+void reset_residual(Token<D>& token) {
+  std::copy(token.x, token.x + token.w.d_in, token.residual);
+  for (int64_t i = 0; i < token.support.count; ++i)
+    subtract_column(token.w, token.degree, token.support.latents[i], token.change[i], token.residual);
+}
+
+// Lawson and Hanson's inner loop: from the feasible `change` towards the fit on the support, as far as z >= 0 allows,
+// columns that reach zero leaving, until the fit is positive. True if column j itself left.
+template <class D>
+bool walk_to_fit(Token<D>& token, int32_t j) {
+  Support& s = token.support;
+  bool refused = false;
+  while (s.count) {
+    float fraction = 1.0f;
+    bool blocked = false;
+    for (int64_t i = 0; i < s.count; ++i)
+      if (s.coefficients[i] <= 0.0f) {
+        blocked = true;
+        fraction = std::min(fraction, token.change[i] / (token.change[i] - s.coefficients[i]));
+      }
+    if (!blocked) break;
+    if (!(fraction >= 0.0f)) fraction = 0.0f;  // 0 / 0: it entered at zero and stays there
+    token.work.unchain(token.w, s.latents, s.count);
+    for (int64_t i = s.count - 1; i >= 0; --i) {
+      const bool leaves =
+          s.coefficients[i] <= 0.0f &&
+          !(token.change[i] / (token.change[i] - s.coefficients[i]) > fraction);
+      token.change[i] += fraction * (s.coefficients[i] - token.change[i]);
+      if (leaves) token.change[i] = -1.0f;
+    }
+    for (int64_t i = s.count - 1; i >= 0; --i)
+      if (token.change[i] < 0.0f) {
+        refused |= s.latents[i] == j;
+        token.change[i] = token.change[s.count - 1];
+        drop(s, i);
+      }
+    token.work.chain(token.w, s.latents, 0, s.count);
+  }
+  std::copy(s.coefficients, s.coefficients + s.count, token.change);
+  return refused;
+}
+
+// Adds j to the fit and makes the fit non-negative again; false where j depends on it.
+template <class D>
+bool enter(Token<D>& token, int32_t j, bool* refused) {
+  Support& s = token.support;
+  if (!append<D>(token.w, s, token.work, j, correlation_with<D>(token.w, j, token.x))) return false;
+  token.change[s.count - 1] = 0.0f;
+  *refused = walk_to_fit(token, j);
+  reset_residual(token);
+  return true;
+}
+
+template <class D, class Track>
+bool nonnegative_omp(Token<D>& token, Track& tracker) {
+  Support& s = token.support;
+  static thread_local std::vector<bool> out;  // members that entered and left at once: their gradient was rounding
+  bool dependent = false;
+  token.picked = 0;
+  while (token.picked < token.a.k && !token.small_enough()) {
+    const Best best = tracker.best(token.residual);
+    if (best.latent < 0 || !(best.score > smallest_score * token.norm)) break;
+    if (std::find(token.members, token.members + token.picked, best.latent) != token.members + token.picked) break;
+    bool refused = false;
+    dependent = !enter(token, best.latent, &refused);
+    if (dependent) break;
+    token.members[token.picked++] = best.latent;
+    out.assign(static_cast<size_t>(token.picked), false);
+    out[static_cast<size_t>(token.picked - 1)] = refused;
+    for (int64_t round = 0; round < 3 * token.picked; ++round) {  // members that left may return
+      float most = 1e-5f * token.norm;
+      int64_t at = -1;
+      for (int64_t i = 0; i < token.picked; ++i) {
+        if (out[static_cast<size_t>(i)] || s.holds(token.members[i])) continue;
+        const float value = correlation_with<D>(token.w, token.members[i], token.residual);
+        if (value > most) most = value, at = i;
+      }
+      if (at < 0) break;
+      if (!enter(token, token.members[at], &refused)) refused = true;
+      out[static_cast<size_t>(at)] = refused;
+    }
+    tracker.follow(token.residual);
+  }
+  token.polish();
+  for (int64_t i = 0; i < s.count; ++i) s.coefficients[i] = std::max(s.coefficients[i], 0.0f);
+  return dependent;
+}
+
 template <class D, class Track>
 Best pick(Token<D>& token, Track& tracker) {
   Best best = tracker.best(token.residual);
@@ -181,6 +275,7 @@ void run(const GreedyArguments& a, const RowLists& lists) {
         switch (a.method) {
           case Greedy::matching: matching_pursuit(token, tracker); break;
           case Greedy::gradient: gradient_pursuit(token, tracker); break;
+          case Greedy::nonnegative: dependent += nonnegative_omp(token, tracker); break;
           default:
             if (a.warm) {
               dependent += token.warm(first + t);
@@ -240,7 +335,7 @@ void greedy(const GreedyArguments& a) {
     static thread_local Scratch scratch;
     const int64_t nobody = Tracker<D, true>::padded(a.dictionary.n_latents);
     const RowLists lists(a.dictionary, static_cast<int32_t>(nobody), scratch);
-    if (a.is_signed) return run<D, true>(a, lists);
+    if (a.is_signed && a.method != Greedy::nonnegative) return run<D, true>(a, lists);
     return run<D, false>(a, lists);
   });
 }

@@ -99,7 +99,7 @@ struct BlockOmpArguments {
   int64_t* dependent;  // how many picked columns lay in the span of the support and were skipped
 };
 
-enum class Greedy : int { omp, matching, gradient, refit };
+enum class Greedy : int { omp, matching, gradient, nonnegative, refit };
 
 // Pursuit one column at a time from the residual x - center; `refit` is least squares on the warm start's support.
 struct GreedyArguments {

@@ -202,7 +202,26 @@ bool append(const Dictionary& w, Support& s, SupportWork& work, int32_t j, float
   return true;
 }
 
-// Drops the column whose absence adds least to the squared residual, z_j^2 / (G^-1)_jj; the last column takes its slot.
+// Drops the column in a slot: the others' coefficients become the fit without it, and the last column takes the slot.
+inline void drop(Support& s, int64_t slot) {
+  const int64_t last = s.count - 1;
+  const float* gone = s.row(slot);
+  const float scale = 1.0f / gone[slot];
+  for (int64_t i = 0; i < s.count; ++i)
+    if (i != slot && gone[i] != 0.0f) add_scaled(s.row(i), -gone[i] * scale, gone, s.count);
+  add_scaled(s.coefficients, -s.coefficients[slot] * scale, gone, s.count);
+  std::copy(s.row(last), s.row(last) + s.stride, s.row(slot));
+  for (int64_t i = 0; i < last; ++i) {
+    s.row(i)[slot] = s.row(i)[last];
+    s.row(i)[last] = 0.0f;
+  }
+  s.latents[slot] = s.latents[last];
+  s.coefficients[slot] = s.coefficients[last];
+  s.coefficients[last] = 0.0f;
+  s.count = last;
+}
+
+// Drops the column whose absence adds least to the squared residual, z_j^2 / (G^-1)_jj.
 inline void drop_weakest(Support& s) {
   int64_t weakest = 0;
   float least = s.coefficients[0] * s.coefficients[0] / s.row(0)[0];
@@ -210,21 +229,7 @@ inline void drop_weakest(Support& s) {
     const float added = s.coefficients[i] * s.coefficients[i] / s.row(i)[i];
     if (added < least || (added == least && s.latents[i] > s.latents[weakest])) least = added, weakest = i;
   }
-  const int64_t last = s.count - 1;
-  const float* gone = s.row(weakest);
-  const float scale = 1.0f / gone[weakest];
-  for (int64_t i = 0; i < s.count; ++i)
-    if (i != weakest && gone[i] != 0.0f) add_scaled(s.row(i), -gone[i] * scale, gone, s.count);
-  add_scaled(s.coefficients, -s.coefficients[weakest] * scale, gone, s.count);
-  std::copy(s.row(last), s.row(last) + s.stride, s.row(weakest));
-  for (int64_t i = 0; i < last; ++i) {
-    s.row(i)[weakest] = s.row(i)[last];
-    s.row(i)[last] = 0.0f;
-  }
-  s.latents[weakest] = s.latents[last];
-  s.coefficients[weakest] = s.coefficients[last];
-  s.coefficients[last] = 0.0f;
-  s.count = last;
+  drop(s, weakest);
 }
 
 // Codes by falling size (value when not signed), then latent; unused slots are zero on the lowest free latents.
