@@ -1,0 +1,120 @@
+"""Planted codes, intervals, coverage and geometry, against their definitions."""
+
+import numpy as np
+import pytest
+import torch
+
+from expander_sae.frontier.experiments.certificate_gap import _reach, _size
+from expander_sae.frontier.experiments.collisions import coverage
+from expander_sae.frontier.experiments.geometry import diagnose
+from expander_sae.frontier.experiments.planted import CODES, METHODS, VALUES, Planted, exact_supports, plant
+from expander_sae.frontier.experiments.rates import rate_lines, rate_map, rate_text, wilson
+from expander_sae.frontier.experiments.synthetic import paper_rows
+from expander_sae.graphs import make_mask
+from expander_sae.records import ExpanderSaeError
+
+BASE = Planted(96, 256, 6)
+
+
+@pytest.mark.parametrize("construction", ["balanced", "dense", "galois"])
+@pytest.mark.parametrize("codes", CODES)
+def test_planted_codes_are_what_they_say(construction, codes):
+    planted = BASE.but(construction=construction, codes=codes, values="uneven")
+    y, supports, (rows, values) = plant(planted, 3, 5, 12)
+    assert values.norm(dim=1).allclose(torch.ones(256))
+    dense = values if rows is None else torch.zeros(256, 96).scatter_(1, rows, values)
+    for token in range(12):
+        columns = dense[supports[token]].double()
+        code, residual = np.linalg.lstsq(columns.T.numpy(), y[token].double().numpy(), rcond=None)[:2]
+        assert residual.sum() < 1e-9
+        sizes = np.abs(code)
+        assert (sizes > 0).all()
+        if codes == "half-gaussian":
+            assert (code > 0).all()
+        if codes == "signs":
+            assert sizes == pytest.approx(np.ones(5), abs=1e-4)
+        if codes == "uniform":
+            assert sizes.min() > 0.4999
+            assert sizes.max() < 1.5001
+    assert len({tuple(row) for row in supports.tolist()}) == 12
+    again = plant(planted, 3, 5, 12)
+    assert torch.equal(again[0], y)
+
+
+def test_noise_has_the_norm_asked_for():
+    clean, supports, _ = plant(BASE, 0, 4, 6)
+    noisy, same, _ = plant(BASE.but(noise=0.25), 0, 4, 6)
+    assert torch.equal(supports, same)
+    assert ((noisy - clean).norm(dim=1) / clean.norm(dim=1)).allclose(torch.full((6,), 0.25), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_easy_supports_are_found_and_hopeless_ones_are_not(method):
+    easy = BASE.but(codes="signs")
+    assert exact_supports(easy, 0, 1, 20, (method,))[method] == 20
+    assert exact_supports(BASE.but(noise=30.0), 0, 8, 20, (method,))[method] == 0
+
+
+def test_flat_values_are_flat():
+    for values in VALUES:
+        found = plant(BASE.but(values=values), 0, 2, 2)[2][1].abs()
+        ratio = float((found.amax(1) / found.amin(1)).max())
+        assert {"flat": ratio < 1.001, "uneven": 1.2 < ratio < 2.001, "gaussian": ratio > 5}[values]
+
+
+def test_planted_refuses_nonsense():
+    with pytest.raises(ExpanderSaeError, match="codes of"):
+        Planted(8, 16, 2, codes="heavy")
+    with pytest.raises(ExpanderSaeError, match="methods out of"):
+        exact_supports(BASE, 0, 2, 2, ("guessing",))
+    with pytest.raises(ExpanderSaeError, match="k from 1"):
+        plant(BASE, 0, 300, 2)
+
+
+def test_wilson_intervals():
+    low, high = wilson(0, 20)
+    assert low == 0
+    assert high == pytest.approx(0.1611, abs=1e-3)
+    low, high = wilson(15, 20)
+    assert (low, high) == (pytest.approx(0.5313, abs=1e-3), pytest.approx(0.8881, abs=1e-3))
+    draw = np.random.default_rng(0).binomial(200, 0.8, 2000)
+    inside = [wilson(int(count), 200)[0] <= 0.8 <= wilson(int(count), 200)[1] for count in draw]
+    assert 0.93 < np.mean(inside) < 0.97
+    assert rate_text(1, 2).startswith("0.50\n")
+    assert rate_lines("x", "y", [("a", [])], x="k") is None
+    assert rate_map("x", "y", [], x="k", y="d") is None
+
+
+def test_coverage_counts_distinct_rows_of_active_latents():
+    rows = torch.tensor([[0, 1], [1, 2], [3, 4]])
+    indices, active = torch.tensor([[0, 1], [0, 2]]), torch.tensor([[True, True], [True, False]])
+    assert coverage(indices, active, rows, 5).tolist() == [3, 2]
+
+
+def test_diagnostics_of_a_flat_mask_of_overlap_one():
+    mask = make_mask("greedy", d_in=64, n_latents=96, degree=4, seed=0)
+    found = diagnose(mask, np.ones(mask.rows.shape), 4)
+    assert found["ratio_max"] == found["beta_max"] == pytest.approx(1)
+    assert found["mu"] == pytest.approx(found["largest_overlap"] / 4)
+    assert found["mu1_k"] <= 4 * found["mu"] + 1e-9
+    assert found["epsilon_2k"]["counting"] == 0
+    assert found["epsilon_2k"]["top_overlap"] >= 7 / 32 - 1e-9  # one column and seven that meet it
+    assert found["R_OMP"] == pytest.approx(max(found["epsilon_k1"].values()) * 9)
+    assert found["row_degree_max"] < 1.4
+    clustered = make_mask("clustered", d_in=64, n_latents=96, degree=4, seed=0)
+    worst = diagnose(clustered, np.ones(clustered.rows.shape), 4)
+    assert worst["epsilon_2k"]["greedy"] >= worst["epsilon_2k"]["top_overlap"] > 0.6
+
+
+def test_the_papers_grid_is_shipped_whole():
+    rows = paper_rows()
+    assert len(rows) == 90
+    assert {row["d"] for row in rows} == {"7", "30", "50", "100", "200"}
+    assert all(0 <= float(row["recovery_mean"]) <= 1 for row in rows)
+
+
+def test_the_reach_of_a_rate_is_where_it_first_falls():
+    assert _reach(lambda k: 1.0 if k <= 12 or k > 40 else 0.0, 0.95) == 12
+    assert _reach(lambda k: 0.0, 0.5) == 0
+    with pytest.raises(ExpanderSaeError, match="512x4096x7"):
+        _size("512x4096")
