@@ -68,7 +68,7 @@ def check() -> None:
         ]
         same = float((found[0] == found[1]).all(1).float().mean())
         if same < 0.95:  # float32 breaks a near tie the other way now and then
-            sys.exit(f"not timing anything: {method} {options} picks what its definition picks for only {same:.0%} of tokens")
+            sys.exit(f"not timing anything: {method} {options} picks as its definition for only {same:.0%} of tokens")
 
 
 def sparse_calls(x: torch.Tensor, w: Dictionary, k: int) -> dict[str, Call]:

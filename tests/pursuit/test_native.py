@@ -51,7 +51,7 @@ def test_crowded_rows_and_correlated_tokens_change_nothing(method):
 
 
 def test_nonnegative_codes_meet_the_optimality_conditions():
-    """On crowded rows columns leave the fit and return: W_S^T r is zero where z is positive, not above zero elsewhere."""
+    """On crowded rows columns leave the fit and return; W_S^T r is zero where z is positive."""
     generator = torch.Generator().manual_seed(4)
     weights = 1.0 / torch.arange(1, 65).float()
     rows = torch.stack([torch.multinomial(weights, 6, generator=generator).sort().values for _ in range(900)])
