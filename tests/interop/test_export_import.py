@@ -58,6 +58,24 @@ def test_a_hub_sae_is_imported_with_its_origin(tmp_path):
     torch.testing.assert_close(sae(X), read_sae(tmp_path / "lens")(X), rtol=1e-2, atol=1e-2)
 
 
+def test_eval_reads_other_libraries_folders(tmp_path):
+    from tiny_models import make_documents, make_tiny_model, write_jsonl
+
+    from expander_sae.activations import harvest, load_language_model
+
+    model = load_language_model(str(make_tiny_model(tmp_path / "model", "gpt2", d_in=peer_files.D_IN)), dtype="float32")
+    harvest(model, write_jsonl(tmp_path / "text.jsonl", make_documents()), tmp_path / "acts", layer=1, context=32)
+    peer_files.saelens(tmp_path / "relu", peer_files.random_weights(), "standard")
+    peer_files.sparsify(tmp_path / "topk", peer_files.random_weights())
+    folders = (tmp_path / "relu", tmp_path / "topk")
+    run("eval", tmp_path / "acts", *folders, "--no-ce", "--json", tmp_path / "scores.json", "--quiet")
+    records = read_json(tmp_path / "scores.json")
+    assert records["topk"]["kind"] == "dense"
+    assert records["topk"]["l0"] <= peer_files.K < records["relu"]["l0"]
+    with pytest.raises(ExpanderSaeError, match="'encoder'"):
+        run("eval", tmp_path / "acts", folders[0], "--no-ce", "--inference", "omp")
+
+
 def test_what_cannot_be(saved, tmp_path):
     peer_files.saelens(tmp_path / "relu", peer_files.random_weights(), "standard")
     with pytest.raises(ExpanderSaeError, match="relu SAE"):

@@ -1,7 +1,7 @@
 """`expander-sae eval`: trained SAEs and held-out activations in, every metric out."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -31,7 +31,9 @@ _CROSS_ENTROPY = (
 
 def evaluate(
     acts: Annotated[Path, typer.Argument(help="Folder of activations that `expander-sae harvest` wrote.")],
-    saes: Annotated[list[Path], typer.Argument(help="Folders of one or more trained SAEs.")],
+    saes: Annotated[
+        list[Path], typer.Argument(help="Folders of one or more trained SAEs, of this package or of another library.")
+    ],
     model: Annotated[
         str | None,
         typer.Option(
@@ -85,12 +87,13 @@ def evaluate(
     """Measure trained SAEs on text they were not trained on; docs/metrics.md defines every number."""
     from expander_sae.activations import ActivationStore, load_language_model  # torch takes seconds to import
     from expander_sae.evaluation import evaluate as run
-    from expander_sae.saes import load_sae
+    from expander_sae.interop import read_sae
 
     from .source import model_name
 
     store = ActivationStore.open(acts)
-    loaded = {name: load_sae(folder) for name, folder in sae_names(saes).items()}
+    # Any: an SAE of another library that is no AbstractSae here has what evaluation reads.
+    loaded: dict[str, Any] = {name: read_sae(folder) for name, folder in sae_names(saes).items()}
     if inference is not None:
         readings = [part.strip() for part in inference.split(",") if part.strip()]
         loaded = {

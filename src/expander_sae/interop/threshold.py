@@ -102,8 +102,7 @@ class ThresholdSae(nn.Module):
             ExpanderSaeError: x has another width or holds NaN or infinity, or another inference is asked for.
         """
         check_input(x, self.d_in)
-        if inference is not None and str(inference) != "encoder":
-            raise ExpanderSaeError(f"expected inference 'encoder' for a {self.activation} SAE; got {str(inference)!r}")
+        self.read_by(inference)
         pieces = [self._encode(part) for part in x.split(max(1, MAX_PIECE // self.n_latents))]
         width = max((piece.values.shape[1] for piece in pieces), default=1)
         padded = [_widen(piece, width) for piece in pieces]
@@ -135,6 +134,16 @@ class ThresholdSae(nn.Module):
     def own_inference(self) -> Inference:
         """The encoder."""
         return Inference("encoder")
+
+    def read_by(self, inference: str | Inference | None) -> "ThresholdSae":
+        """The SAE itself: there is one way to read it.
+
+        Raises:
+            ExpanderSaeError: another inference is asked for.
+        """
+        if inference is not None and str(inference) != "encoder":
+            raise ExpanderSaeError(f"expected inference 'encoder' for a {self.activation} SAE; got {str(inference)!r}")
+        return self
 
     def center(self) -> Tensor:
         """b_dec [d_in]."""
