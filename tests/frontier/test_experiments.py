@@ -18,10 +18,20 @@ OPTIONS = {
     "data-efficiency": {"shares": "0.5,1"},
     "geometry": {"row_caps": "4", "cap_degree": "4"},
     "synthetic": {
-        "trials": "4", "d_in": "512", "degrees": "7", "ks": "2,4", "constructions": "uniform", "noises": "0,0.05",
-        "paper_degrees": "7", "paper_ks": "4",
+        "trials": "4",
+        "d_in": "96",
+        "n_latents": "256",
+        "degrees": "7",
+        "ks": "2,4",
+        "constructions": "uniform",
+        "noises": "0,0.05",
+        "paper_degrees": "7",
+        "paper_ks": "4",
     },
     "certificate-gap": {"trials": "4", "sizes": "48x96x4"},
+    "latents": {"tokens": "300"},
+    "coherence": {"latents": "12"},
+    "storage": {"calls": "5"},
 }
 """Smaller ones than the defaults, by experiment."""
 

@@ -1,0 +1,146 @@
+"""Are latents about something? Offline detection of held-out contexts, with room for a language model as the judge."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from expander_sae.evaluation.codes import store_batches
+from expander_sae.evaluation.contexts import ContextEmbedding, Judge, detection
+from expander_sae.evaluation.firing import Firings, firings
+from expander_sae.records import ExpanderSaeError
+
+from ..over_seeds import spread
+from .context import Context
+from .drawing import bars
+from .experiment import Experiment, Measured, Page, Table
+from .quality import diverged
+
+
+def measure(context: Context) -> Measured:
+    """Detection scores of latents drawn evenly over firing rates, for every SAE of the grid and a shuffled null."""
+    grid = context.grid(degrees=context.chosen_degrees(), controls=context.option("controls"))
+    kept = context.settings.evaluation().keep_special_tokens
+    rows = []
+    for record, sae in grid.saes():
+        name = f"{record.variant}-seed{record.seed}"
+        path = grid.folder / record.folder / "sae.safetensors"
+        depends = {"sae": str(path.stat().st_mtime_ns), "kept": kept, **dict(context.settings.options)}
+
+        def make(sae: Any = sae, seed: int = record.seed) -> dict[str, Any]:
+            batches = store_batches(context.store, "heldout", keep_special_tokens=kept)
+            found, ids, blocks = firings(sae, batches, context.option("tokens"))
+            judge = _judge(context, ids, blocks)
+            latents = _stratified(found, context.option("latents"), seed)
+            scores = detection(found, judge, blocks, latents=latents, seed=seed)
+            # The same firing counts at tokens drawn at random: what a judge reads out of nothing.
+            draw = torch.Generator().manual_seed(seed)
+            moved = found._replace(token=torch.randperm(found.n_tokens, generator=draw)[found.token])
+            null = detection(moved, judge, blocks, latents=latents, seed=seed)
+            return {"aucs": [s.auc for s in scores], "firings": [s.firings for s in scores],
+                    "null": [s.auc for s in null], "asked": len(latents)}  # fmt: skip
+
+        context.say(f"contexts of {name}")
+        made = context.piece(name, depends, make)
+        rows.append({"variant": record.variant, "family": record.family, "seed": record.seed, **made})
+    return {
+        "saes": rows, "judge": context.option("judge"), "options": dict(context.settings.options),
+        "frontier": {"records": [record.to_dict() for record in grid.frontier.records]},
+    }  # fmt: skip
+
+
+def _judge(context: Context, ids: torch.Tensor, blocks: torch.Tensor) -> Judge:
+    """The offline embedding, or what `--set judge=module:function` makes of (token ids, blocks, store)."""
+    name = context.option("judge")
+    if name == "tf-idf":
+        return ContextEmbedding(ids, blocks, width=context.option("width"))
+    module, colon, attribute = name.partition(":")
+    try:
+        if not colon:
+            raise AttributeError("there is no colon")
+        return getattr(importlib.import_module(module), attribute)(ids, blocks, context.store)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ExpanderSaeError(f"expected judge as tf-idf or as module:function, got {name!r}: {error}") from error
+
+
+def _stratified(found: Firings, wanted: int, seed: int) -> torch.Tensor:
+    """Latents that fire eight times at least, as many of each quarter by firing rate."""
+    counts = found.counts()
+    usable = (counts >= 8).nonzero()[:, 0]
+    usable = usable[counts[usable].argsort(stable=True)]
+    draw = torch.Generator().manual_seed(seed)
+    parts = []
+    for quarter in torch.tensor_split(usable, 4):
+        order = torch.randperm(len(quarter), generator=draw)
+        parts.append(quarter[order[: -(-wanted // 4)]])
+    return torch.cat(parts)
+
+
+def show(measured: Measured) -> Page:
+    """Mean score by SAE, seed by seed, beside the null."""
+    names = list(dict.fromkeys(row["variant"] for row in measured["saes"]))
+    of = {name: [row for row in measured["saes"] if row["variant"] == name] for name in names}
+    heights, rows = [], []
+    for name in names:
+        mean = spread(_mean(row["aucs"]) for row in of[name])
+        null = spread(_mean(row["null"]) for row in of[name])
+        clear = spread(_share_above(row["aucs"], 0.8) for row in of[name])
+        scored = sum(len(row["aucs"]) for row in of[name])
+        rows.append([name, scored, *(None if one is None else one.text(3) for one in (mean, clear, null))])
+        heights.append((name, mean))
+    table = Table(
+        "Detection of held-out contexts", ["SAE", "latents scored", "mean AUC", "AUC above .8", "null, mean AUC"], rows,
+        "AUC: chance that a context where the latent fires is scored above one where it does not; 0.5 is chance. Mean "
+        "over seeds ± half width of the 95% interval. Null: the same latents at shuffled tokens.",
+    )  # fmt: skip
+    figure = bars("detection", "mean detection AUC by SAE", heights, y="mean AUC of detection (0.5 is chance)")
+    return Page(
+        claim=_claim(of),
+        tables=[table],
+        figures=[figure],
+        notes=[
+            f"Judge: {measured['judge']}. Examples come from one half of the text's blocks, questions from the other; "
+            "latents are drawn evenly over four quarters of firing rate among those that fire eight times at least.",
+            "The score says how well the words around predict a firing, not whether a person would find the latent "
+            "meaningful: it is for comparing SAEs on the same tokens.",
+            *diverged(measured["frontier"]),
+        ],
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    kept = [value for value in values if value is not None]
+    return sum(kept) / len(kept) if kept else None
+
+
+def _share_above(values: Sequence[float | None], limit: float) -> float | None:
+    kept = [value for value in values if value is not None]
+    return sum(value > limit for value in kept) / len(kept) if kept else None
+
+
+def _claim(of: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    parts = []
+    for name, rows in of.items():
+        mean = spread(_mean(row["aucs"]) for row in rows)
+        if mean is not None:
+            interval = "" if mean.interval is None else f" ± {mean.interval:.3f}"
+            parts.append(f"{name} {mean.mean:.3f}{interval}")
+    if not parts:
+        return "No latent fired often enough to be scored."
+    return f"Contexts are told by the words around with a mean AUC of: {', '.join(parts)} (0.5 is chance)."
+
+
+EXPERIMENT = Experiment(
+    name="coherence",
+    question="Are sparse latents as coherent as dense ones, by automatic detection of their contexts?",
+    measure=measure,
+    show=show,
+    needs=("activations",),
+    options={
+        "degrees": [7, 200], "controls": ["dense", "matched"], "tokens": 20_000, "latents": 200, "width": 4,
+        "judge": "tf-idf",
+    },
+)  # fmt: skip

@@ -1,0 +1,191 @@
+"""What the latents are like: dead or alive, how often and on how many words they fire, and are they new?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from expander_sae.evaluation.codes import store_batches
+from expander_sae.evaluation.features import best_cosine
+from expander_sae.evaluation.firing import Firings, best_jaccard, firings, split_half, token_entropy
+from expander_sae.records import ExpanderSaeError
+from expander_sae.saes import AbstractSae
+
+from ..over_seeds import spread
+from .context import Context, Grid
+from .drawing import Line, bars, lines
+from .experiment import Experiment, Measured, Page, Table
+from .quality import diverged
+
+_QUANTILES = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
+_COLUMNS = (
+    ("dead", "dead", 4),
+    ("median firing rate", "median_rate", 5),
+    ("median entropy, bits", "median_entropy", 2),
+    ("split-half ratio", "split_half", 3),
+    ("Jaccard < 0.1", "novel_jaccard_0.1", 3),
+    ("Jaccard < 0.3", "novel_jaccard_0.3", 3),
+    ("cosine < 0.3", "novel_cosine_0.3", 3),
+    ("median best Jaccard", "median_jaccard", 3),
+    ("median best cosine", "median_cosine", 3),
+)
+
+
+def measure(context: Context) -> Measured:
+    """Read every SAE of the grid on the held-out tokens, beside the dense SAE of another seed.
+
+    The reference of seed s is the full dense SAE of the next seed: never of the same one, whose initial values (and
+    with them many latents) the SAEs of one seed share. The dense SAE against that reference is the null: what is new to
+    it is new by the luck of a seed.
+    """
+    if len(context.settings.seeds) < 2:
+        raise ExpanderSaeError("expected two seeds at least: latents are compared with the dense SAE of another seed")
+    grid = context.grid(degrees=context.chosen_degrees(), controls=context.option("controls"))
+    dense = {record.seed: sae for record, sae in grid.saes() if record.family == "dense"}
+    references = _references(dense)
+    rows = []
+    for record, sae in grid.saes():
+        if record.seed not in references:
+            continue
+        other = references[record.seed]
+        path = grid.folder / record.folder / "sae.safetensors"
+        depends = {
+            "sae": str(path.stat().st_mtime_ns), "reference": other, "tokens": context.option("tokens"),
+            "kept": context.settings.evaluation().keep_special_tokens,
+        }  # fmt: skip
+        name = f"{record.variant}-seed{record.seed}"
+        context.say(f"latents of {name}")
+        made = context.piece(name, depends, lambda sae=sae, other=other: _describe(context, sae, dense[other]))
+        rows.append({"variant": record.variant, "family": record.family, "seed": record.seed, "against": other, **made})
+    return {"saes": rows, "tokens": context.option("tokens"), "frontier": _only_records(grid)}
+
+
+def _only_records(grid: Grid) -> dict[str, Any]:
+    return {"records": [record.to_dict() for record in grid.frontier.records]}
+
+
+def _references(dense: Mapping[int, AbstractSae]) -> dict[int, int]:
+    """For each seed the seed of the dense SAE it is compared with: the next one that has one."""
+    seeds = sorted(dense)
+    if len(seeds) < 2:
+        raise ExpanderSaeError("expected full dense SAEs of two seeds that did not diverge: keep dense among controls")
+    return {seed: seeds[(place + 1) % len(seeds)] for place, seed in enumerate(seeds)}
+
+
+def _read(context: Context, sae: AbstractSae) -> tuple[Firings, Tensor]:
+    kept = context.settings.evaluation().keep_special_tokens
+    batches = store_batches(context.store, "heldout", keep_special_tokens=kept)
+    found, ids, _ = firings(sae, batches, context.option("tokens"))
+    return found, ids
+
+
+def _describe(context: Context, sae: AbstractSae, reference: AbstractSae) -> dict[str, Any]:
+    found, ids = _read(context, sae)
+    against, _ = _read(context, reference)
+    counts = found.counts()
+    alive = counts > 0
+    rates = counts[alive].double() / found.n_tokens
+    entropy, halves = token_entropy(found, ids)[alive], split_half(found)[alive]
+    jaccard, cosine = best_jaccard(found, against)[alive], best_cosine(sae, reference)[alive].double()
+    numbers: dict[str, Any] = {
+        "tokens": found.n_tokens,
+        "dead": float((~alive).double().mean()),
+        "median_rate": _median(rates),
+        "median_entropy": _median(entropy),
+        "split_half": _median(halves),
+        "median_jaccard": _median(jaccard),
+        "median_cosine": _median(cosine),
+        "rate_quantiles": _quantiles(rates),
+        "entropy_quantiles": _quantiles(entropy),
+        "jaccard_quantiles": _quantiles(jaccard),
+    }
+    for limit in (0.1, 0.3):
+        numbers[f"novel_jaccard_{limit:g}"] = float((jaccard < limit).double().mean())
+        numbers[f"novel_cosine_{limit:g}"] = float((cosine < limit).double().mean())
+    return numbers
+
+
+def _median(values: Tensor) -> float:
+    return float(values.double().median()) if len(values) else float("nan")
+
+
+def _quantiles(values: Tensor) -> list[float]:
+    if len(values) == 0:
+        return [float("nan")] * len(_QUANTILES)
+    return torch.quantile(values.double(), torch.tensor(_QUANTILES, dtype=torch.float64)).tolist()
+
+
+def show(measured: Measured) -> Page:
+    """Shares and medians by SAE, and the distributions behind them."""
+    names = list(dict.fromkeys(row["variant"] for row in measured["saes"]))
+    of = {name: [row for row in measured["saes"] if row["variant"] == name] for name in names}
+    rows = []
+    for name in names:
+        cells: list[str | None] = [name]
+        for _, key, digits in _COLUMNS:
+            found = spread(row[key] for row in of[name])
+            cells.append(None if found is None else found.text(digits))
+        rows.append(cells)
+    table = Table(
+        "Latents on held-out tokens", ["SAE", *(column[0] for column in _COLUMNS)], rows,
+        "Mean over seeds ± half width of the 95% interval, below it every seed. All but `dead` are over latents that "
+        "fire. Novel: the best match among the latents of the full dense SAE of another seed is below the limit. The "
+        "row `dense` is the null.",
+    )  # fmt: skip
+    novelty = [(name, spread(row["novel_jaccard_0.3"] for row in of[name])) for name in names]
+    return Page(
+        claim=_claim(of),
+        tables=[table],
+        figures=[
+            bars("novelty", "share of latents without a match of Jaccard 0.3, by SAE; `dense` is the null", novelty,
+                 y="share of latents with best Jaccard < 0.3", title="Not found in a dense SAE of another seed"),
+            _distribution(of, "rate_quantiles", "firing rate", log_y=True),
+            _distribution(of, "entropy_quantiles", "token entropy, bits", log_y=False),
+            _distribution(of, "jaccard_quantiles", "best Jaccard with the dense SAE of another seed", log_y=False),
+        ],
+        notes=[
+            f"On {measured['tokens']:,} held-out tokens at most: a latent that fires on none of them counts as dead "
+            "here, and firing sets of a few tokens have coarse Jaccards.",
+            "A dense SAE of the same seed would be no reference: SAEs of one seed share their first values.",
+            *diverged(measured["frontier"]),
+        ],
+    )  # fmt: skip
+
+
+def _distribution(of: Mapping[str, Sequence[Mapping[str, Any]]], key: str, unit: str, *, log_y: bool) -> Any:
+    drawn = [
+        Line(name, [(q, spread(row[key][place] for row in rows)) for place, q in enumerate(_QUANTILES)])
+        for name, rows in of.items()
+    ]
+    caption = f"{unit} by share of the living latents, one line for each SAE"
+    return lines(key, caption, drawn, x="share of the living latents below", y=unit, log_y=log_y)
+
+
+def _claim(of: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    null = spread(row["novel_jaccard_0.3"] for row in of.get("dense", []))
+    sparse = [name for name, rows in of.items() if rows[0]["family"] == "expander"]
+    if null is None or not sparse:
+        return "No Expander SAE was compared with dense SAEs of other seeds."
+    parts = []
+    for name in sparse:
+        novel = spread(row["novel_jaccard_0.3"] for row in of[name])
+        dead = spread(row["dead"] for row in of[name])
+        if novel is not None and dead is not None:
+            parts.append(f"{name} {novel.mean:.1%} ({dead.mean:.1%} dead)")
+    return (
+        f"Latents with no counterpart (Jaccard 0.3) in the dense SAE of another seed: {', '.join(parts)}; the dense "
+        f"SAE itself {null.mean:.1%}, which is the luck of the seed."
+    )
+
+
+EXPERIMENT = Experiment(
+    name="latents",
+    question="Are the latents alive, how many words do they fire on, and are they new beyond the luck of a seed?",
+    measure=measure,
+    show=show,
+    needs=("activations",),
+    options={"degrees": [7, 30, 200], "controls": ["dense", "matched"], "tokens": 20_000},
+)

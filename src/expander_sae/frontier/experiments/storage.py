@@ -1,0 +1,160 @@
+"""What an SAE weighs and how fast one token goes through: value types on disk, their fidelity, batch-1 latency."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from expander_sae.evaluation import bytes_on_disk, evaluate
+from expander_sae.saes import AbstractSae, load_sae
+from expander_sae.saes.checkpoint import PRECISIONS
+
+from ..over_seeds import spread
+from .context import Context
+from .drawing import Line, lines
+from .experiment import Experiment, Measured, Page, Table
+from .quality import diverged
+
+_METRICS = ("fvu", "delta_ce", "ce_recovered_zero", "ce_recovered_mean", "kl")
+
+
+def measure(context: Context) -> Measured:
+    """Save every SAE of the grid in every value type, read it back, evaluate it, and time it token by token."""
+    grid = context.grid(degrees=context.chosen_degrees(), controls=context.option("controls"))
+    rows = []
+    for record, sae in grid.saes():
+        name = f"{record.variant}-seed{record.seed}"
+        mark = str((grid.folder / record.folder / "sae.safetensors").stat().st_mtime_ns)
+        evaluation = vars(context.settings.evaluation())
+        context.say(f"value types and latency of {name}")
+        made = context.piece(
+            f"types-{name}", {"sae": mark, "evaluation": evaluation}, lambda sae=sae: _types(context, sae)
+        )
+        timed = context.piece(
+            f"latency-{name}", {"sae": mark, "calls": context.option("calls")}, lambda sae=sae: _latency(context, sae)
+        )
+        rows.append({"variant": record.variant, "family": record.family, "seed": record.seed, "types": made, **timed})
+    return {"saes": rows, "frontier": {"records": [record.to_dict() for record in grid.frontier.records]}}
+
+
+def _types(context: Context, sae: AbstractSae) -> dict[str, Any]:
+    """Bytes and fidelity by value type; types that this kind of SAE cannot have are left out."""
+    with TemporaryDirectory() as place:
+        copies: dict[str, AbstractSae] = {}
+        own_encoder = getattr(sae, "encoder", None) is not None
+        for precision in PRECISIONS:
+            if precision == "int8" and own_encoder:
+                continue
+            sae.save(Path(place) / precision, values=precision)
+            copies[precision] = load_sae(Path(place) / precision)
+        settings = vars(context.settings.evaluation())
+        found = evaluate(
+            copies, context.store, language_model=context.language_model(), progress=context.progress, **settings
+        )
+        return {
+            precision: {
+                "bytes": bytes_on_disk(Path(place) / precision),
+                **{metric: getattr(found[precision], metric) for metric in _METRICS},
+            }
+            for precision in copies
+        }
+
+
+@torch.no_grad()
+def _latency(context: Context, sae: AbstractSae) -> dict[str, Any]:
+    """Median milliseconds of encoding and decoding one token, over calls on different tokens."""
+    calls = context.option("calls")
+    x = context.store.sample("heldout", calls + 10, 0)
+    encoding, decoding = [], []
+    for number in range(len(x)):
+        one = x[number : number + 1]
+        started = time.perf_counter()
+        codes = sae.encode(one)
+        encoded = time.perf_counter()
+        sae.decode(codes)
+        if number >= min(10, len(x) - 1):  # the first calls pay for caches and thread pools
+            encoding.append(1e3 * (encoded - started))
+            decoding.append(1e3 * (time.perf_counter() - encoded))
+    return {
+        "inference": str(sae.own_inference()),
+        "threads": torch.get_num_threads(),
+        "encode_ms": statistics.median(encoding),
+        "decode_ms": statistics.median(decoding),
+    }
+
+
+def show(measured: Measured) -> Page:
+    """Fidelity against bytes over the value types, and the latencies."""
+    names = list(dict.fromkeys(row["variant"] for row in measured["saes"]))
+    of = {name: [row for row in measured["saes"] if row["variant"] == name] for name in names}
+    rows = []
+    for name in names:
+        for precision in PRECISIONS:
+            numbers = [row["types"][precision] for row in of[name] if precision in row["types"]]
+            if numbers:
+                size = round(statistics.mean(one["bytes"] for one in numbers))
+                cells = [spread(one[metric] for one in numbers) for metric in _METRICS]
+                rows.append([name, precision, size, *(None if c is None else c.text(4) for c in cells)])
+    latency_rows = []
+    for name in names:
+        cells = [spread(row[key] for row in of[name]) for key in ("encode_ms", "decode_ms")]
+        latency_rows.append([name, of[name][0]["inference"], *(None if c is None else c.text(3) for c in cells)])
+    drawn = [Line(name, _points(of[name])) for name in names]
+    types = "SAE", "values", "bytes on disk", "fvu", "Δ CE, nats", "CE recovered, zero", "CE recovered, mean", "KL"
+    return Page(
+        claim=_claim(of),
+        tables=[
+            Table("Value types", types, rows, "Bytes of the whole folder. Biases stay float32, rows integers."),
+            Table(
+                "One token at a time", ["SAE", "read by", "encode, ms", "decode, ms"], latency_rows,
+                f"Median over calls with a batch of one, {of[names[0]][0]['threads'] if names else 0} threads; "
+                "whatever else the machine did is in it.",
+            ),
+        ],
+        figures=[
+            lines("fvu_by_bytes", "fvu against bytes on disk over value types, one line for each SAE", drawn,
+                  x="bytes on disk", y="fvu", log_x=True)
+        ],
+        notes=[
+            "A mask that a seed makes is stored as the seed; learned rows are stored in the smallest integer type.",
+            *diverged(measured["frontier"]),
+        ],
+    )  # fmt: skip
+
+
+def _points(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, Any]]:
+    found = []
+    for precision in PRECISIONS:
+        numbers = [row["types"][precision] for row in rows if precision in row["types"]]
+        if numbers:
+            found.append((statistics.mean(n["bytes"] for n in numbers), spread(n["fvu"] for n in numbers)))
+    return found
+
+
+def _claim(of: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    parts = []
+    for name, rows in of.items():
+        pairs = [(r["types"]["float32"], r["types"]["int8"]) for r in rows if {"float32", "int8"} <= r["types"].keys()]
+        worse = spread(small["fvu"] - full["fvu"] for full, small in pairs)
+        if worse is not None:
+            share = statistics.mean(small["bytes"] / full["bytes"] for full, small in pairs)
+            parts.append(f"{name} {worse.mean:+.5f} at {share:.0%} of the bytes")
+    if not parts:
+        return "No SAE was stored in both float32 and int8."
+    return f"Values in int8 instead of float32 change fvu by: {', '.join(parts)}."
+
+
+EXPERIMENT = Experiment(
+    name="storage",
+    question="How small do the files get, what does a smaller value type cost, and how long does one token take?",
+    measure=measure,
+    show=show,
+    needs=("activations",),
+    options={"degrees": [7, 30, 200], "controls": ["dense", "matched"], "calls": 200},
+)
