@@ -89,6 +89,8 @@ def _rounded(array: Tensor, precision: str, name: str) -> Tensor:
 def load_sae(folder: str | Path) -> AbstractSae:
     """Read an SAE back from a folder that `save` wrote.
 
+    The file is mapped into memory, not copied: arrays stored as float32 are read from it when they are used.
+
     Raises:
         ExpanderSaeError: the folder is not an SAE, a file is missing or damaged, a shape or dtype is not what the
         config
@@ -142,11 +144,11 @@ def _build(config: dict[str, Any], arrays: dict[str, Tensor]) -> AbstractSae:
     shared = {name: config[name] for name in ("d_in", "n_latents", "k", "signed", "latent_bias", "stages", "seed")}
     shared["spare"] = config.get("spare", 0)  # older folders have none
     if config["kind"] == DenseTopKSae.kind:
-        return DenseTopKSae(**shared, tied=config["tied"])
+        return DenseTopKSae(**shared, tied=config["tied"], blank=True)
     if config["kind"] != ExpanderSae.kind:
         raise ExpanderSaeError(f"expected kind 'expander' or 'dense'; got {config['kind']!r}")
     tied = config.get("tied", True)  # older folders do not say: there was no other kind
-    return ExpanderSae(**shared, degree=config["degree"], mask=_mask(config, arrays), tied=tied)
+    return ExpanderSae(**shared, degree=config["degree"], mask=_mask(config, arrays), tied=tied, blank=True)
 
 
 def _mask(config: dict[str, Any], arrays: dict[str, Tensor]) -> Mask:
@@ -170,7 +172,9 @@ def _mask(config: dict[str, Any], arrays: dict[str, Tensor]) -> Mask:
 def _fill(sae: AbstractSae, arrays: dict[str, Tensor], path: Path, precision: str) -> None:
     if precision not in PRECISIONS:
         raise ExpanderSaeError(f"expected values as one of {', '.join(PRECISIONS)} beside {path}; got {precision!r}")
-    wanted = sae.arrays()
+    wanted = _learned(sae)
+    if isinstance(sae, ExpanderSae) and sae.mask.seed is None:
+        wanted["rows"] = torch.from_numpy(sae.mask.rows.copy())
     if set(wanted) != set(arrays):
         raise ExpanderSaeError(f"expected arrays {sorted(wanted)} in {path}; got {sorted(arrays)}")
     for name, like in wanted.items():
@@ -180,14 +184,23 @@ def _fill(sae: AbstractSae, arrays: dict[str, Tensor], path: Path, precision: st
             raise ExpanderSaeError(
                 f"expected {name} as {dtype} {list(like.shape)} in {path}; got {array.dtype} {list(array.shape)}"
             )
-        if array.is_floating_point() and not bool(torch.isfinite(array).all()):
+        # Piece by piece: the whole comparison would be a copy of a large array.
+        if array.is_floating_point() and not all(bool(torch.isfinite(part).all()) for part in array.split(4096)):
             raise ExpanderSaeError(f"expected finite numbers; {name} in {path} holds NaN or infinity")
-    targets = {
+    # What is stored in float32 stays in the file, mapped, until it is read or changed (copy on write).
+    for name, target in _learned(sae).items():
+        if name == "values" and precision == "float32":
+            sae.columns.take(arrays[name])
+        else:
+            target.data = arrays[name].float()
+
+
+def _learned(sae: AbstractSae) -> dict[str, Tensor]:
+    """The parameters by their names on disk."""
+    learned = {
         "values": sae.columns.raw,
         "b_dec": sae.b_dec,
         "b_enc": sae.b_enc,
         "encoder": getattr(sae, "encoder", None),
     }
-    for name, target in targets.items():
-        if name in arrays and target is not None:
-            target.copy_(arrays[name])
+    return {name: parameter for name, parameter in learned.items() if parameter is not None}

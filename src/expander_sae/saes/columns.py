@@ -14,6 +14,19 @@ class UnitColumns(nn.Module):
         self.raw = nn.Parameter(values.clone())
         self._cached: tuple[int, Tensor] | None = None
 
+    @classmethod
+    def blank(cls, n_latents: int, degree: int) -> "UnitColumns":
+        """Columns that a loader is about to fill; until then no memory is touched."""
+        columns = cls(torch.empty(0, 0))
+        columns.raw = nn.Parameter(torch.empty(n_latents, degree))
+        return columns
+
+    def take(self, values: Tensor) -> None:
+        """Use values [n_latents, degree] without a copy; those of unit length already are not scaled again."""
+        self.raw.data = values
+        is_unit = bool(((values.norm(dim=1) - 1).abs() <= 1e-6).all())
+        self._cached = (self.raw._version, values) if is_unit else None
+
     def forward(self) -> Tensor:
         """V / max(||V||, 1e-8) [n_latents, degree].
 
@@ -23,6 +36,14 @@ class UnitColumns(nn.Module):
         if self.training or torch.is_grad_enabled():
             self._cached = None
             return unit_columns(self.raw)
-        if self._cached is None or self._cached[0] != self.raw._version or self._cached[1].device != self.raw.device:
-            self._cached = (self.raw._version, unit_columns(self.raw))
-        return self._cached[1]
+        raw = self.raw
+        kept = self._cached
+        if kept is None or kept[0] != raw._version or kept[1].device != raw.device or kept[1].dtype != raw.dtype:
+            kept = self._cached = (raw._version, unit_columns(raw))
+        return kept[1]
+
+
+def random_columns(n_latents: int, degree: int, seed: int) -> UnitColumns:
+    """Gaussian columns of about unit length."""
+    generator = torch.Generator().manual_seed(seed)
+    return UnitColumns(torch.randn(n_latents, degree, generator=generator) / degree**0.5)

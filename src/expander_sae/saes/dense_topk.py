@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import AbstractSae, check_sizes, check_stages
-from .columns import UnitColumns
+from .columns import UnitColumns, random_columns
 
 
 class DenseTopKSae(AbstractSae):
@@ -27,6 +27,7 @@ class DenseTopKSae(AbstractSae):
         stages: 0 encodes by one-shot TopK; T > 0 by block orthogonal matching pursuit in T stages (b_enc is then
         unused;
             `signed` picks columns by absolute correlation, otherwise by positive correlation).
+        blank: leave the columns and the encoder unset, for a loader that fills them.
 
     Raises:
         ExpanderSaeError: impossible sizes.
@@ -52,6 +53,7 @@ class DenseTopKSae(AbstractSae):
         latent_bias: bool = False,
         stages: int = 0,
         spare: int = 0,
+        blank: bool = False,
     ) -> None:
         super().__init__()
         check_sizes(d_in, n_latents, k)
@@ -59,10 +61,10 @@ class DenseTopKSae(AbstractSae):
         self.tied, self.signed, self.seed = tied, signed, seed
         self.stages, self.spare = check_stages(stages, spare, k, n_latents)
         self.metadata, self.folder = {}, None
-        generator = torch.Generator().manual_seed(seed)
-        self.columns = UnitColumns(torch.randn(n_latents, d_in, generator=generator) / d_in**0.5)
+        self.columns = UnitColumns.blank(n_latents, d_in) if blank else random_columns(n_latents, d_in, seed)
         with torch.no_grad():
-            self.encoder = None if tied else nn.Parameter(self.columns().clone())
+            start = self.columns.raw if blank else self.columns()
+            self.encoder = None if tied else nn.Parameter(torch.empty_like(start) if blank else start.clone())
         self.b_dec = nn.Parameter(torch.zeros(d_in))
         self.b_enc = nn.Parameter(torch.zeros(n_latents)) if latent_bias else None
         self.register_buffer("input_scale", torch.tensor(1.0))

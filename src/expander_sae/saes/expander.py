@@ -10,7 +10,7 @@ from expander_sae.graphs import Mask, make_mask
 from expander_sae.records import ExpanderSaeError
 
 from .base import AbstractSae, check_sizes, check_stages
-from .columns import UnitColumns
+from .columns import UnitColumns, random_columns
 
 
 class ExpanderSae(AbstractSae):
@@ -34,6 +34,7 @@ class ExpanderSae(AbstractSae):
             `signed` picks columns by absolute correlation, otherwise by positive correlation).
         mask: use this mask instead of making one.
         tied: the encoder is the decoder; otherwise it has values of its own on the same rows, which start there.
+        blank: leave the columns and the encoder unset, for a loader that fills them.
 
     Raises:
         ExpanderSaeError: impossible sizes, or a mask of other sizes.
@@ -65,6 +66,7 @@ class ExpanderSae(AbstractSae):
         spare: int = 0,
         mask: Mask | None = None,
         tied: bool = True,
+        blank: bool = False,
     ) -> None:
         super().__init__()
         check_sizes(d_in, n_latents, k)
@@ -79,10 +81,10 @@ class ExpanderSae(AbstractSae):
         self.signed, self.seed, self.mask, self.tied = signed, seed, mask, tied
         self.stages, self.spare = check_stages(stages, spare, k, n_latents)
         self.metadata, self.folder = {}, None
-        generator = torch.Generator().manual_seed(seed)
-        self.columns = UnitColumns(torch.randn(n_latents, degree, generator=generator) / degree**0.5)
+        self.columns = UnitColumns.blank(n_latents, degree) if blank else random_columns(n_latents, degree, seed)
         with torch.no_grad():
-            self.encoder = None if tied else nn.Parameter(self.columns().clone())
+            start = self.columns.raw if blank else self.columns()
+            self.encoder = None if tied else nn.Parameter(torch.empty_like(start) if blank else start.clone())
         self.b_dec = nn.Parameter(torch.zeros(d_in))
         self.b_enc = nn.Parameter(torch.zeros(n_latents)) if latent_bias else None
         self.register_buffer("input_scale", torch.tensor(1.0))
