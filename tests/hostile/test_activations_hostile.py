@@ -164,13 +164,13 @@ def test_nan_in_the_model(model, text, tmp_path):
 @pytest.mark.parametrize("dtype", ["float16", "auto"])
 def test_overflow_is_an_error_and_never_an_inf_on_disk(model, text, tmp_path, monkeypatch, dtype):
     module = sys.modules["expander_sae.activations.harvest"]
-    real, calls = module.residual_after_block, []
+    real, calls = module.activations_at, []
 
     def larger_later(*arguments):
         calls.append(1)
         return real(*arguments) * (1.0 if len(calls) < 3 else 1e6)
 
-    monkeypatch.setattr(module, "residual_after_block", larger_later)
+    monkeypatch.setattr(module, "activations_at", larger_later)
     with pytest.raises(ExpanderSaeError, match="--dtype bfloat16"):
         harvest(model, text, tmp_path / "h", dtype=dtype, **SETTINGS)
     for shard in (tmp_path / "h").glob("shard-*"):

@@ -2,6 +2,7 @@
 
 from .documents import read_documents
 from .harvest import harvest
+from .items import harvest_items
 from .models import (
     LanguageModel,
     d_in_of,
@@ -25,6 +26,7 @@ __all__ = [
     "d_in_of",
     "extract_offline_text",
     "harvest",
+    "harvest_items",
     "load_language_model",
     "make_offline",
     "n_blocks",

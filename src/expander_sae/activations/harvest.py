@@ -23,7 +23,8 @@ from torch import Tensor
 from expander_sae.records import ExpanderSaeError, read_json, sha256_file, write_json
 
 from .documents import SPLITS, TextSource
-from .models import LanguageModel, d_in_of, load_language_model, n_blocks, residual_after_block
+from .models import LanguageModel, d_in_of, load_language_model, n_blocks
+from .modules import activations_at
 from .shards import FORMAT_VERSION, MANIFEST, STORED_DTYPES, ActivationStore, shard_name, tokens_name, write_shard
 from .tokens import TokenBlocks, TokenizedText, tokenize, tokenizer_hash
 
@@ -53,6 +54,7 @@ def harvest(
     out: str | os.PathLike[str],
     *,
     layer: int | None = None,
+    module: str | None = None,
     context: int = 256,
     max_tokens: int | None = None,
     max_heldout_tokens: int | None = None,
@@ -70,8 +72,8 @@ def harvest(
     shard_tokens: int = 65_536,
     progress: bool = True,
 ) -> ActivationStore:
-    """Write the residual stream after block `layer` (from 0; by default the middle one) of a text to the
-    folder `out`.
+    """Write the residual stream after block `layer` (from 0; by default the middle one), or the output of a module by
+    name such as "model.layers.3.mlp", of a text to the folder `out`.
 
     `dtype` is what is stored: "float16", "bfloat16", or "auto", which looks at the range of a first batch.
     `compute_dtype` is what the model runs in ("float32", "bfloat16", or "auto": bfloat16 where the hardware has it),
@@ -97,9 +99,11 @@ def harvest(
         if isinstance(model, LanguageModel)
         else load_language_model(model, revision=revision, dtype=compute_dtype, device=device)
     )
-    # The middle: half of the blocks have run.
-    layer = (n_blocks(lm.model) - 1) // 2 if layer is None else layer
-    if not 0 <= layer < n_blocks(lm.model):
+    if module is not None and layer is not None:
+        raise ExpanderSaeError(f"expected a layer or a module, got both: {layer} and {module!r}")
+    if module is None and layer is None:
+        layer = (n_blocks(lm.model) - 1) // 2  # the middle: half of the blocks have run
+    if layer is not None and not 0 <= layer < n_blocks(lm.model):
         raise ExpanderSaeError(
             f"expected a layer from 0 to {n_blocks(lm.model) - 1} (blocks are counted from 0), got {layer}"
         )
@@ -121,7 +125,8 @@ def harvest(
         "model_revision": lm.revision,
         "model_dtype": str(next(lm.model.parameters()).dtype).removeprefix("torch."),
         "layer": layer,
-        "d_in": d_in_of(lm.model),
+        **({} if module is None else {"module": module}),
+        "d_in": d_in_of(lm.model) if module is None else _width(lm.model, module, tokenized.blocks["train"]),
         "tokenizer_sha256": tokenizer_hash(lm.tokenizer),
         "text_sha256": tokenized.text_sha256,
         "context": context,
@@ -139,6 +144,12 @@ def harvest(
     writer.start(source_name(text))
     writer.run(progress)
     return ActivationStore.open(out)
+
+
+def _width(model: Any, module: str, blocks: TokenBlocks) -> int:
+    """How wide a module's output is, from a first block."""
+    first = blocks[:1]
+    return int(activations_at(model, module, first.input_ids, first.attention_mask).shape[-1])
 
 
 def source_name(text: TextSource) -> str:
@@ -274,7 +285,8 @@ class _Writer:
             batch = job.blocks[start : start + batch_size]
             longest = int(batch.lengths.max())
             mask = batch.attention_mask[:, :longest]
-            hidden = residual_after_block(self.lm.model, batch.input_ids[:, :longest], mask, self.settings["layer"])
+            place = self.settings.get("module", self.settings["layer"])
+            hidden = activations_at(self.lm.model, place, batch.input_ids[:, :longest], mask)
             pieces.append(self._stored(hidden.cpu()[mask.to(torch.bool)]))
             advance(batch.n_tokens)
         real = job.blocks.attention_mask.to(torch.bool)
@@ -293,7 +305,8 @@ class _Writer:
         largest = float(x.float().abs().max())  # NaN if any is
         if not largest < float("inf"):
             raise ExpanderSaeError(
-                f"expected finite activations after block {self.settings['layer']}, found NaN or infinity. "
+                f"expected finite activations at {self.settings.get('module', self.settings['layer'])}, found NaN or "
+                "infinity. "
                 "Harvest with --compute-dtype float32, or check the model's weights."
             )
         if self.manifest["dtype"] is None:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from expander_sae.records import ExpanderSaeError
 
+from .models import residual_after_block
+
 
 class _ForwardStoppedError(Exception):
     """Raised by our own hook, once the wanted module has run; always caught here."""
@@ -98,6 +100,29 @@ def output_of(model: nn.Module, name: str, **inputs: Any) -> Tensor:
     if not caught:
         raise ExpanderSaeError(f"{name!r} did not run in a forward pass of {type(model).__name__}: name another module")
     return hidden_of(caught[0])
+
+
+def activations_at(model: Any, place: int | str, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """What a language model computes at a place, [batch, position, d_in]; the forward pass ends there.
+
+    `place` is a block, counted from 0 (the residual stream after it), or the name of a module (what it returns).
+
+    Raises:
+        ExpanderSaeError: there is no such place, or what the module returns is not one vector per token.
+    """
+    if isinstance(place, int):
+        return residual_after_block(model, input_ids, attention_mask, place)
+    device = next(model.parameters()).device
+    inputs: dict[str, Any] = {"input_ids": input_ids.to(device, torch.int64)}
+    if attention_mask is not None:
+        inputs["attention_mask"] = attention_mask.to(device)
+    hidden = output_of(model, place, **inputs)
+    if hidden.ndim != 3 or hidden.shape[:2] != input_ids.shape:
+        raise ExpanderSaeError(
+            f"expected {place!r} to return a vector for each of {list(input_ids.shape)} tokens; got "
+            f"{list(hidden.shape)}. `expander_sae.activations.harvest_items` takes vectors of whole items."
+        )
+    return hidden
 
 
 @contextmanager

@@ -127,8 +127,21 @@ class ActivationStore:
 
     @property
     def layer(self) -> int:
-        """The block, counted from 0, after which the activations were taken."""
+        """The block, counted from 0, after which the activations were taken.
+
+        Raises:
+            ExpanderSaeError: they are the output of a module.
+        """
+        if self.module is not None:
+            raise ExpanderSaeError(
+                f"expected activations of the residual stream after a block; these are the output of {self.module}"
+            )
         return int(self.manifest["settings"]["layer"])
+
+    @property
+    def module(self) -> str | None:
+        """The module whose output they are; None if they are the residual stream after `layer`."""
+        return self.manifest["settings"].get("module")
 
     def n_tokens(self, split: str, *, keep_special_tokens: bool = False) -> int:
         """Activations of a split, "train" or "heldout"; ordinary tokens only by default."""

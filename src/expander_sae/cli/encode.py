@@ -73,7 +73,12 @@ def encode(
                 f"expected activations of d_in {loaded.d_in}, that of the SAE, got {store.d_in} in {acts}. "
                 "Were they harvested from another model?"
             )
-        source = {"model_id": store.manifest["settings"]["model_id"], "layer": str(store.layer), "split": split}
+        settings = store.manifest["settings"]
+        source = {
+            "model_id": settings["model_id"],
+            "layer": str(settings.get("module") or settings["layer"]),
+            "split": split,
+        }
         batches = store_batches(store, split, keep_special_tokens=keep_special_tokens, batch_size=batch_size)
     else:
         source, batches = _from_text(
@@ -118,13 +123,14 @@ def _from_text(
     from .source import model_name
 
     trained_on = sae.metadata.get("activations") or {}
-    layer = trained_on.get("layer") if layer is None else layer
-    if layer is None:
+    place = layer if layer is not None else trained_on.get("module", trained_on.get("layer"))
+    if place is None:
         raise ExpanderSaeError("the layer this SAE was trained on is not on record. Give it with --layer.")
     language_model = load_language_model(model_name(model, trained_on), dtype=compute_dtype, device=device)
-    check_width(sae, language_model)
+    if isinstance(place, int):
+        check_width(sae, language_model)
     # A few more than asked for: first positions are not encoded by default.
     limit = None if max_tokens is None else 2 * max_tokens + context
     blocks = tokenize(text, language_model.tokenizer, context=context, heldout_share=0.0, max_tokens=limit).blocks
-    source = {"model_id": language_model.model_id, "layer": str(layer)}
-    return source, text_batches(blocks["train"], language_model, layer, keep_special_tokens=keep_special_tokens)
+    source = {"model_id": language_model.model_id, "layer": str(place)}
+    return source, text_batches(blocks["train"], language_model, place, keep_special_tokens=keep_special_tokens)

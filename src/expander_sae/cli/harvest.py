@@ -24,6 +24,10 @@ def harvest(
         int | None,
         typer.Option(help="Take the residual stream after this block, counted from 0. [default: the middle]"),
     ] = None,
+    module: Annotated[
+        str | None,
+        typer.Option(help="Take the output of this module instead, for instance model.layers.3.mlp or ...self_attn."),
+    ] = None,
     context: Annotated[int, typer.Option(help="Tokens per block of text.")] = 256,
     max_tokens: Annotated[int | None, typer.Option(help="At most this many training tokens. [default: all]")] = None,
     max_heldout_tokens: Annotated[
@@ -75,6 +79,7 @@ def harvest(
         text,
         out,
         layer=layer,
+        module=module,
         context=context,
         max_tokens=max_tokens,
         max_heldout_tokens=max_heldout_tokens,
@@ -108,7 +113,8 @@ def _table(record: dict[str, Any]) -> Table:
     settings = record["settings"]
     table = Table(title=f"Activations in {record['folder']}", show_header=False)
     table.add_row("model", f"{settings['model_id']} ({settings['model_revision'][:19]})")
-    table.add_row("after block", f"{settings['layer']} (counted from 0), d_in {settings['d_in']}")
+    place = settings.get("module") or f"after block {settings['layer']} (counted from 0)"
+    table.add_row("activations", f"{place}, d_in {settings['d_in']}")
     for split, name in (("train", "training"), ("heldout", "held out")):
         counts = record["tokens"][split]
         table.add_row(

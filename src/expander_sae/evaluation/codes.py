@@ -16,8 +16,8 @@ from expander_sae.activations import (
     LanguageModel,
     TokenBlocks,
     d_in_of,
-    residual_after_block,
 )
+from expander_sae.activations.modules import activations_at
 from expander_sae.records import ExpanderSaeError, write_atomically
 from expander_sae.saes import AbstractSae
 
@@ -54,16 +54,17 @@ def store_batches(
 def text_batches(
     blocks: TokenBlocks,
     language_model: LanguageModel,
-    layer: int,
+    layer: int | str,
     *,
     keep_special_tokens: bool = False,
     sequences: int = 8,
 ) -> Iterator[TokenBatch]:
-    """Run the model on a text and give the stream after block `layer` (counted from 0), token by token."""
+    """Run the model on a text and give the stream after block `layer` (counted from 0), or the output of the module of
+    that name, token by token."""
     for start in range(0, len(blocks), sequences):
         batch = blocks[start : start + sequences]
         mask = batch.attention_mask.to(torch.bool)
-        hidden = residual_after_block(language_model.model, batch.input_ids, batch.attention_mask, layer).cpu()
+        hidden = activations_at(language_model.model, layer, batch.input_ids, batch.attention_mask).cpu()
         keep = mask if keep_special_tokens else mask & ~batch.special
         if bool(keep.any()):
             block, position = keep.nonzero().unbind(1)

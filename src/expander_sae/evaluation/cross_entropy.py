@@ -11,6 +11,7 @@ from torch import Tensor
 from expander_sae.activations import LanguageModel, TokenBlocks
 from expander_sae.records import ExpanderSaeError
 
+from .at_module import AtModule
 from .second_half import SecondHalf
 
 SPLICES = ("ordinary", "everywhere")
@@ -69,7 +70,7 @@ def cross_entropy(
     language_model: LanguageModel,
     blocks: TokenBlocks,
     *,
-    layer: int,
+    layer: int | str,
     mean: Tensor,
     splice: str = "ordinary",
     giant_norm: float | None = None,
@@ -89,7 +90,7 @@ def cross_entropy(
         reconstructions: by name, functions of x [tokens, d_in] float32.
         language_model: the model whose activations the SAEs were trained on.
         blocks: held-out text, `input_ids` [n_blocks, length].
-        layer: block after which to splice, counted from 0.
+        layer: block after which to splice, counted from 0, or the name of the module whose output to replace.
         mean: the mean activation [d_in] for `ce_mean`.
         splice: "ordinary" or "everywhere".
         giant_norm: with "ordinary", also spare tokens whose activation has a larger norm than this.
@@ -103,7 +104,7 @@ def cross_entropy(
     if len(blocks.lengths) == 0 or int(blocks.lengths.max()) < 2:
         raise ExpanderSaeError("expected text with at least two tokens in a sequence, found none")
     model = language_model.model
-    second_half = SecondHalf(model, layer)
+    second_half = SecondHalf(model, layer) if isinstance(layer, int) else AtModule(model, layer)
     sums = _Sums(list(reconstructions))
     step = max(1, _LOGITS_AT_ONCE // (blocks.input_ids.shape[1] * _vocabulary(model)))
     for first in range(0, len(blocks.lengths), step):

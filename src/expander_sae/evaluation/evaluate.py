@@ -85,6 +85,7 @@ def evaluate(
             metrics = {name: sums.result() for name, sums in reconstruction.accumulators.items()}
             losses: dict[str, CrossEntropyMetrics] = {}
             if language_model is not None:
+                place = _place(store)
                 mean = next(iter(metrics.values())).mean
                 blocks = spread_blocks(store.tokens(split), ce_tokens)
                 _check_same_model(store, language_model)
@@ -92,7 +93,7 @@ def evaluate(
                     saes,
                     language_model,
                     blocks,
-                    layer=store.layer,
+                    layer=place,
                     mean=mean,
                     splice=splice,
                     giant_norm=reconstruction.giant_norm,
@@ -110,7 +111,8 @@ def evaluate(
             **describe_sae(sae),
             model_id=harvested["model_id"],
             model_revision=harvested["model_revision"],
-            layer=store.layer,
+            layer=harvested["layer"],
+            module=harvested.get("module"),
             split=split,
             keep_special_tokens=keep_special_tokens,
             outlier_medians=outlier_medians,
@@ -163,11 +165,12 @@ def _check(
 ) -> None:
     if not saes:
         raise ExpanderSaeError("expected at least one SAE to evaluate, got none")
+    settings = store.manifest["settings"]
     for name, sae in saes.items():
         if sae.d_in != store.d_in:
             raise ExpanderSaeError(
                 f"expected SAEs of d_in {store.d_in}, that of the activations "
-                f"({store.manifest['settings']['model_id']}, layer {store.layer}), "
+                f"({settings['model_id']}, {settings.get('module') or settings['layer']}), "
                 f"but {name} has {sae.d_in}. Was it trained on another model?"
             )
     if splice not in SPLICES:
@@ -180,6 +183,17 @@ def _check(
             f"expected an outlier limit above 1 median, got {outlier_medians}: half of all tokens are above "
             "the median itself. Leave it unset to keep every token."
         )
+
+
+def _place(store: ActivationStore) -> int | str:
+    """The block or module to splice at."""
+    settings = store.manifest["settings"]
+    if settings.get("items", False):
+        raise ExpanderSaeError(
+            "expected activations of a language model's text for the cross entropy; these are of whole items. "
+            "Leave it out with --no-ce."
+        )
+    return settings.get("module") or settings["layer"]
 
 
 def _check_same_model(store: ActivationStore, language_model: LanguageModel) -> None:

@@ -110,6 +110,8 @@ class EvaluationRecord(_Record):
     encode_tokens_per_second: float
     inference: str = "encoder"
     """How codes were read; see `expander_sae.saes.INFERENCES`."""
+    module: str | None = None
+    """The module whose output was harvested; None for the residual stream after `layer`."""
 
     splice: str | None = None
     """`ordinary`: excluded positions keep the model's own activation; `everywhere`: all are replaced."""
