@@ -21,6 +21,7 @@ from expander_sae.cli import (
     harvest,
     import_,
     offline,
+    push,
     report,
     train,
 )
@@ -46,6 +47,7 @@ app.command("convert")(convert.convert)
 app.command("export")(export.export)
 app.command("import")(import_.import_)
 app.command("compress")(compress.compress)
+app.command("push")(push.push)
 app.command("certify")(certify.certify)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)

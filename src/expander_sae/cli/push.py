@@ -1,0 +1,56 @@
+"""`expander-sae push`: a trained SAE in, a repository on the hub with a model card out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from expander_sae.records import EvaluationRecord, ExpanderSaeError, read_json
+
+
+def push(
+    sae: Annotated[Path, typer.Argument(help="Folder of a trained SAE.")],
+    repo: Annotated[str, typer.Argument(help="owner/name on the hub; with --to-folder, the name on the card.")],
+    evaluation: Annotated[
+        Path | None, typer.Option(help="JSON that `expander-sae eval --json` wrote; its numbers go on the card.")
+    ] = None,
+    licence: Annotated[str, typer.Option(help="Of the SAE, as the hub spells it.")] = "apache-2.0",
+    values: Annotated[str, typer.Option(help="Type of the dictionary's values: float32, float16, ...")] = "float32",
+    private: Annotated[bool, typer.Option("--private", help="Make a private repository.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch. [default: main]")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Another hub than huggingface.co.")] = None,
+    to_folder: Annotated[
+        Path | None, typer.Option(help="Write what would be pushed into this folder, and push nothing.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
+) -> None:
+    """Upload an SAE with a model card made from its records; log in with `hf auth login` first."""
+    from expander_sae.interop.hub import push_to_hub, save_pretrained  # torch takes seconds to import
+    from expander_sae.saes import load_sae
+
+    loaded = load_sae(sae)
+    records = {} if evaluation is None else _records(evaluation)
+    if to_folder is not None:
+        name = repo.rpartition("/")[2]
+        place = str(save_pretrained(loaded, to_folder, name=name, evaluations=records, licence=licence, values=values))
+    else:
+        place = push_to_hub(
+            loaded,
+            repo,
+            evaluations=records,
+            licence=licence,
+            values=values,
+            private=private or None,
+            revision=revision,
+            endpoint=endpoint,
+        )
+    if not quiet:
+        Console().print(place, markup=False, soft_wrap=True)
+
+
+def _records(path: Path) -> dict[str, EvaluationRecord]:
+    found = read_json(path)
+    if not isinstance(found, dict) or not all(isinstance(record, dict) for record in found.values()):
+        raise ExpanderSaeError(f"expected records by name in {path}, as `expander-sae eval --json` writes them")
+    return {name: EvaluationRecord.from_dict(record) for name, record in found.items()}

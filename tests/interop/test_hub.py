@@ -1,0 +1,172 @@
+import pytest
+import torch
+import yaml
+from fake_hub import fake_hub
+from typer.testing import CliRunner
+
+from expander_sae.cli.main import app
+from expander_sae.evaluation import evaluate
+from expander_sae.interop.hub import from_pretrained, push_to_hub, save_pretrained
+from expander_sae.records import ExpanderSaeError, write_json
+from expander_sae.saes import DenseTopKSae, ExpanderSae
+
+NAME = "someone/tiny-expander"
+
+
+@pytest.fixture(autouse=True)
+def local_hub_only(monkeypatch):
+    # Tests forbid the network; the hub of these is on this machine.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "not-a-real-token")
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+@pytest.fixture
+def hub():
+    with fake_hub() as served:
+        yield served
+
+
+def some_sae(seed=0, **options):
+    sae = ExpanderSae(d_in=24, n_latents=96, degree=4, k=5, stages=2, seed=seed, **options).eval()
+    sae.metadata = {
+        "activations": {"model_id": "someone/model", "model_revision": "abc123", "layer": 3},
+        "training": {"tokens": 12_345, "config": {"learning_rate": 0.005, "batch_size": 1024}},
+    }
+    return sae
+
+
+def record(sae):
+    from memory_store import MemoryStore
+
+    x = torch.randn(300, 24, generator=torch.Generator().manual_seed(0))
+    return evaluate({"heldout": sae}, MemoryStore({"heldout": x}), progress=False)
+
+
+def test_what_is_pushed_comes_back(hub, tmp_path):
+    sae = some_sae()
+    url = push_to_hub(sae, NAME, endpoint=hub.url)
+    assert url.startswith(f"{hub.url}/{NAME}/commit/")
+    assert set(next(iter(hub.repos[NAME].values()))) == {"config.json", "sae.safetensors", "README.md"}
+    assert sae.folder is None
+    again = from_pretrained(NAME, endpoint=hub.url, cache_dir=tmp_path)
+    x = torch.randn(20, 24)
+    assert torch.equal(again.encode(x).indices, sae.encode(x).indices)
+    assert again.metadata == sae.metadata
+    assert NAME not in hub.private
+
+
+def test_a_second_fetch_needs_no_hub_and_other_revisions_are_other_saes(hub, tmp_path):
+    commits = [push_to_hub(some_sae(seed), NAME, endpoint=hub.url).rpartition("/")[2] for seed in (0, 1)]
+    for seed, commit in enumerate(commits):
+        found = from_pretrained(NAME, revision=commit, endpoint=hub.url, cache_dir=tmp_path)
+        assert found.seed == seed
+    assert from_pretrained(NAME, endpoint=hub.url, cache_dir=tmp_path).seed == 1
+    asked = len(hub.requests)
+    assert from_pretrained(NAME, cache_dir=tmp_path, local_files_only=True, endpoint=hub.url).seed == 1
+    assert len(hub.requests) == asked
+
+
+def test_both_files_come_from_one_commit(hub, tmp_path, monkeypatch):
+    push_to_hub(some_sae(0), NAME, endpoint=hub.url)
+    import expander_sae.interop.hub as hub_module
+
+    download = hub_module.hf_hub_download
+
+    def slow(name, file, **options):
+        path = download(name, file, **options)
+        if file == "config.json":
+            push_to_hub(some_sae(1), NAME, endpoint=hub.url)
+        return path
+
+    monkeypatch.setattr(hub_module, "hf_hub_download", slow)
+    assert from_pretrained(NAME, endpoint=hub.url, cache_dir=tmp_path).seed == 0
+
+
+def test_the_card_says_what_the_records_say(tmp_path):
+    sae = some_sae()
+    evaluations = record(sae)
+    folder = save_pretrained(sae, tmp_path / "sae", name="tiny", evaluations=evaluations, licence="mit")
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    _, header, body = text.split("---\n", 2)
+    assert yaml.safe_load(header) == {
+        "license": "mit",
+        "library_name": "expander-sae",
+        "tags": ["sparse-autoencoder", "interpretability", "expander-sae"],
+        "base_model": "someone/model",
+    }
+    one = evaluations["heldout"]
+    for said in (
+        f"{one.fvu:.4f}",
+        f"{one.l0:.1f}",
+        "`stages:2`",
+        "12,345",
+        "0.005",
+        sae.mask.sha256(),
+        "balanced",
+        "seed 0",
+        "block 3",
+        f"{sae.learned_values():,}",
+        "## Licence\n\nmit",
+    ):
+        assert said in body, said
+    assert "CE" not in body.split("## Numbers")[1].split("## Use")[0]  # no language model ran
+    assert from_pretrained(folder).n_latents == 96
+
+
+def test_cards_without_records_or_sources_or_masks(tmp_path):
+    dense = DenseTopKSae(d_in=24, n_latents=48, k=4)
+    dense.metadata = {
+        "activations": {"model_id": "folder", "model_revision": "sha256:1", "layer": None, "module": "a.b"}
+    }
+    text = (save_pretrained(dense, tmp_path / "d", name="d") / "README.md").read_text()
+    assert "No evaluation" in text
+    assert "## Mask" not in text
+    assert "base_model" not in text
+    assert "a.b of `folder`" in text
+    sae = some_sae()
+    sae.metadata = {"compression": {"source": "dense (abc)", "support": "error", "encoder": "own"}}
+    text = (save_pretrained(sae, tmp_path / "e", name="e") / "README.md").read_text()
+    assert "dense (abc)" in text
+
+
+def test_from_the_command_line(hub, tmp_path):
+    sae = some_sae()
+    sae.save(tmp_path / "sae")
+    write_json(tmp_path / "e.json", {name: found.to_dict() for name, found in record(sae).items()})
+
+    def run(*arguments):
+        done = CliRunner().invoke(app, ["push", *map(str, arguments)])
+        if done.exception is not None:
+            raise done.exception
+        return done.output
+
+    options = ("--evaluation", tmp_path / "e.json", "--values", "float16")
+    assert hub.url in run(tmp_path / "sae", NAME, "--endpoint", hub.url, "--private", *options)
+    assert NAME in hub.private
+    again = from_pretrained(NAME, endpoint=hub.url, cache_dir=tmp_path / "cache")
+    torch.testing.assert_close(again.values, sae.values, rtol=1e-3, atol=1e-3)
+    run(tmp_path / "sae", NAME, "--to-folder", tmp_path / "local", *options)
+    assert "heldout" in (tmp_path / "local" / "README.md").read_text()
+    write_json(tmp_path / "bad.json", [1])
+    with pytest.raises(ExpanderSaeError, match="records by name"):
+        run(tmp_path / "sae", NAME, "--to-folder", tmp_path / "x", "--evaluation", tmp_path / "bad.json")
+
+
+def test_what_goes_wrong_is_one_error(hub, tmp_path):
+    fetch = {"endpoint": hub.url, "cache_dir": tmp_path}
+    with pytest.raises(ExpanderSaeError, match="owner/name"):
+        from_pretrained("no/such/folder", **fetch)
+    with pytest.raises(ExpanderSaeError, match="cannot fetch someone/nothing"):
+        from_pretrained("someone/nothing", **fetch)
+    with pytest.raises(ExpanderSaeError, match="cannot reach the hub"):
+        from_pretrained(NAME, local_files_only=True, **fetch)
+    hub.deny = True
+    with pytest.raises(ExpanderSaeError, match="cannot push"):
+        push_to_hub(some_sae(), NAME, endpoint=hub.url)
+    hub.deny = False
+    push_to_hub(some_sae(), NAME, endpoint=hub.url)
+    last = next(reversed(hub.repos[NAME].values()))
+    last["sae.safetensors"] = last["sae.safetensors"][:-1] + b"x"
+    with pytest.raises(ExpanderSaeError, match="damaged"):
+        from_pretrained(NAME, **fetch)
