@@ -9,7 +9,7 @@ from expander_sae.frontier.experiments.collisions import coverage
 from expander_sae.frontier.experiments.geometry import diagnose
 from expander_sae.frontier.experiments.planted import CODES, METHODS, VALUES, Planted, exact_supports, plant
 from expander_sae.frontier.experiments.rates import rate_lines, rate_map, rate_text, wilson
-from expander_sae.frontier.experiments.synthetic import paper_rows
+from expander_sae.frontier.experiments.synthetic import _beside_the_paper, paper_rows
 from expander_sae.graphs import make_mask
 from expander_sae.records import ExpanderSaeError
 
@@ -111,6 +111,16 @@ def test_the_papers_grid_is_shipped_whole():
     assert len(rows) == 90
     assert {row["d"] for row in rows} == {"7", "30", "50", "100", "200"}
     assert all(0 <= float(row["recovery_mean"]) <= 1 for row in rows)
+
+
+def test_rates_stand_beside_the_papers_where_sizes_agree():
+    row = {"d_in": 512, "n_latents": 4096, "degree": 7, "k": 128, "noise": 0.0, "trials": 300, "found": {"omp": 45}}
+    far = {**row, "k": 4, "found": {"omp": 30}}
+    other = {**row, "k": 5}
+    table, apart, cells = _beside_the_paper([row, far, other])
+    assert (apart, cells) == (1, 2)  # the paper has 0.137 and 1.0
+    assert [cell[-1] for cell in table.rows] == ["", "apart"]
+    assert _beside_the_paper([other]) == (None, 0, 0)
 
 
 def test_the_reach_of_a_rate_is_where_it_first_falls():

@@ -88,6 +88,13 @@ def test_a_flat_dictionary_on_a_complete_graph() -> None:
     assert not found["omp"].vacuous
 
 
+def test_a_wide_dynamic_range_costs_thresholding_its_reach() -> None:
+    mask = complete_graph_mask(8)
+    found = _by_name(certify_dictionary(mask, np.ones(mask.rows.shape), k=2, dynamic_range=2.5, search_restarts=0))
+    assert found["one_shot"].value == found["one_shot_from_overlap"].value == 1  # 2.5 (2k - 1) / 7 < 1
+    assert found["omp"].value == 3
+
+
 def test_zero_values_switch_off_what_needs_non_zero_ones() -> None:
     mask = complete_graph_mask(5)
     values = np.ones(mask.rows.shape)

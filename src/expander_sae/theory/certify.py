@@ -101,11 +101,11 @@ def certify_dictionary(
         found.append(spectral_certificate(mask, k))
     found.append(_flatness_certificate(flat))
     if whole:
-        found += flat_certificates(mask, profile, k, flat.largest, values=values)
+        found += flat_certificates(mask, profile, k, flat.largest, values=values, dynamic_range=dynamic_range)
     status, cost = ("certified" if coherence.exact else "estimated"), coherence.seconds
     note = () if coherence.exact else (sampled("coherence was", coherence.columns, mask),)
     size = min(spark_from_babel(coherence.babel), mask.n_latents)
-    reach = omp_k(coherence.babel)
+    reach = min(omp_k(coherence.babel), mask.n_latents)
     shot = one_shot_k(coherence.babel, coherence.babel, dynamic_range)
     one_sided = one_shot_k(coherence.negative, coherence.positive, dynamic_range)
     ceiling = welch_certificate(mask.d_in, mask.n_latents, k)
