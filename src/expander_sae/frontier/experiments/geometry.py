@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
+from expander_sae.evaluation import ReconstructionAccumulator
 from expander_sae.graphs import Mask
 from expander_sae.graphs.adversary import find_bad_expansion
 from expander_sae.graphs.overlap import overlap_blocks, overlap_profile
-from expander_sae.theory import dictionary_coherence, flatness
+from expander_sae.theory import dictionary_coherence, flatness, flatten_columns
 
 from ..over_seeds import spread
 from ..variants import plan
@@ -44,15 +47,38 @@ def _grid_rows(context: Context, grid: Grid, label: str) -> list[dict[str, Any]]
             continue
         values = sae.values.detach().cpu().numpy()
         mark = {"folder": record.folder, "label": label, "sha256": mask.sha256(), "fvu": record.evaluation.fvu,
-                "k": context.settings.k}  # fmt: skip
+                "k": context.settings.k, "betas": context.option("betas"),
+                "tokens": context.option("flatten_tokens")}  # fmt: skip
 
-        def make(mask: Mask = mask, values: np.ndarray = values) -> dict[str, Any]:
-            return diagnose(mask, values, context.settings.k)
+        def make(mask: Mask = mask, values: np.ndarray = values, sae: Any = sae) -> dict[str, Any]:
+            return {**diagnose(mask, values, context.settings.k), "flattened": flattened_fvu(sae, context)}
 
         name = (record.folder + label).replace("/", "-").replace(", ", "-").replace(" ", "-")
         value = context.piece(name, mark, make)
         found.append({"variant": record.variant + label, "family": record.family + label, "seed": record.seed,
                       "fvu": record.evaluation.fvu, "delta_ce": record.evaluation.delta_ce, **value})  # fmt: skip
+    return found
+
+
+@torch.no_grad()
+def flattened_fvu(sae: Any, context: Context) -> dict[str, float]:
+    """fvu on held-out tokens once the columns are flattened to a ratio, by ratio; nothing is trained afterwards."""
+    left, parts = context.option("flatten_tokens"), []
+    for block in context.store.blocks("heldout"):
+        parts.append(block[:left].float())
+        left -= len(parts[-1])
+        if left <= 0:
+            break
+    x, found, values = torch.cat(parts), {}, sae.values.detach().cpu().numpy()
+    for beta in (0.0, *context.option("betas")):
+        flat = copy.deepcopy(sae).eval()
+        if beta:
+            flat.columns.raw.copy_(torch.from_numpy(flatten_columns(values, beta)))
+        sums = ReconstructionAccumulator(sae.d_in, sae.n_latents)
+        for batch in x.split(2048):
+            codes = flat.encode(batch)
+            sums.update(batch, flat.decode(codes), codes)
+        found[f"{beta:g}" if beta else "as trained"] = sums.result().fvu
     return found
 
 
@@ -133,6 +159,9 @@ def show(measured: Measured) -> Page:
         table("Rows", {"busiest / mean": ("row_degree_max", 1), "95th percentile / mean": ("row_degree_p95", 1),
               "empty rows": ("empty_rows", 0), "largest overlap": ("largest_overlap", 0), "fvu": ("fvu", 4)}),
     ]  # fmt: skip
+    flat = list(rows[0]["flattened"]) if rows else []
+    tables.append(table("fvu with columns flattened to β", {name: (f"flattened/{name}", 3) for name in flat},
+                        "Nothing is trained after flattening: an upper bound on what flat columns cost."))  # fmt: skip
     families = list(dict.fromkeys(row["family"] for row in rows))
     figures = [
         lines(
@@ -156,7 +185,7 @@ def show(measured: Measured) -> Page:
 
 def _get(row: dict[str, Any], path: str) -> float | None:
     value: Any = row
-    for part in path.split("."):
+    for part in path.split("/" if "/" in path else "."):
         value = value[part]
     return value
 
@@ -196,5 +225,11 @@ EXPERIMENT = Experiment(
     measure=measure,
     show=show,
     needs=("activations",),
-    options={"controls": ["fixed"], "row_caps": [2.0, 4.0, 8.0], "cap_degree": 7},
+    options={
+        "controls": ["fixed"],
+        "row_caps": [2.0, 4.0, 8.0],
+        "cap_degree": 7,
+        "betas": [2.0, 4.0, 8.0, 16.0],
+        "flatten_tokens": 4096,
+    },
 )
