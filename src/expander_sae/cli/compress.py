@@ -44,8 +44,11 @@ def compress(
     tokens: Annotated[int, typer.Option(help="Activations seen in fine-tuning; 0 for none.")] = 400_000,
     batch_size: Annotated[int, typer.Option(help="Tokens per step.")] = 1024,
     learning_rate: Annotated[
-        float, typer.Option(help="Peak of fine-tuning; lower stays nearer to the original directions.")
-    ] = 5e-3,
+        float | None,
+        typer.Option(
+            help="Peak of fine-tuning; lower stays nearer to the original directions. [default: 5e-3; 2e-3 with own]"
+        ),
+    ] = None,
     k: Annotated[int | None, typer.Option("--k", help="Active latents per token. [default: the dense SAE's]")] = None,
     inference: Annotated[
         str | None, typer.Option(help="Also measure it read by these, with commas; see docs/pursuit.md.")
