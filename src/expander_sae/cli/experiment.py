@@ -25,11 +25,28 @@ def experiment(
         list[Path] | None,
         typer.Option(help="Folder of activations that `expander-sae harvest` wrote; several for a question on layers."),
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Harvest as a recipe says, into --out, and take its sizes: pythia-70m, pythia-160m, qwen2.5-3b, "
+            "llama-3.2-1b, smollm2-135m, or a .toml file."
+        ),
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Layers to harvest by the recipe, with commas. [default: its first]")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="Text for the recipe, instead of its own.")] = None,
     show: Annotated[bool, typer.Option("--list", help="Show every experiment and its question.")] = False,
     preset: Annotated[str, typer.Option(help="default, or paper: the recipe of arXiv 2607.01799.")] = "default",
-    degrees: Annotated[str | None, typer.Option(help="Degrees, with commas. [default: 4,7,16,30,64,200]")] = None,
-    k: Annotated[int, typer.Option("--k", help="Active latents per token.")] = 32,
-    expansion: Annotated[int, typer.Option(help="Latents as a multiple of the activations' width.")] = 8,
+    degrees: Annotated[
+        str | None, typer.Option(help="Degrees, with commas. [default: 4,7,16,30,64,200, or the recipe's]")
+    ] = None,
+    k: Annotated[
+        int | None, typer.Option("--k", help="Active latents per token. [default: 32, or the recipe's]")
+    ] = None,
+    expansion: Annotated[
+        int | None, typer.Option(help="Latents as a multiple of the activations' width. [default: 8, or the recipe's]")
+    ] = None,
     n_latents: Annotated[int | None, typer.Option(help="Latents, instead of --expansion.")] = None,
     seeds: Annotated[str, typer.Option(help="Seeds, with commas; three at least for a claim.")] = "0,1,2",
     tokens: Annotated[
@@ -73,18 +90,22 @@ def experiment(
         raise ExpanderSaeError("expected the name of an experiment and --out FOLDER; --list shows the names")
 
     from expander_sae.activations import ActivationStore, load_language_model  # torch takes seconds to import
+    from expander_sae.frontier import load_recipe
     from expander_sae.frontier.experiments import Settings, find_experiment, run_experiment
 
     from .report import all_pages
     from .source import model_name, model_note
 
     chosen = find_experiment(name)
-    defaults = Settings()
+    plan = None if recipe is None else load_recipe(recipe)
+    if plan is None and (layer is not None or text is not None):
+        raise ExpanderSaeError("expected --layer and --text only beside --recipe; --acts says it all by itself")
+    defaults = plan or Settings()
     settings = Settings(
         preset=preset,
         degrees=defaults.degrees if degrees is None else tuple(integers(degrees, "--degrees")),
-        k=k,
-        expansion=expansion,
+        k=defaults.k if k is None else k,
+        expansion=defaults.expansion if expansion is None else expansion,
         n_latents=n_latents,
         seeds=tuple(integers(seeds, "--seeds")),
         tokens=tokens,
@@ -96,6 +117,12 @@ def experiment(
         options=chosen.read_options(_pairs(option or [])),
     )
     stores = [ActivationStore.open(folder) for folder in acts or []]
+    if plan is not None:
+        layers = plan.layers[:1] if layer is None else integers(layer, "--layer")
+        for number in layers:
+            place = out / f"acts-{plan.name}-layer{number}"
+            stores.append(plan.harvest(place, number, model=model, text=text, device=device, progress=not quiet))
+        model = model or plan.model
     # Before hours of training, not after: is there a model to evaluate with?
     where = model_name(model, stores[0].manifest["settings"]) if ce and stores else None
     about_model = None if where is None else model_note(where)

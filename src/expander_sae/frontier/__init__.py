@@ -2,6 +2,7 @@
 
 from .over_seeds import Spread, spread
 from .pieces import EvaluationSettings
+from .recipes import Recipe, load_recipe, recipe_names
 from .report import write_report
 from .results import Frontier, Summary, load_frontier
 from .sweep import run_frontier
@@ -11,11 +12,14 @@ __all__ = [
     "CONTROLS",
     "EvaluationSettings",
     "Frontier",
+    "Recipe",
     "Spread",
     "Summary",
     "Variant",
     "load_frontier",
+    "load_recipe",
     "plan",
+    "recipe_names",
     "run_frontier",
     "spread",
     "write_report",

@@ -99,8 +99,8 @@ def bars(
             for place, (_, value) in enumerate(kept):
                 error = value.interval if isinstance(value, Spread) else None
                 axes.barh(place, _mean(value), xerr=error, color=_COLORS[0], alpha=0.75, capsize=3, height=0.6)
-                if isinstance(value, Spread) and value.seeds > 1:
-                    axes.plot(value.values, [place] * value.seeds, ".", color="#222222", markersize=4)
+                if isinstance(value, Spread) and len(value.values) > 1:
+                    axes.plot(value.values, [place] * len(value.values), ".", color="#222222", markersize=4)
             axes.set_yticks(range(len(kept)), [label for label, _ in kept])
             axes.invert_yaxis()
             axes.grid(axis="x", color="#e4e4e4")
@@ -153,8 +153,8 @@ def _draw(axes: Axes, line: Line, points: list[tuple[float, Spread | float, str]
         **style,
     )
     for x, value, label in points:
-        if isinstance(value, Spread) and value.seeds > 1:
-            axes.plot([x] * value.seeds, value.values, ".", color=style["color"], alpha=0.45, markersize=4)
+        if isinstance(value, Spread) and len(value.values) > 1:  # the paper's single seeds are not on record
+            axes.plot([x] * len(value.values), value.values, ".", color=style["color"], alpha=0.45, markersize=4)
         if label:
             axes.annotate(
                 label, (x, _mean(value)), (4, 5), textcoords="offset points", fontsize=7.5, color=style["color"]
