@@ -134,7 +134,8 @@ def test_encode_activations(place, finished, tmp_path):
 
     store = ActivationStore.open(place / "acts")
     x = torch.cat(list(store.blocks("heldout"))).float()
-    expected = load_sae(out / "seed0/expander-d4").encode(x)
+    with torch.no_grad():
+        expected = load_sae(out / "seed0/expander-d4").encode(x)
     assert torch.equal(codes["indices"].long(), expected.indices)
     assert torch.equal(codes["values"], expected.values)
     blocks = store.tokens("heldout")
