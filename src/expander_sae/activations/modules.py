@@ -125,19 +125,47 @@ def activations_at(model: Any, place: int | str, input_ids: Tensor, attention_ma
     return hidden
 
 
-@contextmanager
-def changed_output(model: nn.Module, name: str, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """While open, the activations [..., d_in] out of module `name` are replaced by what `change` makes of them.
-
-    None from `change` leaves them alone. What it returns is cast back to their dtype and device.
+def residual_of(output: Any) -> Tensor:
+    """What a block that leaves its last addition to the next one returns second: the stream before it, [..., d_in].
 
     Raises:
-        ExpanderSaeError: there is no such module, it returns no activations, or `change` returns another shape.
+        ExpanderSaeError: the output is no pair of activations of one shape.
+    """
+    second = output[1] if isinstance(output, tuple | list) and len(output) == 2 else None
+    if not isinstance(second, Tensor) or second.shape != hidden_of(output).shape:
+        raise ExpanderSaeError(
+            f"expected residual=True for a module that returns (update, residual) of one shape; got {_shapes(output)}"
+        )
+    return second
+
+
+def _shapes(output: Any) -> str:
+    parts = output if isinstance(output, tuple | list) else [output]
+    return ", ".join(str(list(part.shape)) if isinstance(part, Tensor) else type(part).__name__ for part in parts)
+
+
+@contextmanager
+def changed_output(
+    model: nn.Module, name: str, change: Callable[[Tensor], Tensor | None], *, residual: bool = False
+) -> Iterator[None]:
+    """While open, the activations [..., d_in] out of module `name` are replaced by what `change` makes of them.
+
+    None from `change` leaves them alone. What it returns is cast back to their dtype and device. With `residual` the
+    module returns a pair (update, residual) and its activations are their sum, as with the blocks of vLLM.
+
+    Raises:
+        ExpanderSaeError: there is no such module, it returns no activations (or no such pair), or `change` returns
+            another shape.
     """
 
     def replace(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        new = change(hidden_of(output))
-        return None if new is None else with_hidden(output, new)
+        before = hidden_of(output)
+        if not residual:
+            new = change(before)
+            return None if new is None else with_hidden(output, new)
+        rest = residual_of(output)
+        new = change(before + rest)
+        return None if new is None else with_hidden(output, new - rest)
 
     handle = named_module(model, name).register_forward_hook(replace)
     try:

@@ -33,23 +33,25 @@ def certify(
     """Say what is guaranteed, and what is not, in plain words."""
     from expander_sae.theory import certify_dictionary, certify_mask  # torch takes seconds to import
 
+    console = Console(highlight=False, quiet=quiet)
     if ":" in source and not Path(source).exists():
         if acts is not None:
             raise ExpanderSaeError("expected the folder of an SAE with --acts, saw a mask. A mask has no codes.")
         mask = _mask(source)
         k = 32 if k is None else k
+        console.print(_cost(mask), markup=False)
         found, codes = certify_mask(mask, k=k, seed=seed), None
     else:
         sae = _sparse_sae(source)
         k = int(sae.k) if k is None else k
         values = sae.values.detach().cpu().numpy()
+        console.print(_cost(sae.mask), markup=False)
         found = certify_dictionary(sae.mask, values, k=k, seed=seed)
         codes = None if acts is None else _codes(sae, acts, split, inference, max_tokens)
     if json is not None:
         write_json(json, {"source": source, "k": k, "certificates": [one.to_dict() for one in found], "codes": codes})
     if quiet:
         return
-    console = Console(highlight=False)
     for one in found:
         label = "vacuous" if one.vacuous else one.status
         console.print(f"{label:9}  {one.name}: {one.sentence}", markup=False)
@@ -62,10 +64,31 @@ def certify(
         for name, share in codes["share"].items():
             console.print(f"{share:9.1%}  {name}: {MEANINGS[name]}", markup=False)
         console.print(
+            f"{codes['sigma_min_median']:9.2f}  median of sigma_min(W_S): least squares on the support amplifies noise "
+            "by at most its inverse",
+            markup=False,
+        )
+        console.print(
+            f"{codes['encoder_margin_median']:9.2%}  of a token's norm (median): noise below it cannot change which k "
+            "correlations are largest",
+            markup=False,
+        )
+        console.print(
             f"{codes['coverage_floor_share']:9.1%}  of the energy lies on rows the supports do not touch "
             f"({codes['refit_error_share']:.1%} is left by the refit)",
             markup=False,
         )
+
+
+def _cost(mask: Any) -> str:
+    """What counting all overlaps would take, said before it starts."""
+    from expander_sae.graphs.overlap import DEFAULT_BUDGET, overlap_cost
+
+    cost = overlap_cost(mask)
+    text = f"Counting all overlaps takes {cost.increments:,} steps, about {cost.seconds:,.1f} s on one core"
+    if cost.increments <= DEFAULT_BUDGET:
+        return text + "."
+    return f"{text}: above the budget of {DEFAULT_BUDGET:,}, so columns are sampled and what follows is estimated."
 
 
 def _mask(source: str) -> Any:

@@ -38,6 +38,12 @@ def compress(
         ),
     ] = "pursuit",
     stages: Annotated[int, typer.Option(help="Stages of the pursuit.")] = 8,
+    spare: Annotated[
+        int | None,
+        typer.Option(
+            help="Columns each of those stages picks beyond its share and drops again. [default: two for each it adds]"
+        ),
+    ] = None,
     row_cap: Annotated[
         float, typer.Option(help="Most columns on a row, times the mean, for --support balanced.")
     ] = 4.0,
@@ -110,6 +116,7 @@ def compress(
             support=support,
             encoder=encoder,
             stages=stages,
+            spare=spare,
             row_cap=row_cap,
             tokens=tokens,
             batch_size=batch_size,

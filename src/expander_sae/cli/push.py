@@ -19,13 +19,15 @@ def push(
     values: Annotated[str, typer.Option(help="Type of the dictionary's values: float32, float16, ...")] = "float32",
     private: Annotated[bool, typer.Option("--private", help="Make a private repository.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch. [default: main]")] = None,
-    endpoint: Annotated[str | None, typer.Option(help="Another hub than huggingface.co.")] = None,
     to_folder: Annotated[
         Path | None, typer.Option(help="Write what would be pushed into this folder, and push nothing.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
 ) -> None:
-    """Upload an SAE with a model card made from its records; log in with `hf auth login` first."""
+    """Upload an SAE with a model card made from its records; log in with `hf auth login` first.
+
+    HF_ENDPOINT in the environment names another hub than huggingface.co.
+    """
     from expander_sae.interop.hub import push_to_hub, save_pretrained  # torch takes seconds to import
     from expander_sae.saes import load_sae
 
@@ -43,7 +45,6 @@ def push(
             values=values,
             private=private or None,
             revision=revision,
-            endpoint=endpoint,
         )
     if not quiet:
         Console().print(place, markup=False, soft_wrap=True)

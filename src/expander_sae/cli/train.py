@@ -49,6 +49,17 @@ def train(
     ] = None,
     signed: Annotated[bool, typer.Option("--signed", help="TopK without a ReLU, codes may be negative.")] = False,
     latent_bias: Annotated[bool, typer.Option("--latent-bias", help="Learn one bias per latent.")] = False,
+    flatness: Annotated[
+        float | None,
+        typer.Option(help="Keep the magnitudes of every column within this factor, by a projection after each step."),
+    ] = None,
+    coherence: Annotated[
+        float, typer.Option(help="Weight of a penalty on the largest inner products of the columns; 0: none.")
+    ] = 0.0,
+    row_cap: Annotated[
+        float | None,
+        typer.Option(help="Where entries move: no row gets more columns than this many times the mean."),
+    ] = None,
     keep_special_tokens: Annotated[
         bool, typer.Option("--keep-special-tokens", help="Also train on first positions and special tokens.")
     ] = False,
@@ -67,7 +78,9 @@ def train(
     if preset not in PRESETS:
         raise ExpanderSaeError(f"expected --preset out of {', '.join(PRESETS)}; got {preset!r}")
     given = {"tokens": tokens, "batch_size": batch_size, "learning_rate": learning_rate}
-    config = replace(PRESETS[preset], seed=seed, **{name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    config = replace(PRESETS[preset], seed=seed, **given)
+    config = replace(config, flatness=flatness, coherence=coherence, rewire_row_cap=row_cap)
     options: dict[str, Any] = {"signed": signed, "latent_bias": latent_bias}
     if preset == "paper":
         options, construction, keep_special_tokens, stages, spare = paper_sae_options(), "uniform", True, 0, 0

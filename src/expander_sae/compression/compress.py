@@ -13,7 +13,7 @@ from expander_sae.activations import ActivationStore
 from expander_sae.graphs import mask_from_rows
 from expander_sae.ops import Codes
 from expander_sae.records import ExpanderSaeError, read_json
-from expander_sae.saes import ExpanderSae, load_sae, ordinary_tokens
+from expander_sae.saes import ExpanderSae, load_sae, ordinary_tokens, usual_spare
 from expander_sae.training import StoreBatches, TrainConfig, train
 
 from .encoder import KeepFiring, regressed_encoder
@@ -69,7 +69,9 @@ class Recipe:
     encoder: str = "pursuit"
     """One of `ENCODERS`."""
     stages: int = 8
-    """Of the pursuit that the compressed SAE is read by, with the encoder "pursuit"."""
+    """Of the pursuit that the compressed SAE is trained and read by, with the encoder "pursuit"."""
+    spare: int | None = None
+    """Columns each of those stages picks beyond its share and drops again; None: `usual_spare`, as in `train`."""
     row_cap: float = 4.0
     """For the rule "balanced"."""
     tokens: int = 400_000
@@ -177,13 +179,16 @@ def starting_point(dense: DenseSae, x: Tensor, recipe: Recipe) -> ExpanderSae:
     k = _active(codes, dense, recipe.k)
     support = choose_support(columns, recipe.degree, recipe.support, x=x - center, codes=codes, row_cap=recipe.row_cap)
     own = recipe.encoder == "own"
+    stages = 0 if own else min(recipe.stages, k)
+    usual = usual_spare(k, stages, dense.n_latents)
     sae = ExpanderSae(
         d_in=dense.d_in,
         n_latents=dense.n_latents,
         degree=recipe.degree,
         k=k,
         seed=recipe.seed,
-        stages=0 if own else min(recipe.stages, k),
+        stages=stages,
+        spare=usual if recipe.spare is None or own else recipe.spare,
         latent_bias=own,
         tied=not own,
         mask=mask_from_rows(support.rows.numpy(), d_in=dense.d_in),

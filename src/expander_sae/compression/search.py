@@ -43,8 +43,15 @@ class Target:
         return min(shares)
 
 
+FIRST, STEP = DEGREES.index(16), 4
+"""Where the search begins, and how many entries up it goes while that is not enough (a doubling of the degree)."""
+
+
 def smallest_degree(retention_at: Callable[[int], float], wanted: float, d_in: int) -> int:
-    """The smallest of `DEGREES` with `retention_at(degree) >= wanted`, by bisection: retention grows with the degree.
+    """The smallest of `DEGREES` with `retention_at(degree) >= wanted`, if retention grows with the degree.
+
+    Begins at degree 16, doubles while that is not enough, and bisects below: high degrees, which take longest to train,
+    are tried only where they are needed.
 
     Raises:
         ExpanderSaeError: not even half of d_in is enough.
@@ -54,13 +61,15 @@ def smallest_degree(retention_at: Callable[[int], float], wanted: float, d_in: i
         10
     """
     ladder = [degree for degree in DEGREES if degree <= max(1, d_in // 2)] or [1]
-    if retention_at(ladder[-1]) < wanted:
-        raise ExpanderSaeError(
-            f"degree {ladder[-1]} keeps less than {wanted:.3f} of the dense SAE: there is nothing to be saved at this "
-            "target. Lower it, or fine-tune on more tokens."
-        )
-    low, high = 0, len(ladder) - 1  # the ladder's entry at `high` is known to be enough
-    while low < high:
+    low, high = 0, min(FIRST, len(ladder) - 1)
+    while retention_at(ladder[high]) < wanted:
+        if high == len(ladder) - 1:
+            raise ExpanderSaeError(
+                f"degree {ladder[high]} keeps less than {wanted:.3f} of the dense SAE: there is nothing to be saved at "
+                "this target. Lower it, or fine-tune on more tokens."
+            )
+        low, high = high + 1, min(high + STEP, len(ladder) - 1)
+    while low < high:  # the ladder's entry at `high` is known to be enough
         middle = (low + high) // 2
         if retention_at(ladder[middle]) >= wanted:
             high = middle

@@ -7,6 +7,7 @@ import numpy as np
 
 from expander_sae.records import ExpanderSaeError
 
+from .counter import CounterStream
 from .mask import Mask
 
 MOST_KEYS = 1 << 28
@@ -65,6 +66,25 @@ def columns_sharing(mask: Mask, rows_shared: int) -> np.ndarray:
     if not pairs:
         return np.empty((0, 2), np.int64)
     return np.unique(np.concatenate(pairs), axis=0).astype(np.int64)
+
+
+def duplicate_columns(mask: Mask) -> int:
+    """How many columns have the same rows as an earlier one: n_latents minus the number of distinct supports. Exact.
+
+    One 64-bit word per column is sorted first, and only columns whose words agree are compared: O(n_latents degree).
+
+    Example:
+        >>> from expander_sae.graphs import mask_from_rows
+        >>> duplicate_columns(mask_from_rows(np.array([[0, 1], [1, 2], [0, 1], [0, 1]]), d_in=3))
+        2
+    """
+    weights = CounterStream("duplicate columns").words(mask.degree) | np.uint64(1)
+    words = np.zeros(mask.n_latents, np.uint64)
+    for place in range(mask.degree):
+        words += (mask.rows[:, place].astype(np.uint64) + np.uint64(1)) * weights[place]
+    _, group, sizes = np.unique(words, return_inverse=True, return_counts=True)
+    suspects = mask.rows[sizes[group] > 1]
+    return len(suspects) - len(np.unique(suspects, axis=0))
 
 
 def largest_overlap_below(mask: Mask, rows_shared: int) -> bool:

@@ -3,6 +3,9 @@
 Plain forward hooks on a module by name, so it works wherever modules have names: transformers, TransformerLens (its
 hook points are modules: "blocks.3.hook_resid_post"), nnsight (the model it wraps), timm, your own. Each is a context
 manager that takes its hook away again. They may be nested; the one opened first acts first.
+
+The blocks of vLLM's models return (update, residual) and leave the addition to the next block: `residual=True` takes
+the sum, the residual stream that SAEs are trained on.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,11 +24,11 @@ Where = Callable[[Tensor], Tensor]
 
 
 @contextmanager
-def read_codes(model: nn.Module, module: str, sae: AbstractSae) -> Iterator[list[Codes]]:
+def read_codes(model: nn.Module, module: str, sae: AbstractSae, *, residual: bool = False) -> Iterator[list[Codes]]:
     """While open, every forward pass appends the codes of module `module`'s output to the yielded list.
 
     Their `indices` and `values` have the output's leading axes: [batch, position, k] for a language model. The model's
-    own computation is left alone.
+    own computation is left alone. With `residual` the activations are the sum of the pair that the module returns.
 
     Raises:
         ExpanderSaeError: there is no such module, or its width is not the SAE's.
@@ -45,7 +48,7 @@ def read_codes(model: nn.Module, module: str, sae: AbstractSae) -> Iterator[list
         shape = (*hidden.shape[:-1], codes.indices.shape[1])
         seen.append(Codes(codes.indices.view(shape), codes.values.detach().view(shape)))
 
-    with changed_output(model, module, read):
+    with changed_output(model, module, read, residual=residual):
         yield seen
 
 
@@ -58,12 +61,14 @@ def splice(
     edit: Callable[[Codes], Codes] | None = None,
     keep_error: bool = False,
     where: Where | None = None,
+    residual: bool = False,
 ) -> Iterator[None]:
     """While open, the output x of module `module` is replaced by the SAE's reconstruction of it.
 
     `edit` changes the codes first (indices and values [vectors, k]). With `keep_error` what the SAE does not explain
     stays: x + W (edit(h) - h), which is x itself without an edit. `where` picks the vectors to replace; the others keep
-    the model's own, as first positions and tokens of giant norm should (SAEs are not trained on them).
+    the model's own, as first positions and tokens of giant norm should (SAEs are not trained on them). With `residual`
+    x is the sum of the pair that the module returns.
 
     Raises:
         ExpanderSaeError: there is no such module, its width is not the SAE's, or `where` returns another shape.
@@ -81,7 +86,7 @@ def splice(
             new = new + x - sae.decode(codes)
         return _chosen(hidden, new.view(hidden.shape), where)
 
-    with changed_output(model, module, replace):
+    with changed_output(model, module, replace, residual=residual):
         yield
 
 
@@ -93,6 +98,7 @@ def steer(
     strengths: Mapping[int, float],
     *,
     where: Where | None = None,
+    residual: bool = False,
 ) -> Iterator[None]:
     """While open, strength times its unit-norm dictionary column is added to the output for each latent given.
 
@@ -112,7 +118,7 @@ def steer(
         _check_width(hidden, sae)
         return _chosen(hidden, hidden + direction.to(hidden.device, hidden.dtype), where)
 
-    with changed_output(model, module, add):
+    with changed_output(model, module, add, residual=residual):
         yield
 
 

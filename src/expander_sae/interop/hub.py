@@ -2,12 +2,11 @@
 
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from expander_sae.records import EvaluationRecord, ExpanderSaeError
@@ -20,6 +19,58 @@ _ERRORS: tuple[type[Exception], ...] = (HfHubHTTPError, HfHubHTTPError.__mro__[1
 
 CARD = "README.md"
 FILES = ("config.json", "sae.safetensors")
+
+
+class HubSae(ModelHubMixin, library_name="expander-sae"):
+    """An SAE with huggingface_hub's own `save_pretrained`, `push_to_hub` and `from_pretrained`; it is `.sae`.
+
+    The functions of this module are these methods with our errors. `card` is what the model card takes besides the SAE:
+    name, evaluations, licence.
+
+    Example:
+        >>> HubSae.from_pretrained("someone/smollm2-135m-layer14-expander-d7").sae  # doctest: +SKIP
+    """
+
+    def __init__(self, sae: AbstractSae, *, values: str = "float32", card: Mapping[str, Any] | None = None) -> None:
+        self.sae, self.values = sae, values
+        self.card = {"name": "sae", "evaluations": {}, "licence": "apache-2.0"} | dict(card or {})
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        before = self.sae.folder
+        self.sae.save(save_directory, values=self.values)
+        self.sae.folder = before  # the mixin pushes from a temporary one
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The card of `model_card`."""
+        return ModelCard(model_card(self.sae, **self.card))
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        token: str | bool | None,
+        local_files_only: bool,
+        force_download: bool = False,
+        subfolder: str | None = None,
+        values: str = "float32",
+        **_: Any,
+    ) -> Self:
+        if Path(model_id).is_dir():
+            return cls(load_sae(Path(model_id) / (subfolder or "")), values=values)
+        options: dict[str, Any] = {
+            "subfolder": subfolder,
+            "cache_dir": cache_dir,
+            "token": token,
+            "local_files_only": local_files_only,
+            "force_download": force_download,
+        }
+        config = Path(hf_hub_download(model_id, FILES[0], revision=revision, **options))
+        commit = config.parts[config.parts.index("snapshots") + 1]  # both files from one, whatever is pushed meanwhile
+        hf_hub_download(model_id, FILES[1], revision=commit, **options)
+        return cls(load_sae(config.parent), values=values)
 
 
 def save_pretrained(
@@ -35,7 +86,7 @@ def save_pretrained(
 
     Args:
         sae: what to write.
-        folder: made if need be.
+        folder: made if need be; a card that is there already is written anew.
         name: the SAE's, as the card's title.
         evaluations: records of `evaluate`, by reading or data; the card shows their numbers.
         licence: of the SAE, as the hub spells it.
@@ -44,9 +95,11 @@ def save_pretrained(
     Raises:
         ExpanderSaeError: as in `save_sae`.
     """
-    folder = sae.save(Path(folder), values=values)
-    card = model_card(sae, name=name, evaluations=evaluations or {}, licence=licence)
-    (folder / CARD).write_text(card, encoding="utf-8")
+    folder = Path(folder)
+    (folder / CARD).unlink(missing_ok=True)  # the mixin would leave it, with the numbers of another SAE
+    card = {"name": name, "evaluations": evaluations or {}, "licence": licence}
+    HubSae(sae, values=values, card=card).save_pretrained(folder)
+    sae.folder = folder
     return folder
 
 
@@ -61,9 +114,10 @@ def push_to_hub(
     revision: str | None = None,
     commit_message: str = "Upload an SAE",
     token: str | None = None,
-    endpoint: str | None = None,
 ) -> str:
     """Upload the SAE and its model card to `repo_id`, made if need be, and return the commit's address.
+
+    The hub is huggingface.co, or the one that the environment variable HF_ENDPOINT names.
 
     Args:
         sae: what to upload.
@@ -73,25 +127,20 @@ def push_to_hub(
         revision: branch; None: the main one.
         commit_message: for the hub's history.
         token: None: the one that `hf auth login` stored.
-        endpoint: another hub than huggingface.co.
 
     Raises:
         ExpanderSaeError: the hub refused or was not reached; says why.
+
+    Example:
+        >>> push_to_hub(sae, "someone/my-sae", evaluations=evaluate({"heldout": sae}, store))  # doctest: +SKIP
     """
-    api = HfApi(endpoint=endpoint, token=token)
-    with tempfile.TemporaryDirectory() as folder:
-        before = sae.folder
-        save_pretrained(
-            sae, folder, name=repo_id.rpartition("/")[2], evaluations=evaluations, licence=licence, values=values
+    card = {"name": repo_id.rpartition("/")[2], "evaluations": evaluations or {}, "licence": licence}
+    try:
+        commit: Any = HubSae(sae, values=values, card=card).push_to_hub(
+            repo_id, commit_message=commit_message, private=private, token=token, branch=revision
         )
-        sae.folder = before  # not the temporary one
-        try:
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            commit = api.upload_folder(
-                repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message
-            )
-        except _ERRORS as error:
-            raise _refused(f"cannot push to {repo_id}", error) from error
+    except _ERRORS as error:
+        raise _refused(f"cannot push to {repo_id}", error) from error
     return commit.commit_url
 
 
@@ -103,11 +152,11 @@ def from_pretrained(
     cache_dir: str | os.PathLike[str] | None = None,
     token: str | None = None,
     local_files_only: bool = False,
-    endpoint: str | None = None,
 ) -> AbstractSae:
     """The SAE in a repository of the hub, or in a local folder; mapped into memory, not copied.
 
-    Both files come from one commit, whatever is pushed meanwhile.
+    Both files come from one commit, whatever is pushed meanwhile. The hub is huggingface.co, or the one that the
+    environment variable HF_ENDPOINT names.
 
     Args:
         repo_id_or_folder: owner/name, or a folder that `save` wrote; a folder that exists wins.
@@ -116,7 +165,6 @@ def from_pretrained(
         cache_dir: None: the hub's usual cache.
         token: for private repositories.
         local_files_only: only what the cache has.
-        endpoint: another hub than huggingface.co.
 
     Raises:
         ExpanderSaeError: there is no such SAE, it cannot be fetched, or it is damaged.
@@ -129,17 +177,16 @@ def from_pretrained(
         return load_sae(Path(name) / (subfolder or ""))
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise ExpanderSaeError(f"expected the folder of an SAE or owner/name on the hub; got {name!r}")
-    options: dict[str, Any] = {
-        "subfolder": subfolder,
-        "cache_dir": cache_dir,
-        "token": token,
-        "local_files_only": local_files_only,
-        "endpoint": endpoint,
-    }
+    cache = None if cache_dir is None else Path(cache_dir)
     try:
-        config = Path(hf_hub_download(name, FILES[0], revision=revision, **options))
-        commit = config.parts[config.parts.index("snapshots") + 1]
-        hf_hub_download(name, FILES[1], revision=commit, **options)
+        found: Any = HubSae.from_pretrained(
+            name,
+            revision=revision,
+            cache_dir=cache,
+            token=token,
+            local_files_only=local_files_only,
+            subfolder=subfolder,
+        )
     except LocalEntryNotFoundError as error:
         raise ExpanderSaeError(
             f"cannot reach the hub for {name}, and the cache has no such SAE: {_first_line(error)} "
@@ -147,7 +194,7 @@ def from_pretrained(
         ) from error
     except _ERRORS as error:
         raise _refused(f"cannot fetch {name}", error) from error
-    return load_sae(config.parent)
+    return found.sae
 
 
 def _refused(what: str, error: Exception) -> ExpanderSaeError:

@@ -113,7 +113,6 @@ class SaeBenchAdapter(nn.Module):
         for tensor in (*self.core.parameters(), self.core.input_scale):
             if tensor.is_floating_point() and tensor.dtype != torch.float32:
                 tensor.data = tensor.data.float()
-        self.core.columns._cached = None
         self.cfg.dtype, self.cfg.device = str(self.dtype).removeprefix("torch."), str(self.device)
         return self
 

@@ -54,7 +54,6 @@ class _CoreInside:
         for tensor in (*self.core.parameters(), self.core.input_scale):
             if tensor.dtype in (torch.float16, torch.bfloat16):
                 tensor.data = tensor.data.float()
-        _forget_unit_columns(self.core)
         return moved
 
     def get_activation_fn(self) -> Any:
@@ -165,7 +164,6 @@ class _CoreInside:
         if isinstance(self.core, ExpanderSae):
             state_dict["core.rows"] = self.core.rows.to(device)
         self.rows_known = True
-        _forget_unit_columns(self.core)
 
 
 class ExpanderSAE(_CoreInside, SAE):
@@ -236,11 +234,6 @@ class ExpanderTrainingSAE(_CoreInside, TrainingSAE):
     def log_histograms(self) -> dict[str, Any]:
         """Columns all have one length: nothing to log."""
         return {}
-
-
-def _forget_unit_columns(core: AbstractSae) -> None:
-    """Unit columns are kept until their parameter changes, which is not seen where another takes its place."""
-    core.columns._cached = None
 
 
 if ARCHITECTURE not in SAE_CLASS_REGISTRY:

@@ -36,7 +36,7 @@ def describe(sae: AbstractSae) -> dict[str, Any]:
         "signed": sae.signed,
         "latent_bias": sae.b_enc is not None,
         "stages": sae.stages,
-        "spare": described.get("spare", 0),
+        "spare": sae.spare,
         "inference": None if sae.inference is None else str(sae.inference),
         "seed": int(described.get("seed") or 0),
         "mask_construction": mask.get("construction"),
@@ -54,8 +54,7 @@ def build(config: Mapping[str, Any], mask_bytes: Tensor | None = None) -> Abstra
     """
     try:
         shared = {name: config[name] for name in ("d_in", "k", "tied", "signed", "latent_bias", "stages", "seed")}
-        shared |= {"spare": config["spare"]} if config.get("spare") else {}
-        shared["n_latents"] = config["d_sae"]
+        shared |= {"n_latents": config["d_sae"], "spare": config.get("spare", 0)}  # older folders have none
         if config["kind"] == DenseTopKSae.kind:
             sae: AbstractSae = DenseTopKSae(**shared)
         elif config["kind"] == ExpanderSae.kind:

@@ -12,7 +12,7 @@ class UnitColumns(nn.Module):
     def __init__(self, values: Tensor) -> None:
         super().__init__()
         self.raw = nn.Parameter(values.clone())
-        self._cached: tuple[int, Tensor] | None = None
+        self._kept: _Kept | None = None
 
     @classmethod
     def blank(cls, n_latents: int, degree: int) -> "UnitColumns":
@@ -25,7 +25,7 @@ class UnitColumns(nn.Module):
         """Use values [n_latents, degree] without a copy; those of unit length already are not scaled again."""
         self.raw.data = values
         is_unit = bool(((values.norm(dim=1) - 1).abs() <= 1e-6).all())
-        self._cached = (self.raw._version, values) if is_unit else None
+        self._kept = _Kept(self.raw, values) if is_unit else None
 
     def forward(self) -> Tensor:
         """V / max(||V||, 1e-8) [n_latents, degree].
@@ -34,13 +34,26 @@ class UnitColumns(nn.Module):
         parameter without raising its version, so a kept result could be a step old.
         """
         if self.training or torch.is_grad_enabled():
-            self._cached = None
+            self._kept = None
             return unit_columns(self.raw)
-        raw = self.raw
-        kept = self._cached
-        if kept is None or kept[0] != raw._version or kept[1].device != raw.device or kept[1].dtype != raw.dtype:
-            kept = self._cached = (raw._version, unit_columns(raw))
-        return kept[1]
+        if self._kept is None or not self._kept.is_of(self.raw):
+            self._kept = _Kept(self.raw, unit_columns(self.raw))
+        return self._kept.columns
+
+
+class _Kept:
+    """Unit columns, and all that tells whether they are still those of a parameter."""
+
+    def __init__(self, raw: nn.Parameter, columns: Tensor) -> None:
+        self.raw, self.version, self.columns = raw, raw._version, columns
+        self.storage = raw.detach()
+        """Held, so that no other array can take its address."""
+
+    def is_of(self, raw: nn.Parameter) -> bool:
+        """The same parameter (`load_state_dict(assign=True)` puts another in its place) on the same memory (`.to`
+        and `.data = ` move it), not written to since."""
+        same_memory = self.storage.data_ptr() == raw.data_ptr() and self.storage.dtype == raw.dtype
+        return raw is self.raw and same_memory and raw._version == self.version
 
 
 def random_columns(n_latents: int, degree: int, seed: int) -> UnitColumns:

@@ -12,6 +12,7 @@ from .flatness import Flatness, flatness
 from .flatwise import flat_certificates
 from .identifiability import spark_from_babel
 from .maskwise import (
+    beside_ceiling,
     ensemble_certificates,
     overlap_certificates,
     reach_sentence,
@@ -108,11 +109,14 @@ def certify_dictionary(
     reach = min(omp_k(coherence.babel), mask.n_latents)
     shot = one_shot_k(coherence.babel, coherence.babel, dynamic_range)
     one_sided = one_shot_k(coherence.negative, coherence.positive, dynamic_range)
-    ceiling = welch_certificate(mask.d_in, mask.n_latents, k)
     noise = max(0.0, omp_noise_limit(coherence.babel, k))
     shot_noise = max(0.0, one_shot_noise_limit(coherence.babel, k, dynamic_range))
     rate = matching_pursuit_rate(coherence.babel, k)
     spread = f"largest over smallest active value at most {dynamic_range:g}"
+
+    def beside(sentence: str) -> str:
+        return beside_ceiling(sentence, mask, k)
+
     found += [
         Certificate(
             "coherence", coherence.coherence, status, note, "max |<w_i, w_j>|", "definition", cost, False,
@@ -125,29 +129,28 @@ def certify_dictionary(
         ),
         Certificate(
             "unique_codes_coherence", size // 2, status, note, "mu_1(2k - 1) < 1", "Donoho and Elad 2003", cost,
-            size // 2 < k, reach_sentence("Codes have different images", size // 2, k),
+            size // 2 < k, beside(reach_sentence("Codes have different images", size // 2, k)),
         ),
         Certificate(
             "omp", reach, status, note, "mu_1(k - 1) + mu_1(k) < 1", "Tropp 2004", cost, reach < k,
-            reach_sentence("Pursuit (OMP) recovers every noiseless code", reach, k)
-            + ("" if reach >= k else f" {ceiling.sentence}"),
+            beside(reach_sentence("Pursuit (OMP) recovers every noiseless code", reach, k)),
         ),
         Certificate(
             "omp_noise", noise, status, note, f"(1 - mu_1({k} - 1) - mu_1({k})) / 2", "Donoho, Elad, Temlyakov 2006",
             cost, noise == 0,
-            f"Vacuous at k = {k}: no noise level is certified for OMP." if noise == 0
+            beside(f"Vacuous at k = {k}: no noise level is certified for OMP.") if noise == 0
             else f"OMP finds every support of {k} if the noise norm is below {noise:.3g} times the smallest value.",
         ),
         Certificate(
             "matching_pursuit_rate", rate, status, note, "1 - (1 - mu_1(k - 1)) / k where omp reaches k",
             "Gribonval and Vandergheynst 2006", cost, rate is None,
-            f"Vacuous at k = {k}: no rate is certified for matching pursuit." if rate is None
+            beside(f"Vacuous at k = {k}: no rate is certified for matching pursuit.") if rate is None
             else f"Each step of matching pursuit leaves at most {rate:.4g} of the energy, for every code of {k}.",
         ),
         Certificate(
             "one_shot", shot, status, (*note, spread), "R (mu_1(k - 1) + mu_1(k)) < 1",
             "Donoho, Elad, Temlyakov 2006", cost, shot < k,
-            reach_sentence("Thresholding (one-shot TopK) of |W^T x| finds every code", shot, k),
+            beside(reach_sentence("Thresholding (one-shot TopK) of |W^T x| finds every code", shot, k)),
         ),
         Certificate(
             "one_shot_nonnegative", one_sided, status, (*note, spread, "codes are non-negative"),
@@ -157,11 +160,11 @@ def certify_dictionary(
         Certificate(
             "one_shot_noise", shot_noise, status, (*note, spread), f"(1 - R (mu_1({k} - 1) + mu_1({k}))) / 2",
             "as one_shot", cost, shot_noise == 0,
-            f"Vacuous at k = {k}: no noise level is certified for thresholding." if shot_noise == 0
+            beside(f"Vacuous at k = {k}: no noise level is certified for thresholding.") if shot_noise == 0
             else f"Thresholding finds every support of {k} if |W^T e| stays below {shot_noise:.3g} times the smallest "
             "value.",
         ),
-        ceiling,
+        welch_certificate(mask.d_in, mask.n_latents, k),
     ]  # fmt: skip
     if search_restarts:
         found += searched_certificates(mask, k, search_restarts, seed)
@@ -175,7 +178,7 @@ def _flatness_certificate(flat: Flatness) -> Certificate:
         f"95th percentile {flat.p95:.3g})."
     )
     if zeros:
-        sentence = "Some stored values are zero: statements about any non-zero values do not apply to this dictionary."
+        sentence = "Vacuous: some stored values are zero, and statements about any non-zero values do not apply."
     formula = "max_j max_i |w_ij| / min_i |w_ij|"
     return Certificate("flatness", flat.largest, "certified", (), formula, "definition", 0.0, zeros, sentence)
 

@@ -9,7 +9,7 @@ from expander_sae.graphs.overlap import OverlapProfile
 from .certificate import Certificate
 from .coherence import babel_from_overlaps
 from .identifiability import stable_size
-from .maskwise import reach_sentence, status_of
+from .maskwise import beside_ceiling, reach_sentence, status_of
 from .recovery import omp_k, omp_k_from_overlap, one_shot_k
 from .stability import distance_factor, l1_recovery_k, mass_profile, nonnegative_k, stable_size_of_profile
 
@@ -61,12 +61,18 @@ def flat_certificates(
         Certificate(
             "omp_from_overlap", reach, status, flat, "k < 1 + (d / lam - 1) / (2 beta^2), or its Babel form",
             "Tropp 2004 with |<w_i, w_j>| bounded by the overlap", cost, reach < k,
-            reach_sentence("Pursuit (OMP) recovers every noiseless code, for all values this flat", reach, k),
+            beside_ceiling(
+                reach_sentence("Pursuit (OMP) recovers every noiseless code, for all values this flat", reach, k),
+                mask, k,
+            ),
         ),
         Certificate(
             "one_shot_from_overlap", shot, status, (*flat, spread), "R (sum of k - 1 + sum of k overlap bounds) < 1",
             "Donoho, Elad, Temlyakov 2006 with |<w_i, w_j>| bounded by the overlap", cost, shot < k,
-            reach_sentence("Thresholding (one-shot TopK) finds every code, for all values this flat", shot, k),
+            beside_ceiling(
+                reach_sentence("Thresholding (one-shot TopK) finds every code, for all values this flat", shot, k),
+                mask, k,
+            ),
         ),
     ]  # fmt: skip
     if values is None or (np.asarray(values) > 0).all():

@@ -53,8 +53,9 @@ def overlap_certificates(mask: Mask, profile: OverlapProfile, k: int, *, whole: 
         Certificate(
             "largest_overlap", profile.largest, status, note, "max |N(i) n N(j)|", "counted", profile.seconds,
             profile.largest == mask.degree,
-            f"Two columns share at most {profile.largest} of {mask.degree} rows; "
-            f"no mask of this size can guarantee less than {optimum}.",
+            (f"Vacuous: two columns have one support of {mask.degree} rows; " if profile.largest == mask.degree
+             else f"Two columns share at most {profile.largest} of {mask.degree} rows; ")
+            + f"no mask of this size can guarantee less than {optimum}.",
         )
     ]  # fmt: skip
     if not whole:
@@ -72,8 +73,9 @@ def overlap_certificates(mask: Mask, profile: OverlapProfile, k: int, *, whole: 
         Certificate(
             "expansion_loss", loss, status, note, "min(Lam / (2 d), Lam / (d + Lam)), Lam = Lam(2k - 1)",
             "Bonferroni; Cauchy-Schwarz", profile.seconds, loss >= 0.5,
-            f"Every set of at most {2 * k} columns keeps at least {1 - loss:.0%} of its rows distinct"
-            + (", which is too few for uniqueness or stability." if loss >= 0.5 else "."),
+            f"Vacuous at k = {k}; every set of at most {2 * k} columns keeps at least {1 - loss:.0%} of its rows "
+            "distinct, where half is too few." if loss >= 0.5
+            else f"Every set of at most {2 * k} columns keeps at least {1 - loss:.0%} of its rows distinct.",
         ),
         Certificate(
             "unique_codes_any_values", any_k, status, (*note, "all values non-zero"),
@@ -183,7 +185,7 @@ def searched_certificates(mask: Mask, k: int, restarts: int, seed: int) -> list[
         )
     ]  # fmt: skip
     size = None if stopping is None else len(stopping)
-    sentence = "No stopping set was found; that certifies nothing."
+    sentence = "Vacuous: no stopping set was found, which certifies nothing."
     if size:
         sentence = (
             f"A stopping set of {size} columns was found: values exist for which two codes with at most "
@@ -199,7 +201,7 @@ def searched_certificates(mask: Mask, k: int, restarts: int, seed: int) -> list[
 def welch_certificate(d_in: int, n_latents: int, k: int) -> Certificate:
     """The barrier: how far cumulative coherence could reach for the best of all dictionaries, dense ones too."""
     ceiling = welch_ceiling(d_in, n_latents)
-    sentence = "No limit is known on what cumulative coherence can certify at this size."
+    sentence = "Vacuous: no limit is known on what cumulative coherence can certify at this size."
     if ceiling is not None:
         sentence = (
             f"No dictionary at all with d_in = {d_in} and n_latents = {n_latents} can pass the cumulative-coherence "
@@ -209,6 +211,17 @@ def welch_certificate(d_in: int, n_latents: int, k: int) -> Certificate:
         "coherence_ceiling", ceiling, "certified", (), "k < (1 + 1 / omega) / 2, omega = sqrt((n - m) / (m (n - 1)))",
         "Welch 1974", 0.0, ceiling is None, sentence,
     )  # fmt: skip
+
+
+def beside_ceiling(sentence: str, mask: Mask, k: int) -> str:
+    """A sentence on a test by inner products; if it is vacuous and no dictionary could pass at k, that is said too.
+
+    Every such test implies mu_1(2k - 1) < 1 or mu_1(k - 1) + mu_1(k) < 1, for which the ceiling was proved.
+    """
+    ceiling = welch_ceiling(mask.d_in, mask.n_latents)
+    if not sentence.startswith("Vacuous") or ceiling is None or ceiling >= k:
+        return sentence
+    return f"{sentence} {welch_certificate(mask.d_in, mask.n_latents, k).sentence}"
 
 
 def reach_sentence(claim: str, reach: int, k: int) -> str:

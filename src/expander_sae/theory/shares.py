@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expander_sae.ops import Codes
+from expander_sae.ops import Codes, correlate
 
 from .coverage import unique_by_coverage
-from .posterior import PosteriorCertificates, posterior_certificates
+from .posterior import PosteriorCertificates, encoder_margin, posterior_certificates
 
 _CLEAR = 1e-6  # a distance or a singular value above it is not rounding
 MEANINGS = {
@@ -45,6 +45,7 @@ class CodeShares:
         self._tokens, self._seconds = 0, 0.0
         self._energy, self._floor, self._any_floor, self._error = 0.0, 0.0, 0.0, 0.0
         self._sigma: list[Tensor] = []
+        self._margins: list[Tensor] = []
 
     def update(self, x: Tensor, codes: Codes) -> None:
         """Certify a batch: activations [batch, d_in], the centre taken away, and their codes.
@@ -66,18 +67,34 @@ class CodeShares:
         self._any_floor += float(found.any_support_floor.sum())
         self._error += float(found.error.sum())
         self._sigma.append(found.sigma_min)
+        self._margins.append(self._margin(x, codes.indices.shape[1], nonnegative))
         self._seconds += time.perf_counter() - start
 
+    def _margin(self, x: Tensor, k: int, nonnegative: bool) -> Tensor:
+        """What share of ||x|| noise must have to change the k columns of largest correlation, [batch]: 2 ||W^T e||_inf
+        is at most 2 ||e|| for unit columns."""
+        if k >= len(self._values):
+            return torch.full((len(x),), torch.inf)
+        unit = self._values / self._values.norm(dim=1, keepdim=True)
+        scores = correlate(x.float(), self._rows, unit.float())
+        return encoder_margin(scores if nonnegative else scores.abs(), k) / (2 * x.norm(dim=1)).clamp_min(1e-30)
+
     def summary(self) -> dict[str, Any]:
-        """Tokens, tokens per second, the shares, and what no code on these supports could do better."""
+        """Tokens, tokens per second, the shares, medians, and what no code on these supports could do better.
+
+        `encoder_margin_median`: for half of the tokens no noise below this share of their norm changes which k
+        correlations are the largest.
+        """
         tokens = max(self._tokens, 1)
         sigma = torch.cat(self._sigma) if self._sigma else torch.tensor([torch.nan])
+        margins = torch.cat(self._margins) if self._margins else torch.tensor([torch.nan])
         energy = self._energy or float("nan")
         return {
             "tokens": self._tokens,
             "tokens_per_second": self._tokens / self._seconds if self._seconds else None,
             "share": {name: count / tokens for name, count in self._held.items()},
             "sigma_min_median": float(sigma.median()),
+            "encoder_margin_median": float(margins.median()),
             "coverage_floor_share": self._floor / energy,
             "any_support_floor_share": self._any_floor / energy,
             "refit_error_share": self._error / energy,

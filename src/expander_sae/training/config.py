@@ -1,6 +1,7 @@
 """How an SAE is trained. One frozen object, no hidden defaults elsewhere."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +65,14 @@ class TrainConfig:
     """Share of the steps after which the mask stays as it is, so that the values can settle."""
     rewire_row_cap: float | None = None
     """No row gets more columns than this many times the mean; None: no bound."""
+    flatness: float | None = None
+    """After every step each column of an Expander SAE becomes the nearest one whose magnitudes differ by at most this
+    factor (the beta of `expander_sae.theory.flatness`); None: no bound."""
+    coherence: float = 0.0
+    """Weight of the mean square of the k largest inner products of sampled columns with others (the terms of the
+    cumulative coherence mu_1(k)), added to the loss; 0: none."""
+    coherence_columns: int = 256
+    """Columns sampled for it in each step."""
     amortise: bool = False
     """Train only the encoder of an Expander SAE that has its own, towards the codes that pursuit in its `stages` finds;
     the dictionary stays as it is."""
@@ -94,6 +103,13 @@ class TrainConfig:
                 "expected rewire_every >= 0, rewire_entries >= 1 and rewire_row_cap >= 1 (or none); got "
                 f"{self.rewire_every}, {self.rewire_entries}, {self.rewire_row_cap}"
             )
+        if not (self.flatness or 1.0) >= 1.0 or not 0 <= self.coherence < math.inf or self.coherence_columns < 1:
+            raise ExpanderSaeError(
+                "expected flatness >= 1 (or none), a finite coherence >= 0 and coherence_columns >= 1; got "
+                f"{self.flatness}, {self.coherence}, {self.coherence_columns}"
+            )
+        if self.amortise and (self.flatness is not None or self.coherence):
+            raise ExpanderSaeError("expected no flatness and no coherence with amortise, which leaves the dictionary")
         if self.schedule not in ("trapezoid", "cosine"):
             raise ExpanderSaeError(f"expected schedule 'trapezoid' or 'cosine'; got {self.schedule!r}")
         if self.loss_unit not in ("variance", "token"):

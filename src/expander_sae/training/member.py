@@ -11,6 +11,7 @@ from expander_sae.ops import Codes
 from expander_sae.saes import AbstractSae, ExpanderSae, Inference, InputStatistics, initialise, set_input_scale
 
 from .config import TrainConfig
+from .constraints import coherence_penalty, keep_flat
 from .dead_latents import FiringHistory, auxiliary_loss, resample
 from .rewire import apply_moves, plan_moves
 from .schedule import learning_rate
@@ -69,6 +70,10 @@ class Member:
             loss = loss + config.aux_coefficient * auxiliary_loss(sae, x, out.residual, dead, self.aux_k)
         if self.extra_loss is not None:
             loss = loss + self.extra_loss(sae, x, out.codes)
+        if config.coherence > 0:
+            sampled = torch.randperm(sae.n_latents, generator=self.generator)[: config.coherence_columns]
+            penalty = coherence_penalty(sae, sampled, min(sae.k, sae.n_latents - 1))
+            loss = loss + config.coherence * penalty
         self.descend(step, loss)
         if self.diverged:
             return
@@ -83,6 +88,8 @@ class Member:
             assert isinstance(sae, ExpanderSae)
             moves = plan_moves(sae, out.codes, out.residual, config.rewire_entries, config.rewire_row_cap)
             self.moved += apply_moves(sae, moves, self.optimizer)
+        if config.flatness is not None and isinstance(sae, ExpanderSae):
+            keep_flat(sae, config.flatness)
         self.last |= {"loss": float(loss.detach()), "fvu": float(fvu), "dead_fraction": dead.numel() / sae.n_latents}
         if self.moved:
             self.last["moved_entries"] = self.moved

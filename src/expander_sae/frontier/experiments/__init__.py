@@ -24,6 +24,8 @@ NAMES = (
     "storage",
     "geometry",
     "collisions",
+    "certified-tokens",
+    "constraints",
     "synthetic",
     "certificate-gap",
 )

@@ -1,9 +1,8 @@
-"""The geometry of trained dictionaries: flatness, coherence, expansion, row crowding, and what bounding it costs."""
+"""The geometry of trained dictionaries: flatness, coherence, expansion and row crowding."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from expander_sae.graphs.overlap import overlap_blocks, overlap_profile
 from expander_sae.theory import dictionary_coherence, flatness, flatten_columns
 
 from ..over_seeds import spread
-from ..variants import plan
 from .context import Context, Grid
 from .drawing import Line, lines
 from .experiment import Experiment, Measured, Page, Table
@@ -27,18 +25,12 @@ _RESTARTS = 30  # greedy builds of it
 
 
 def measure(context: Context) -> Measured:
-    """Diagnostics of every sparse SAE of the grid, and of Expander SAEs whose row degrees were bounded in training."""
-    rows = _grid_rows(context, context.grid(controls=context.option("controls")), "")
-    store, settings, degree = context.store, context.settings, context.option("cap_degree")
-    sizes = {"d_in": store.d_in, "n_latents": settings.n_for(store.d_in), "k": settings.k, "seeds": settings.seeds}
-    for cap in context.option("row_caps"):
-        config = replace(settings.training(), rewire_row_cap=cap)
-        grid = context.grid(variants=plan([degree], (), **sizes), config=config, label=f"rowcap{cap:g}")
-        rows += _grid_rows(context, grid, f", row cap {cap:g}")
-    return {"rows": rows, "k": settings.k}
+    """Diagnostics of every sparse SAE of the grid."""
+    rows = _grid_rows(context, context.grid(controls=context.option("controls")))
+    return {"rows": rows, "k": context.settings.k}
 
 
-def _grid_rows(context: Context, grid: Grid, label: str) -> list[dict[str, Any]]:
+def _grid_rows(context: Context, grid: Grid) -> list[dict[str, Any]]:
     found = []
     for record, loaded in grid.saes():
         sae: Any = loaded
@@ -46,16 +38,15 @@ def _grid_rows(context: Context, grid: Grid, label: str) -> list[dict[str, Any]]
         if mask is None or record.evaluation is None:
             continue
         values = sae.values.detach().cpu().numpy()
-        mark = {"folder": record.folder, "label": label, "sha256": mask.sha256(), "fvu": record.evaluation.fvu,
+        mark = {"folder": record.folder, "sha256": mask.sha256(), "fvu": record.evaluation.fvu,
                 "k": context.settings.k, "betas": context.option("betas"),
                 "tokens": context.option("flatten_tokens")}  # fmt: skip
 
         def make(mask: Mask = mask, values: np.ndarray = values, sae: Any = sae) -> dict[str, Any]:
             return {**diagnose(mask, values, context.settings.k), "flattened": flattened_fvu(sae, context)}
 
-        name = (record.folder + label).replace("/", "-").replace(", ", "-").replace(" ", "-")
-        value = context.piece(name, mark, make)
-        found.append({"variant": record.variant + label, "family": record.family + label, "seed": record.seed,
+        value = context.piece(record.folder.replace("/", "-"), mark, make)
+        found.append({"variant": record.variant, "family": record.family, "seed": record.seed,
                       "fvu": record.evaluation.fvu, "delta_ce": record.evaluation.delta_ce, **value})  # fmt: skip
     return found
 
@@ -221,14 +212,12 @@ def _claim(rows: list[dict[str, Any]]) -> str:
 
 EXPERIMENT = Experiment(
     name="geometry",
-    question="How flat, coherent and expanding are trained dictionaries, and what would even row degrees cost?",
+    question="How flat, coherent and expanding are trained dictionaries?",
     measure=measure,
     show=show,
     needs=("activations",),
     options={
         "controls": ["fixed"],
-        "row_caps": [2.0, 4.0, 8.0],
-        "cap_degree": 7,
         "betas": [2.0, 4.0, 8.0, 16.0],
         "flatten_tokens": 4096,
     },

@@ -2,193 +2,333 @@
 //
 // Each stage scans all latents once against the residuals of the whole tile (no [batch, n], no per-token gathers), gives
 // every token its best new columns, extends its least-squares problem by them, drops the spare ones, and moves the
-// residual to the new coefficients. The scan costs n * degree / lanes. A support that only grows is kept as a Gaussian
-// elimination (elimination.h); one that drops columns as the explicit inverse (support.h).
+// residual to the new coefficients. The scan costs n * degree / lanes. Supports that only grow are factored sixteen tokens
+// at a time (lockstep.h); one that drops columns keeps the explicit inverse of its Gram matrix (support.h).
 #include <atomic>
 #include <limits>
-#include <type_traits>
 
+#include "lockstep.h"
 #include "scan.h"
-#include "elimination.h"
 #include "team.h"
 
 namespace expander::ISA {
 namespace {
 
-template <int Q, class D, bool absolute, bool backward>
-class Pursuit {
+// What both ways of fitting share: the tile, the scan, and which tokens go on.
+template <int Q, class D, bool absolute>
+class TilePursuit {
  public:
   static constexpr int width = 16 * Q;
-  using Fit = std::conditional_t<backward, Support, Elimination>;
 
-  Pursuit(const BlockOmpArguments& a, Scratch& scratch, Scratch& scan_scratch)
-      : a_(a), w_(a.dictionary), capacity_(a.k + a.spare), picks_(a.block + a.spare),
-        scan_(w_, nullptr, picks_, picks_ == 1 ? SamplePlan{} : plan_sample(w_.n_latents, picks_), scan_scratch) {
-    const int64_t stride = stride_for(capacity_);
-    const int64_t size = backward ? capacity_ * stride : Elimination::size_for(capacity_);
-    Pieces pieces;
+ protected:
+  TilePursuit(const BlockOmpArguments& a, Scratch& scan_scratch)
+      : a_(a), w_(a.dictionary), picks_(a.block + a.spare),
+        scan_(w_, nullptr, picks_, picks_ == 1 ? SamplePlan{} : plan_sample(w_.n_latents, picks_), scan_scratch) {}
+
+  void add_to(Pieces& pieces, int64_t slots) {
     pieces.add(x_, width * w_.d_in);
-    pieces.add(latents_, width * capacity_);
-    // With a single stage nothing outlives a token.
-    const int64_t kept = a.block >= a.k && !backward ? 0 : size;
-    pieces.add(matrix_, width * kept + size);
-    pieces.add(inverse_, backward ? 0 : width * capacity_);
-    pieces.add(right_, backward ? 0 : width * stride);
-    pieces.add(coefficients_, width * stride);
-    pieces.add(change_, stride);
     pieces.add(picked_, picks_);
-    work_.add_to(pieces, w_.d_in, w_.degree, capacity_);
-    pieces.place(scratch);
-    work_.start(w_.d_in);
-    for (int t = 0; t < width; ++t) {
-      Fit& fit = fit_[t];
-      fit.latents = latents_ + t * capacity_;
-      fit.coefficients = coefficients_ + t * stride;
-      fit.stride = stride;
-      if constexpr (backward) {
-        fit.inverse = matrix_ + t * kept;
-      } else {
-        fit.reduced = matrix_ + t * kept;
-        fit.inverse = inverse_ + t * capacity_;
-        fit.right = right_ + t * stride;
-      }
-    }
+    work_.add_to(pieces, w_.d_in, w_.degree, slots);
   }
 
-  // Codes of `count` tokens; how many picked columns were skipped as dependent.
-  int64_t run(int64_t start, int count) {
-    float* residual = reinterpret_cast<float*>(scan_.tile);
-    load_tile<width>(a_.x, w_.d_in, start, count, residual, scan_.token);
-    int64_t dependent = 0;
+  void load(int64_t start, int count) {
+    residual_ = reinterpret_cast<float*>(scan_.tile);
+    load_tile<width>(a_.x, w_.d_in, start, count, residual_, scan_.token);
     for (int t = 0; t < width; ++t) {
-      scan_.floor[t] = std::numeric_limits<float>::infinity();
+      stop(t);
+      held_[t] = 0;
       if (t >= count) continue;
       float* x = x_ + t * w_.d_in;
       read_token(a_.x, w_.d_in, start + t, x);
       norm_[t] = std::sqrt(dot(x, x, w_.d_in));
-      fit_[t].count = 0;
-      if constexpr (backward) fit_[t].clear();
       if (norm_[t] > 0) scan_.floor[t] = smallest_score * norm_[t];
     }
-    bool going = true;
-    while (going) {
-      if (picks_ == 1)
-        scan_.scan_best(count);
-      else
-        scan_.scan(count, 0, w_.n_latents);
-      going = false;
-      for (int t = 0; t < count; ++t) {
-        if (!(scan_.floor[t] < std::numeric_limits<float>::infinity())) continue;
-        const bool more = stage(residual, t, dependent);
-        if (!more || fit_[t].count == a_.k || small_enough(residual, t))
-          scan_.floor[t] = std::numeric_limits<float>::infinity();
-        else
-          going = true;
-      }
-    }
-    for (int t = 0; t < count; ++t) write(residual, start + t, t);
-    return dependent;
+  }
+  void stop(int t) { scan_.floor[t] = std::numeric_limits<float>::infinity(); }
+  bool goes_on(int t) const { return scan_.floor[t] < std::numeric_limits<float>::infinity(); }
+
+  // Looks for new columns where tokens go on; false where none does.
+  bool scan(int count) {
+    bool any = false;
+    for (int t = 0; t < count; ++t) any |= goes_on(t);
+    if (!any) return false;
+    if (picks_ == 1)
+      scan_.scan_best(count);
+    else
+      scan_.scan(count, 0, w_.n_latents);
+    return true;
   }
 
- private:
-  // Picks this stage's columns, refits, drops the spare ones, and moves the residual; false where nothing new came.
-  bool stage(float* residual, int t, int64_t& dependent) {
-    Fit& fit = fit_[t];
-    const int64_t fresh = order_picks(t);
-    if (fresh == 0) return false;
-    const int64_t before = fit.count;
-    const float* x = x_ + t * w_.d_in;
-    if constexpr (backward) {
-      add_columns(residual, t, fit.coefficients);  // slots move: take all out, put all back
-      work_.chain(w_, fit.latents, 0, before);
-      for (int64_t i = 0; i < fresh; ++i)
-        if (!append<D>(w_, fit, work_, picked_[i], correlation_with<D>(w_, picked_[i], x))) ++dependent;
-      work_.unchain(w_, fit.latents, fit.count);
-      const bool more = fit.count > before;
-      while (fit.count > std::min(before + a_.block, a_.k)) drop_weakest(fit);
-      for (int64_t i = 0; i < fit.count; ++i) change_[i] = -fit.coefficients[i];
-      add_columns(residual, t, change_);
-      return more;
-    } else {
-      std::copy(fit.coefficients, fit.coefficients + before, change_);
-      std::copy(picked_, picked_ + fresh, fit.latents + before);
-      dependent += fit.template extend<D>(w_, work_, x, before + fresh);
-      if (fit.count == before) return false;
-      fit.solve();
-      std::fill(change_ + before, change_ + fit.count, 0.0f);
-      for (int64_t i = 0; i < fit.count; ++i) change_[i] -= fit.coefficients[i];
-      add_columns(residual, t, change_);
-      return true;
-    }
-  }
-
-  // Candidates that are not in the support yet, best first, as many as fit: how many.
-  int64_t order_picks(int t) {
+  // Candidates that are not in the support yet, best first, at most `room`, into picked_: how many.
+  template <class Holds>
+  int64_t order_picks(int t, int64_t room, Holds&& holds) {
     const Candidates& found = scan_.found[t];
-    const Fit& fit = fit_[t];
     rank_candidates(found.values, found.count, scan_.rank);
     const int64_t best = std::min(picks_, found.count);
     std::fill(picked_, picked_ + best, -1);
     for (int64_t i = 0; i < found.count; ++i)
       if (scan_.rank[i] < best) picked_[scan_.rank[i]] = found.latents[i];
     int64_t fresh = 0;
-    for (int64_t i = 0; i < best; ++i)
-      if (fit.count + fresh < capacity_ && !fit.holds(picked_[i])) picked_[fresh++] = picked_[i];
+    for (int64_t i = 0; i < best && fresh < room; ++i)
+      if (!holds(picked_[i])) picked_[fresh++] = picked_[i];
     return fresh;
   }
 
-  // residual += W_S amounts
-  void add_columns(float* residual, int t, const float* amounts) {
-    const Fit& fit = fit_[t];
+  // residual += amount * w_j
+  void add_column(int t, int32_t latent, float amount) {
     const int64_t d = D::of(w_.degree);
-    for (int64_t i = 0; i < fit.count; ++i) {
-      if (amounts[i] == 0.0f) continue;
-      const uint16_t* rows = w_.rows + fit.latents[i] * d;
-      const float* values = w_.values + fit.latents[i] * d;
-      for (int64_t e = 0; e < d; ++e) residual[static_cast<int64_t>(rows[e]) * width + t] += amounts[i] * values[e];
-    }
+    const uint16_t* rows = w_.rows + latent * d;
+    const float* values = w_.values + latent * d;
+    for (int64_t e = 0; e < d; ++e) residual_[static_cast<int64_t>(rows[e]) * width + t] += amount * values[e];
   }
 
-  bool small_enough(const float* residual, int t) const {
-    if (a_.tolerance <= 0) return false;
-    double energy = 0;
-    for (int64_t i = 0; i < w_.d_in; ++i) energy += static_cast<double>(residual[i * width + t]) * residual[i * width + t];
-    return energy <= static_cast<double>(a_.tolerance) * a_.tolerance * norm_[t] * norm_[t];
+  void stop_where_done(int t) {
+    if (held_[t] == a_.k || small_enough(t)) stop(t);
   }
 
-  void write(const float* residual, int64_t token, int t) {
-    Fit& fit = fit_[t];
-    if constexpr (backward) {
-      // One step of iterative refinement takes what rounding left in W_S^T r.
-      const int64_t d = D::of(w_.degree);
-      std::fill(work_.gram, work_.gram + fit.stride, 0.0f);
-      for (int64_t i = 0; i < fit.count; ++i)
-        for (int64_t e = fit.latents[i] * d; e < (fit.latents[i] + 1) * d; ++e)
-          work_.gram[i] += w_.values[e] * residual[static_cast<int64_t>(w_.rows[e]) * width + t];
-      add_solution(fit, work_.gram, fit.coefficients);
-    }
-    write_codes(fit.latents, fit.coefficients, fit.count, a_.k, a_.is_signed, a_.indices + token * a_.k,
-                a_.values + token * a_.k);
+  void write(int64_t token, const int32_t* latents, const float* coefficients, int64_t count) {
+    write_codes(latents, coefficients, count, a_.k, a_.is_signed, a_.indices + token * a_.k, a_.values + token * a_.k);
   }
 
   const BlockOmpArguments& a_;
   const Dictionary& w_;
-  const int64_t capacity_, picks_;
+  const int64_t picks_;
   TileScan<16, Q, D, absolute> scan_;
-  float *x_, *matrix_, *inverse_, *right_, *coefficients_, *change_;
-  int32_t *latents_, *picked_;
+  float *x_, *residual_;
+  int32_t* picked_;
   SupportWork work_;
-  Fit fit_[width];
   float norm_[width];
+  int64_t held_[width];  // columns in the support
+
+ private:
+  bool small_enough(int t) const {
+    if (a_.tolerance <= 0) return false;
+    double energy = 0;
+    for (int64_t i = 0; i < w_.d_in; ++i) energy += static_cast<double>(residual_[i * width + t]) * residual_[i * width + t];
+    return energy <= static_cast<double>(a_.tolerance) * a_.tolerance * norm_[t] * norm_[t];
+  }
 };
 
-template <int Q, class D, bool absolute, bool backward>
+// Supports that only grow, sixteen tokens in lockstep.
+template <int Q, class D, bool absolute>
+class Forward : TilePursuit<Q, D, absolute> {
+  using Base = TilePursuit<Q, D, absolute>;
+  using Base::a_, Base::w_, Base::picks_, Base::held_, Base::x_, Base::work_, Base::picked_;
+  static constexpr int lanes = Lockstep::lanes;
+
+ public:
+  using Base::width;
+
+  Forward(const BlockOmpArguments& a, Scratch& scratch, Scratch& scan_scratch)
+      : Base(a, scan_scratch), shared_(a.block >= a.k) {
+    // Dead slots take room too: with two stages to spare a rebuild is rare, and one makes room enough.
+    const int64_t capacity = shared_ ? 2 * a.k : a.k + 2 * picks_;
+    Pieces pieces;
+    Base::add_to(pieces, capacity);
+    pieces.add(latents_, width * capacity);
+    pieces.add(change_, capacity);
+    pieces.add(own_, capacity);
+    for (int g = 0; g < (shared_ ? 1 : Q); ++g) fit_[g].add_to(pieces, capacity, w_.degree);
+    pieces.place(scratch);
+    work_.start(w_.d_in);
+    for (int g = 0; g < Q; ++g) {
+      if (shared_) fit_[g] = fit_[0];
+      fit_[g].latents = latents_ + g * lanes * capacity;
+    }
+  }
+
+  // Codes of `count` tokens; how many picked columns were skipped as dependent.
+  int64_t run(int64_t start, int count) {
+    Base::load(start, count);
+    std::fill(latents_, latents_ + width * fit_[0].capacity, -1);
+    for (int g = 0; g < Q; ++g) {
+      fit_[g].slots = 0;
+      if (shared_) write_group(g, start, count);  // nothing yet: a group of zero tokens has no stage
+    }
+    int64_t dependent = 0;
+    bool again = false;
+    while (Base::scan(count)) {
+      for (int g = 0; g < Q; ++g) {
+        if (!any_goes_on(g)) continue;
+        dependent += stage(g, std::min(lanes, count - g * lanes), again);
+        if (shared_) write_group(g, start, count);
+      }
+      again = true;
+    }
+    if (!shared_)
+      for (int g = 0; g < Q; ++g) write_group(g, start, count);
+    return dependent;
+  }
+
+ private:
+  bool any_goes_on(int g) const {
+    bool any = false;
+    for (int t = g * lanes; t < (g + 1) * lanes; ++t) any |= Base::goes_on(t);
+    return any;
+  }
+
+  int64_t stage(int g, int count, bool again) {
+    Lockstep& fit = fit_[g];
+    const float* tokens = x_ + g * lanes * w_.d_in;
+    int64_t fresh[lanes] = {}, most = 0, dependent = 0;
+    if (again && (shared_ || fit.slots + picks_ > fit.capacity)) {
+      if (shared_) fit.slots = fit.capacity;  // the memory is another group's by now
+      fit.template rebuild<D>(w_, work_, tokens);
+      fit.solve();
+    }
+    for (int lane = 0; lane < count; ++lane) {
+      const int t = g * lanes + lane;
+      if (!Base::goes_on(t)) continue;
+      fresh[lane] = Base::order_picks(t, a_.k - held_[t], [&](int32_t j) { return fit.holds(lane, j); });
+      most = std::max(most, fresh[lane]);
+      if (!fresh[lane]) Base::stop(t);
+      std::copy(picked_, picked_ + fresh[lane], &fit.latent(lane, fit.slots));
+    }
+    const int64_t old = fit.slots, last = old + most;
+    fit.prepare(last);
+    for (int lane = 0; lane < lanes; ++lane) {
+      std::fill(&fit.latent(lane, old) + fresh[lane], &fit.latent(lane, old) + most, -1);
+      if (fresh[lane]) fit.template describe<D>(w_, work_, lane, tokens + lane * w_.d_in, last);
+    }
+    std::copy(fit.coefficients, fit.coefficients + old, change_);
+    std::fill(change_ + old, change_ + last, Vector16{});
+    fit.extend(last);
+    fit.solve();
+    for (int64_t i = 0; i < last; ++i) change_[i] -= fit.coefficients[i];
+    const float* change = reinterpret_cast<const float*>(change_);
+    for (int lane = 0; lane < count; ++lane) {
+      const int t = g * lanes + lane;
+      if (!fresh[lane]) continue;
+      int64_t added = 0;
+      for (int64_t i = old; i < old + fresh[lane]; ++i) {
+        if (fit.dead(lane, i))
+          fit.latent(lane, i) = -1, ++dependent;
+        else
+          ++added;
+      }
+      if (!added) {
+        Base::stop(t);
+        continue;
+      }
+      held_[t] += added;
+      for (int64_t i = 0; i < last; ++i) {
+        const float amount = change[i * lanes + lane];
+        if (amount != 0.0f) Base::add_column(t, fit.latent(lane, i), amount);
+      }
+      Base::stop_where_done(t);
+    }
+    return dependent;
+  }
+
+  void write_group(int g, int64_t start, int count) {
+    const Lockstep& fit = fit_[g];
+    for (int lane = 0; lane < std::min(lanes, count - g * lanes); ++lane) {
+      for (int64_t i = 0; i < fit.slots; ++i) own_[i] = fit.coefficient(lane, i);
+      Base::write(start + g * lanes + lane, fit.latents + lane * fit.capacity, own_, fit.slots);
+    }
+  }
+
+  const bool shared_;  // one stage is all there is as a rule: the groups take turns in one memory
+  int32_t* latents_;
+  Vector16* change_;
+  float* own_;
+  Lockstep fit_[Q];
+};
+
+// Supports that also lose columns, each token by itself.
+template <int Q, class D, bool absolute>
+class Backward : TilePursuit<Q, D, absolute> {
+  using Base = TilePursuit<Q, D, absolute>;
+  using Base::a_, Base::w_, Base::picks_, Base::held_, Base::x_, Base::work_, Base::picked_, Base::residual_;
+
+ public:
+  using Base::width;
+
+  Backward(const BlockOmpArguments& a, Scratch& scratch, Scratch& scan_scratch)
+      : Base(a, scan_scratch), capacity_(a.k + a.spare) {
+    const int64_t stride = stride_for(capacity_);
+    Pieces pieces;
+    Base::add_to(pieces, capacity_);
+    pieces.add(latents_, width * capacity_);
+    pieces.add(inverse_, width * capacity_ * stride);
+    pieces.add(coefficients_, width * stride);
+    pieces.place(scratch);
+    work_.start(w_.d_in);
+    for (int t = 0; t < width; ++t) {
+      Support& fit = fit_[t];
+      fit.latents = latents_ + t * capacity_;
+      fit.coefficients = coefficients_ + t * stride;
+      fit.inverse = inverse_ + t * capacity_ * stride;
+      fit.stride = stride;
+    }
+  }
+
+  // Codes of `count` tokens; how many picked columns were skipped as dependent.
+  int64_t run(int64_t start, int count) {
+    Base::load(start, count);
+    for (int t = 0; t < count; ++t) fit_[t].clear();
+    int64_t dependent = 0;
+    while (Base::scan(count))
+      for (int t = 0; t < count; ++t)
+        if (Base::goes_on(t)) dependent += stage(t);
+    for (int t = 0; t < count; ++t) refine_and_write(start + t, t);
+    return dependent;
+  }
+
+ private:
+  // Picks this stage's columns, refits, drops the spare ones, and moves the residual.
+  int64_t stage(int t) {
+    Support& fit = fit_[t];
+    const int64_t before = fit.count;
+    const int64_t fresh = Base::order_picks(t, capacity_ - before, [&](int32_t j) { return fit.holds(j); });
+    const float* x = x_ + t * w_.d_in;
+    int64_t dependent = 0;
+    move_residual(t, 1.0f);  // slots move: take all out, put all back
+    work_.chain(w_, fit.latents, 0, before);
+    for (int64_t i = 0; i < fresh; ++i)
+      if (!append<D>(w_, fit, work_, picked_[i], correlation_with<D>(w_, picked_[i], x))) ++dependent;
+    work_.unchain(w_, fit.latents, fit.count);
+    const bool more = fit.count > before;
+    while (fit.count > std::min(before + a_.block, a_.k)) drop_weakest(fit);
+    move_residual(t, -1.0f);
+    held_[t] = fit.count;
+    if (more)
+      Base::stop_where_done(t);
+    else
+      Base::stop(t);
+    return dependent;
+  }
+
+  void move_residual(int t, float sign) {
+    const Support& fit = fit_[t];
+    for (int64_t i = 0; i < fit.count; ++i) Base::add_column(t, fit.latents[i], sign * fit.coefficients[i]);
+  }
+
+  // One step of iterative refinement takes what rounding left in W_S^T r.
+  void refine_and_write(int64_t token, int t) {
+    Support& fit = fit_[t];
+    const int64_t d = D::of(w_.degree);
+    std::fill(work_.gram, work_.gram + fit.stride, 0.0f);
+    for (int64_t i = 0; i < fit.count; ++i)
+      for (int64_t e = fit.latents[i] * d; e < (fit.latents[i] + 1) * d; ++e)
+        work_.gram[i] += w_.values[e] * residual_[static_cast<int64_t>(w_.rows[e]) * width + t];
+    add_solution(fit, work_.gram, fit.coefficients);
+    Base::write(token, fit.latents, fit.coefficients, fit.count);
+  }
+
+  const int64_t capacity_;
+  float *inverse_, *coefficients_;
+  int32_t* latents_;
+  Support fit_[width];
+};
+
+template <class Pursuit>
 void run(const BlockOmpArguments& a) {
-  constexpr int width = 16 * Q;
+  constexpr int width = Pursuit::width;
   std::atomic<int64_t> dependent{0};
   for_each_part(a.threads, (a.x.batch + width - 1) / width, [&](int64_t part) {
     static thread_local Scratch scratch, scan_scratch;
-    Pursuit<Q, D, absolute, backward> pursuit(a, scratch, scan_scratch);
+    Pursuit pursuit(a, scratch, scan_scratch);
     const int64_t start = part * width;
     dependent += pursuit.run(start, static_cast<int>(std::min<int64_t>(width, a.x.batch - start)));
   });
@@ -197,14 +337,12 @@ void run(const BlockOmpArguments& a) {
 
 template <class D, bool absolute>
 void run_width(const BlockOmpArguments& a) {
-  if (a.spare) {
-    if (a.x.batch <= 16 * a.threads) return run<1, D, absolute, true>(a);
-    return run<2, D, absolute, true>(a);
-  }
-  if (a.x.batch <= 16 * a.threads) return run<1, D, absolute, false>(a);
+  const bool few = a.x.batch <= 16 * a.threads;
+  if (a.spare) return few ? run<Backward<1, D, absolute>>(a) : run<Backward<2, D, absolute>>(a);
+  if (few) return run<Forward<1, D, absolute>>(a);
   // Wide tiles scan faster, but between stages every token of the tile keeps its least-squares problem in the cache.
-  if (a.block >= a.k && a.dictionary.d_in <= 3072) return run<4, D, absolute, false>(a);
-  return run<2, D, absolute, false>(a);
+  if (a.block >= a.k && a.dictionary.d_in <= 3072) return run<Forward<4, D, absolute>>(a);
+  return run<Forward<2, D, absolute>>(a);
 }
 
 template <class D>

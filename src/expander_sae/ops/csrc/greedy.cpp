@@ -3,7 +3,7 @@
 // instead of a scan of the dictionary.
 #include <atomic>
 
-#include "elimination.h"
+#include "lockstep.h"
 #include "team.h"
 #include "tracker.h"
 
@@ -293,34 +293,41 @@ void run(const GreedyArguments& a, const RowLists& lists) {
 template <class D>
 void refit(const GreedyArguments& a) {
   std::atomic<int64_t> dependent{0};
-  constexpr int64_t block = 16;
-  for_each_part(a.threads, (a.x.batch + block - 1) / block, [&](int64_t part) {
+  constexpr int lanes = Lockstep::lanes;
+  for_each_part(a.threads, (a.x.batch + lanes - 1) / lanes, [&](int64_t part) {
     static thread_local Scratch scratch;
     const Dictionary& w = a.dictionary;
-    Elimination support;
+    Lockstep fit;
     SupportWork work;
-    float* x;
-    support.stride = stride_for(a.k);
+    float *x, *own;
     Pieces pieces;
     pieces.add(x, w.d_in);
-    pieces.add(support.latents, a.k);
-    pieces.add(support.coefficients, support.stride);
-    pieces.add(support.reduced, Elimination::size_for(a.k));
-    pieces.add(support.inverse, a.k);
-    pieces.add(support.right, support.stride);
+    pieces.add(own, a.k);
+    pieces.add(fit.latents, lanes * a.k);
+    fit.add_to(pieces, a.k, w.degree);
     work.add_to(pieces, w.d_in, w.degree, a.k);
     pieces.place(scratch);
     work.start(w.d_in);
-    for (int64_t t = part * block; t < std::min(a.x.batch, (part + 1) * block); ++t) {
-      read_token(a.x, w.d_in, t, x);
+    std::fill(fit.latents, fit.latents + lanes * a.k, -1);
+    fit.prepare(a.k);
+    const int64_t first = part * lanes;
+    const int count = static_cast<int>(std::min<int64_t>(lanes, a.x.batch - first));
+    for (int lane = 0; lane < count; ++lane) {
+      read_token(a.x, w.d_in, first + lane, x);
       int64_t total = 0;
-      for (int64_t i = t * a.warm; i < (t + 1) * a.warm; ++i)
-        if (a.warm_codes[i] != 0.0f) support.latents[total++] = static_cast<int32_t>(a.warm_indices[i]);
-      support.count = 0;
-      dependent += support.extend<D>(w, work, x, total);
-      support.solve();
-      write_codes(support.latents, support.coefficients, support.count, a.k, a.is_signed, a.indices + t * a.k,
-                  a.codes + t * a.k);
+      for (int64_t i = (first + lane) * a.warm; i < (first + lane + 1) * a.warm; ++i)
+        if (a.warm_codes[i] != 0.0f) fit.latent(lane, total++) = static_cast<int32_t>(a.warm_indices[i]);
+      fit.describe<D>(w, work, lane, x, a.k);
+    }
+    fit.extend(a.k);
+    fit.solve();
+    for (int lane = 0; lane < count; ++lane) {
+      for (int64_t i = 0; i < a.k; ++i) {
+        own[i] = fit.coefficient(lane, i);
+        dependent += fit.latent(lane, i) >= 0 && fit.dead(lane, i);
+      }
+      write_codes(fit.latents + lane * a.k, own, a.k, a.k, a.is_signed, a.indices + (first + lane) * a.k,
+                  a.codes + (first + lane) * a.k);
     }
   });
   *a.dependent = dependent.load();

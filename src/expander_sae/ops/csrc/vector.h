@@ -61,6 +61,24 @@ inline Vector16 larger(const Vector16& a, const Vector16& b) {
 #endif
 }
 
+inline Vector16 square_root(const Vector16& a) {
+#if defined(__AVX512F__)
+  return (Vector16)_mm512_maskz_sqrt_ps(0xffff, (__m512)a);
+#elif defined(__AVX2__)
+  __m256 a2[2];
+  std::memcpy(a2, &a, 64);
+  a2[0] = _mm256_sqrt_ps(a2[0]);
+  a2[1] = _mm256_sqrt_ps(a2[1]);
+  Vector16 result;
+  std::memcpy(&result, a2, 64);
+  return result;
+#else
+  Vector16 result;
+  for (int t = 0; t < 16; ++t) result[t] = __builtin_sqrtf(a[t]);
+  return result;
+#endif
+}
+
 // Sum of the lanes, as a tree.
 inline float sum_of(const Vector16& a) {
   float part[16];
@@ -188,8 +206,8 @@ class Pieces {
   }
 
  private:
-  void** targets_[16];
-  size_t offsets_[16];
+  void** targets_[32];
+  size_t offsets_[32];
   size_t total_ = 0;
   int used_ = 0;
 };
