@@ -33,6 +33,7 @@ def status(name):
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
 from expander_sae.graphs import make_mask
 from expander_sae.graphs.overlap import overlap_profile
+from expander_sae.graphs.shared_subsets import duplicate_columns
 construction, d_in, n_latents, degree = sys.argv[1], *map(int, sys.argv[2:])
 open("/proc/self/clear_refs", "w").write("5")  # the peak starts from here
 before = status("VmRSS")
@@ -46,6 +47,7 @@ print(json.dumps({
     "seconds": round(seconds, 3), "cpu_seconds": round(cpu_seconds, 3),
     "peak_mib": round(peak / 1024), "rows_mib": round(mask.rows.nbytes / 2**20, 1),
     "largest_overlap": profile.largest, "overlaps": "counted" if profile.exact else "sampled, a lower bound",
+    "duplicate_columns": duplicate_columns(mask),
     "right_degree_lowest": int(degrees.min()), "right_degree_highest": int(degrees.max()), "sha256": mask.sha256(),
 }))
 """

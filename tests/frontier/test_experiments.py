@@ -16,7 +16,9 @@ OPTIONS = {
     "support": {"controls": "dense,diversity,pruned"},
     "steps": {"budgets": "0.5,1"},
     "data-efficiency": {"shares": "0.5,1"},
-    "geometry": {"row_caps": "4", "cap_degree": "4"},
+    "geometry": {"flatten_tokens": "100"},
+    "certified-tokens": {"tokens": "60", "readings": "encoder,omp"},
+    "constraints": {"tokens": "60", "degree": "4", "ways": "none,flatness=2+coherence=1+rewire_row_cap=4"},
     "synthetic": {
         "trials": "4",
         "d_in": "96",

@@ -11,7 +11,7 @@ from expander_sae.graphs import make_mask, mask_from_rows
 from expander_sae.graphs.expansion import is_stopping_set, spectral_expansion, spectral_loss_floor
 from expander_sae.graphs.overlap import overlap_profile
 from expander_sae.graphs.random_masks import stopping_size
-from expander_sae.graphs.shared_subsets import columns_sharing, largest_overlap_below
+from expander_sae.graphs.shared_subsets import columns_sharing, duplicate_columns, largest_overlap_below
 from expander_sae.graphs.stopping_moment import expected_stopping_sets, stopping_size_exact
 from expander_sae.records import ExpanderSaeError
 
@@ -91,3 +91,14 @@ def test_the_trace_never_promises_more_than_eigenvalues(seed: int) -> None:
 def test_same_columns_share_everything() -> None:
     mask = mask_from_rows(np.array([[0, 1], [0, 1], [0, 1]]), d_in=3)
     assert columns_sharing(mask, 2).tolist() == [[0, 1], [0, 2], [1, 2]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_duplicate_columns_are_those_beyond_the_distinct_ones(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = np.sort(np.array([rng.choice(6, 3, replace=False) for _ in range(30)]), axis=1)
+    mask = mask_from_rows(rows, d_in=6)
+    assert duplicate_columns(mask) == 30 - len({tuple(row) for row in rows.tolist()}) > 0
+    assert duplicate_columns(make_mask("galois", d_in=64, n_latents=100, degree=5, seed=seed)) == 0
+    clustered = make_mask("clustered", d_in=12, n_latents=40, degree=3, seed=seed)
+    assert duplicate_columns(clustered) == 36  # four blocks

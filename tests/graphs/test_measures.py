@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from expander_sae.graphs import make_mask, mask_from_rows
-from expander_sae.graphs.adversary import find_bad_expansion, find_stopping_set
+from expander_sae.graphs.adversary import _exchange, find_bad_expansion, find_stopping_set
 from expander_sae.graphs.expansion import (
     core_size,
     expansion_loss_bound,
     is_stopping_set,
     neighbour_count,
+    row_members,
     spectral_expansion,
     unpeeled,
 )
@@ -93,6 +94,23 @@ def test_expansion_bounds_hold_for_every_set(seed: int) -> None:
     assert found.loss[-1] == pytest.approx(worst[-1]) or found.loss[-1] > 0.7 * worst[-1]
     if found.half_size:
         assert worst[found.half_size] >= 0.5 - 1e-12
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_single_exchange_improves_the_set_found(seed: int) -> None:
+    rng = np.random.default_rng(300 + seed)
+    mask = small.random_mask(rng, d_in=16, n_latents=10, degree=3)
+    columns = np.sort(rng.choice(10, 4, replace=False))
+    reached = _exchange(mask, columns, row_members(mask))
+    assert reached <= neighbour_count(mask, columns)
+    counts = {frozenset(s.tolist()): small.neighbours(mask, s) for s in small.subsets(10, 4)}
+    fours = [s for s in counts if len(s) == 4]
+    # The set it stopped at is one with that count that no exchange improves.
+    stuck = [s for s in fours if all(counts[t] >= counts[s] for t in fours if len(s & t) == 3)]
+    assert reached in {counts[s] for s in stuck}
+    for size in range(1, 5):
+        found = find_bad_expansion(mask, s_max=size, restarts=2, seed=seed).loss[size]
+        assert found <= max(1 - counts[s] / (3 * len(s)) for s in counts if len(s) <= size) + 1e-12
 
 
 @pytest.mark.parametrize("seed", range(40))

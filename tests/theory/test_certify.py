@@ -41,8 +41,8 @@ def test_a_uniform_mask_at_the_size_of_the_tables(uniform: Mask) -> None:
     for certificate in found.values():
         assert certificate.status == "certified"
         assert certificate.cost_seconds >= 0
-        if certificate.vacuous and certificate.name not in ("largest_overlap", "expansion_loss"):
-            assert "acuous" in certificate.sentence
+        assert certificate.vacuous == certificate.sentence.startswith("Vacuous"), certificate
+    assert "beyond k = 12" in found["omp_from_overlap"].sentence
 
 
 def test_beyond_its_reach_a_certificate_says_so(uniform: Mask) -> None:
@@ -50,6 +50,33 @@ def test_beyond_its_reach_a_certificate_says_so(uniform: Mask) -> None:
     assert found["unique_codes_any_values_random"].vacuous
     assert found["unique_codes_any_values_random"].sentence.startswith("Vacuous at k = 32")
     assert "stopping_set_found" not in found
+
+
+def test_whatever_is_made_vacuous_says_so_and_names_the_barrier() -> None:
+    """Every record of dictionaries with twins, zero values, far too large a k and a wide dynamic range."""
+    mask = make_mask("balanced", d_in=128, n_latents=512, degree=6, seed=0)
+    twins = make_mask("clustered", d_in=64, n_latents=256, degree=8, seed=0)
+    values = np.random.default_rng(0).normal(size=mask.rows.shape)
+    zero = np.ones(twins.rows.shape)
+    zero[5, 2] = 0.0
+    first = certify_dictionary(mask, values, k=16, dynamic_range=10.0, search_restarts=1)
+    everything = [
+        *first,
+        *certify_dictionary(twins, zero, k=16, search_restarts=0),
+        *certify_mask(twins, k=16, search_restarts=1),
+        *certify_mask(make_mask("balanced", d_in=60, n_latents=64, degree=3, seed=0), k=2),
+    ]
+    for certificate in everything:
+        assert certificate.vacuous == certificate.sentence.startswith("Vacuous"), certificate
+    vacuous = {certificate.name for certificate in everything if certificate.vacuous}
+    assert {"largest_overlap", "expansion_loss", "flatness", "unique_codes_any_values", "omp", "one_shot", "omp_noise",
+            "one_shot_noise", "matching_pursuit_rate", "stable_codes", "l1_recovery", "coherence_ceiling",
+            "unique_codes_coherence", "nonnegative_codes"} <= vacuous  # fmt: skip
+    found = _by_name(first)
+    for name in ("omp", "one_shot", "omp_noise", "one_shot_noise", "matching_pursuit_rate", "unique_codes_coherence",
+                 "omp_from_overlap", "one_shot_from_overlap"):  # fmt: skip
+        assert f"cumulative-coherence test beyond k = {found['coherence_ceiling'].value}." in found[name].sentence
+    assert "beyond" not in found["stable_codes"].sentence
 
 
 def test_only_uniform_masks_get_the_random_mask_theorems() -> None:

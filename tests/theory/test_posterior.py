@@ -234,6 +234,9 @@ def test_shares_are_counts_over_batches() -> None:
     assert 0 < summary["share"]["lasso"] == float(found.lasso.double().mean())
     assert summary["any_support_floor_share"] <= summary["coverage_floor_share"] <= summary["refit_error_share"]
     assert set(summary["share"]) == set(MEANINGS)
+    dense = torch.zeros(100, 40).scatter_(1, rows, values) / 2
+    margins = encoder_margin(x @ dense.T, 3) / (2 * x.norm(dim=1))
+    assert summary["encoder_margin_median"] == pytest.approx(float(margins.median()), rel=1e-4)
 
 
 def test_margin_keeps_the_support() -> None:

@@ -42,7 +42,7 @@ def measure(context: Context) -> Measured:
 
             value = context.piece(f"{record.folder}-{reading}".replace("/", "-").replace(":", "-"), mark, make)
             found.append({"variant": record.variant, "family": record.family, "seed": record.seed, "reading": reading,
-                          "degree": int(sae.degree), **value})  # fmt: skip
+                          "degree": sae.dictionary()[1].shape[1], **value})  # fmt: skip
     return {"rows": found, "k": context.settings.k}
 
 

@@ -1,0 +1,103 @@
+"""Flat columns and low coherence as settings of training."""
+
+import math
+
+import pytest
+import torch
+from memory_source import MemorySource, sparse_activations
+
+from expander_sae.records import ExpanderSaeError
+from expander_sae.saes import DenseTopKSae, ExpanderSae, load_sae
+from expander_sae.theory import dictionary_coherence, flatness, flatten_columns
+from expander_sae.training import TrainConfig, train
+from expander_sae.training.constraints import coherence_penalty, keep_flat
+
+CONFIG = TrainConfig(tokens=256 * 40, batch_size=256, learning_rate=1e-2, rewire_every=5, checkpoint_every=10)
+
+
+def expander(**options):
+    return ExpanderSae(d_in=48, n_latents=128, degree=6, k=8, stages=4, **options)
+
+
+def dense_columns(sae):
+    rows, values, _ = sae.dictionary()
+    return values if rows is None else torch.zeros(len(values), sae.d_in).scatter(1, rows.long(), values)
+
+
+def trained(folder, config, sae=None):
+    train({"sae": sae or expander()}, MemorySource(sparse_activations()), config, folder=folder, progress=False)
+    return load_sae(folder / "sae")
+
+
+def test_columns_are_projected_where_they_are_uneven_and_left_alone_elsewhere():
+    sae = expander()
+    with torch.no_grad():
+        sae.columns.raw[3] = torch.tensor([1.0, -1.5, 2.0, 1.0, -1.0, 1.9])
+    before = sae.columns.raw.detach().clone()
+    uneven = (before.abs().amax(1) / before.abs().amin(1)) > 2
+    assert keep_flat(sae, 2.0) == int(uneven.sum()) > 100
+    after = sae.columns.raw.detach()
+    assert torch.equal(after[~uneven], before[~uneven])
+    assert not uneven[3]
+    assert torch.equal(after.sign(), before.sign())
+    assert after.allclose(torch.from_numpy(flatten_columns(before.numpy(), 2.0)).float(), atol=1e-6)
+    assert keep_flat(sae, 2.0) == 0
+    with pytest.raises(ExpanderSaeError, match="at least 1"):
+        keep_flat(sae, 0.5)
+
+
+@pytest.mark.parametrize("beta", [1.0, 2.0])
+def test_training_keeps_columns_flat_while_entries_move(tmp_path, beta):
+    sae = trained(tmp_path, TrainConfig(**(CONFIG.to_dict() | {"flatness": beta})))
+    assert flatness(sae.values.detach().numpy()).largest <= beta * (1 + 1e-5)
+    assert sae.mask.seed is None  # entries did move
+    assert sae.metadata["training"]["config"]["flatness"] == beta
+
+
+@pytest.mark.parametrize("sae", [expander(), DenseTopKSae(d_in=12, n_latents=40, k=3)], ids=["expander", "dense"])
+def test_the_penalty_is_that_of_the_gram_matrix(sae):
+    columns = torch.tensor([5, 0, 33])
+    gram = (dense_columns(sae) @ dense_columns(sae).T).square().fill_diagonal_(0)
+    for p in (1, 4, 20):
+        expected = gram[columns].topk(p, dim=1).values.mean()
+        assert coherence_penalty(sae, columns, p).item() == pytest.approx(expected.item(), rel=1e-4)
+    sae.zero_grad()
+    coherence_penalty(sae, columns, 4).backward()
+    got = sae.columns.raw.grad.clone()
+    sae.zero_grad()
+    (dense_columns(sae) @ dense_columns(sae).T).square().fill_diagonal_(0)[columns].topk(4).values.mean().backward()
+    assert got.allclose(sae.columns.raw.grad, atol=1e-5)
+    with pytest.raises(ExpanderSaeError, match="p from 1"):
+        coherence_penalty(sae, columns, sae.n_latents)
+
+
+def test_the_penalty_lowers_coherence(tmp_path):
+    plain, apart = (
+        trained(tmp_path / str(weight), TrainConfig(**(CONFIG.to_dict() | {"coherence": weight})))
+        for weight in (0.0, 3.0)
+    )
+    babel = [dictionary_coherence(sae.mask, sae.values.detach().numpy(), p_max=8).babel[8] for sae in (plain, apart)]
+    assert babel[1] < 0.9 * babel[0]
+
+
+def test_a_constrained_pass_resumes_bit_identical(tmp_path):
+    config = TrainConfig(**(CONFIG.to_dict() | {"coherence": 0.5, "coherence_columns": 16, "flatness": 3.0}))
+    whole, parts = expander(), expander()
+    train({"sae": whole}, MemorySource(sparse_activations()), config, folder=tmp_path / "whole", progress=False)
+    source = MemorySource(sparse_activations())
+    source.interrupt_at = 25
+    with pytest.raises(KeyboardInterrupt):
+        train({"sae": parts}, source, config, folder=tmp_path / "parts", progress=False)
+    parts = expander()
+    train({"sae": parts}, MemorySource(sparse_activations()), config, folder=tmp_path / "parts", progress=False)
+    assert torch.equal(whole.values, parts.values)
+    assert torch.equal(whole.rows.long(), parts.rows.long())
+
+
+@pytest.mark.parametrize(
+    "given", [{"flatness": 0.9}, {"coherence": -1.0}, {"coherence": math.inf}, {"coherence_columns": 0},
+              {"amortise": True, "flatness": 2.0}, {"amortise": True, "coherence": 1.0}],
+)  # fmt: skip
+def test_impossible_constraints_are_refused(given):
+    with pytest.raises(ExpanderSaeError, match="flatness"):
+        TrainConfig(**given)
