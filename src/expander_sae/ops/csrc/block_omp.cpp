@@ -2,10 +2,12 @@
 //
 // Each stage scans all latents once against the residuals of the whole tile (no [batch, n], no per-token gathers), gives
 // every token its best new columns, extends its least-squares problem by them, drops the spare ones, and moves the
-// residual to the new coefficients. The scan costs n * degree / lanes. Supports that only grow are factored sixteen tokens
-// at a time (lockstep.h); one that drops columns keeps the explicit inverse of its Gram matrix (support.h).
+// residual to the new coefficients. The scan costs n * degree / lanes, and least squares runs sixteen tokens at a time
+// (lockstep.h).
 #include <atomic>
 #include <limits>
+#include <utility>
+#include <vector>
 
 #include "lockstep.h"
 #include "scan.h"
@@ -235,91 +237,206 @@ class Forward : TilePursuit<Q, D, absolute> {
   Lockstep fit_[Q];
 };
 
-// Supports that also lose columns, each token by itself.
+// Supports that also lose columns, sixteen tokens in lockstep: every stage factors the Gram matrices anew, so that errors do
+// not grow from stage to stage. A column keeps its slot as long as it stays, and new ones take the slots that are free.
 template <int Q, class D, bool absolute>
 class Backward : TilePursuit<Q, D, absolute> {
   using Base = TilePursuit<Q, D, absolute>;
-  using Base::a_, Base::w_, Base::picks_, Base::held_, Base::x_, Base::work_, Base::picked_, Base::residual_;
+  using Base::a_, Base::w_, Base::picks_, Base::held_, Base::x_, Base::work_, Base::picked_;
+  static constexpr int lanes = Lockstep::lanes;
 
  public:
   using Base::width;
 
   Backward(const BlockOmpArguments& a, Scratch& scratch, Scratch& scan_scratch)
       : Base(a, scan_scratch), capacity_(a.k + a.spare) {
-    const int64_t stride = stride_for(capacity_);
     Pieces pieces;
     Base::add_to(pieces, capacity_);
     pieces.add(latents_, width * capacity_);
-    pieces.add(inverse_, width * capacity_ * stride);
-    pieces.add(coefficients_, width * stride);
+    pieces.add(gram_, Q * packed(capacity_, 0));
+    pieces.add(right_, Q * capacity_);
+    pieces.add(coefficients_, Q * capacity_);
+    pieces.add(kept_, lanes * capacity_);
+    pieces.add(fresh_, lanes * capacity_);
+    pieces.add(own_, capacity_);
+    pieces.add(live_, capacity_);
+    fit_.add_to(pieces, capacity_, w_.degree);
+    inverse_.add_to(pieces, capacity_);
     pieces.place(scratch);
     work_.start(w_.d_in);
-    for (int t = 0; t < width; ++t) {
-      Support& fit = fit_[t];
-      fit.latents = latents_ + t * capacity_;
-      fit.coefficients = coefficients_ + t * stride;
-      fit.inverse = inverse_ + t * capacity_ * stride;
-      fit.stride = stride;
-    }
   }
 
   // Codes of `count` tokens; how many picked columns were skipped as dependent.
   int64_t run(int64_t start, int count) {
     Base::load(start, count);
-    for (int t = 0; t < count; ++t) fit_[t].clear();
+    std::fill(latents_, latents_ + width * capacity_, -1);
+    std::fill(gram_, gram_ + Q * packed(capacity_, 0), Vector16{});
+    std::fill(coefficients_, coefficients_ + Q * capacity_, Vector16{});
+    std::fill(used_, used_ + Q, 0);
     int64_t dependent = 0;
     while (Base::scan(count))
-      for (int t = 0; t < count; ++t)
-        if (Base::goes_on(t)) dependent += stage(t);
-    for (int t = 0; t < count; ++t) refine_and_write(start + t, t);
+      for (int g = 0; g < Q; ++g) dependent += stage(g, std::min(lanes, count - g * lanes));
+    for (int g = 0; g < Q; ++g) {
+      fit_.factor(gram(g), right_ + g * capacity_, used_[g]);
+      fit_.solve();
+      for (int lane = 0; lane < std::min(lanes, count - g * lanes); ++lane) {
+        for (int64_t i = 0; i < used_[g]; ++i) own_[i] = fit_.coefficient(lane, i);
+        Base::write(start + g * lanes + lane, latents(g, lane), own_, used_[g]);
+      }
+    }
     return dependent;
   }
 
  private:
+  Vector16* gram(int g) const { return gram_ + g * packed(capacity_, 0); }
+  int32_t* latents(int g, int lane) const { return latents_ + (g * lanes + lane) * capacity_; }
+  bool is_fresh(int lane, int64_t slot) const { return fresh_[lane * capacity_ + slot] != 0; }
+
   // Picks this stage's columns, refits, drops the spare ones, and moves the residual.
-  int64_t stage(int t) {
-    Support& fit = fit_[t];
-    const int64_t before = fit.count;
-    const int64_t fresh = Base::order_picks(t, capacity_ - before, [&](int32_t j) { return fit.holds(j); });
-    const float* x = x_ + t * w_.d_in;
-    int64_t dependent = 0;
-    move_residual(t, 1.0f);  // slots move: take all out, put all back
-    work_.chain(w_, fit.latents, 0, before);
-    for (int64_t i = 0; i < fresh; ++i)
-      if (!append<D>(w_, fit, work_, picked_[i], correlation_with<D>(w_, picked_[i], x))) ++dependent;
-    work_.unchain(w_, fit.latents, fit.count);
-    const bool more = fit.count > before;
-    while (fit.count > std::min(before + a_.block, a_.k)) drop_weakest(fit);
-    move_residual(t, -1.0f);
-    held_[t] = fit.count;
-    if (more)
-      Base::stop_where_done(t);
-    else
-      Base::stop(t);
+  int64_t stage(int g, int count) {
+    int64_t found[lanes] = {}, most = 0, dependent = 0;
+    std::fill(fresh_, fresh_ + lanes * capacity_, 0);
+    for (int lane = 0; lane < count; ++lane) {
+      const int t = g * lanes + lane;
+      if (!Base::goes_on(t)) continue;
+      found[lane] = pick(g, lane);
+      most = std::max(most, found[lane]);
+      if (!found[lane]) Base::stop(t);
+    }
+    if (!most) return 0;
+    const int64_t last = used_[g];
+    for (int lane = 0; lane < count; ++lane)
+      if (found[lane]) describe(g, lane);
+    fit_.factor(gram(g), right_ + g * capacity_, last);
+    bool anew = false;
+    for (int lane = 0; lane < count; ++lane)
+      if (found[lane] && crowded_out(g, lane)) {
+        put_new_ones_last(g, lane);
+        anew = true;
+      }
+    if (anew) fit_.factor(gram(g), right_ + g * capacity_, last);
+    fit_.solve();
+
+    int64_t drop[lanes] = {};
+    for (int lane = 0; lane < count; ++lane) {
+      if (!found[lane]) continue;
+      const int t = g * lanes + lane;
+      int32_t* own = latents(g, lane);
+      int64_t live = 0, added = 0;
+      for (int64_t i = 0; i < last; ++i) {
+        if (own[i] < 0) continue;
+        if (fit_.dead(lane, i)) {
+          own[i] = -1;
+          ++dependent;
+        } else {
+          ++live;
+          added += is_fresh(lane, i);
+        }
+      }
+      const int64_t after = std::min(std::min(held_[t] + a_.block, a_.k), live);
+      drop[lane] = live - after;
+      held_[t] = after;
+      if (!added) Base::stop(t);
+    }
+    std::copy(latents(g, 0), latents(g, 0) + lanes * capacity_, kept_);
+    bool any = false;
+    for (int lane = 0; lane < count; ++lane) any |= drop[lane] > 0;
+    if (any) {
+      inverse_.invert(fit_);
+      inverse_.drop_weakest(fit_.coefficients, latents(g, 0), capacity_, drop);
+    }
+
+    Vector16* before = coefficients_ + g * capacity_;
+    for (int64_t i = 0; i < last; ++i) before[i] -= fit_.coefficients[i];
+    const float* change = reinterpret_cast<const float*>(before);
+    for (int lane = 0; lane < count; ++lane) {
+      if (!found[lane]) continue;
+      for (int64_t i = 0; i < last; ++i) {
+        const int32_t latent = kept_[lane * capacity_ + i];
+        if (latent >= 0) Base::add_column(g * lanes + lane, latent, change[i * lanes + lane]);
+      }
+      if (Base::goes_on(g * lanes + lane)) Base::stop_where_done(g * lanes + lane);
+    }
+    std::copy(fit_.coefficients, fit_.coefficients + last, before);
+    clear_free_slots(g);
     return dependent;
   }
 
-  void move_residual(int t, float sign) {
-    const Support& fit = fit_[t];
-    for (int64_t i = 0; i < fit.count; ++i) Base::add_column(t, fit.latents[i], sign * fit.coefficients[i]);
+  // This stage's new columns, into free slots: how many.
+  int64_t pick(int g, int lane) {
+    const int t = g * lanes + lane;
+    int32_t* own = latents(g, lane);
+    const int64_t fresh = Base::order_picks(t, capacity_ - held_[t], [&](int32_t j) {
+      int32_t same = 0;
+      for (int64_t i = 0; i < used_[g]; ++i) same |= own[i] == j;
+      return same != 0;
+    });
+    int64_t slot = 0;
+    for (int64_t i = 0; i < fresh; ++i) {
+      while (own[slot] >= 0) ++slot;
+      own[slot] = picked_[i];
+      fresh_[lane * capacity_ + slot] = 1;
+    }
+    if (fresh) used_[g] = std::max(used_[g], slot + 1);
+    return fresh;
   }
 
-  // One step of iterative refinement takes what rounding left in W_S^T r.
-  void refine_and_write(int64_t token, int t) {
-    Support& fit = fit_[t];
-    const int64_t d = D::of(w_.degree);
-    std::fill(work_.gram, work_.gram + fit.stride, 0.0f);
-    for (int64_t i = 0; i < fit.count; ++i)
-      for (int64_t e = fit.latents[i] * d; e < (fit.latents[i] + 1) * d; ++e)
-        work_.gram[i] += w_.values[e] * residual_[static_cast<int64_t>(w_.rows[e]) * width + t];
-    add_solution(fit, work_.gram, fit.coefficients);
-    Base::write(token, fit.latents, fit.coefficients, fit.count);
+  void describe(int g, int lane) {
+    describe_columns<D>(w_, work_, fit_.meetings, latents(g, lane), used_[g], lane, x_ + (g * lanes + lane) * w_.d_in, gram(g),
+                        right_ + g * capacity_, [&](int64_t slot) { return is_fresh(lane, slot); });
+  }
+
+  // Whether a column of an earlier stage came out as dependent, because a new one stands before it.
+  bool crowded_out(int g, int lane) const {
+    bool any = false;
+    for (int64_t i = 0; i < used_[g]; ++i) any |= latents(g, lane)[i] >= 0 && !is_fresh(lane, i) && fit_.dead(lane, i);
+    return any;
+  }
+
+  // Rare: it is the new one that has to go.
+  void put_new_ones_last(int g, int lane) {
+    int32_t* own = latents(g, lane);
+    float* z = reinterpret_cast<float*>(coefficients_ + g * capacity_) + lane;
+    uint8_t* fresh = fresh_ + lane * capacity_;
+    const int64_t last = used_[g];
+    std::vector<std::pair<int32_t, float>> order;
+    for (const bool which : {false, true})
+      for (int64_t i = 0; i < last; ++i)
+        if (own[i] >= 0 && (fresh[i] != 0) == which) order.emplace_back(own[i], z[i * lanes]);
+    int64_t old = 0;
+    for (int64_t i = 0; i < last; ++i) old += own[i] >= 0 && !fresh[i];
+    float* entries = reinterpret_cast<float*>(gram(g)) + lane;
+    for (int64_t i = 0; i < packed(last, 0); ++i) entries[i * lanes] = 0.0f;
+    for (int64_t i = 0; i < last; ++i) {
+      const bool there = i < static_cast<int64_t>(order.size());
+      own[i] = there ? order[static_cast<size_t>(i)].first : -1;
+      z[i * lanes] = there ? order[static_cast<size_t>(i)].second : 0.0f;
+      fresh[i] = there;  // all are described again
+    }
+    describe(g, lane);
+    for (int64_t i = 0; i < old; ++i) fresh[i] = 0;
+  }
+
+  // What stands in a slot without a column is zero, for the next that takes it.
+  void clear_free_slots(int g) {
+    Vector16* entries = gram(g);
+    for (int64_t i = 0; i < used_[g]; ++i) {
+      int32_t* flags = reinterpret_cast<int32_t*>(live_ + i);
+      for (int lane = 0; lane < lanes; ++lane) flags[lane] = latents(g, lane)[i] >= 0 ? -1 : 0;
+      const Vector16i live = live_[i];
+      for (int64_t j = 0; j <= i; ++j, ++entries) *entries = (Vector16)((Vector16i)*entries & live & live_[j]);
+    }
   }
 
   const int64_t capacity_;
-  float *inverse_, *coefficients_;
-  int32_t* latents_;
-  Support fit_[width];
+  int32_t *latents_, *kept_;
+  Vector16 *gram_, *right_, *coefficients_;  // of each group
+  uint8_t* fresh_;                           // [lanes, capacity] picked in this stage
+  float* own_;
+  Vector16i* live_;  // [capacity]
+  int64_t used_[Q];  // slots in use
+  Lockstep fit_;
+  LockstepInverse inverse_;
 };
 
 template <class Pursuit>

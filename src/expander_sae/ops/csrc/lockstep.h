@@ -12,6 +12,69 @@
 
 namespace expander::ISA {
 
+// Where entry (i, j), j <= i, of a symmetric or lower triangular matrix stands.
+inline int64_t packed(int64_t i, int64_t j) { return i * (i + 1) / 2 + j; }
+
+// A column's entry on the row of a chained one.
+struct Meeting {
+  int32_t slot, id;
+  float value;
+};
+
+// What a lane's new columns (slots for which `fresh`) have to do with each other, with the old ones, and with x: adds to
+// the packed Gram matrix, zero there before, and sets the right-hand side. Which columns meet is data that no branch
+// predicts, so meetings are listed first, with the latest new column on the row, and then passed down the chains.
+// `latents` are the lane's, -1 where dead; `meetings` has room for slots * degree + 1.
+template <class D, class Fresh>
+void describe_columns(const Dictionary& w, SupportWork& work, Meeting* meetings, const int32_t* latents, int64_t slots,
+                      int lane, const float* x, Vector16* gram_of_all, Vector16* right_of_all, Fresh&& fresh) {
+  const int64_t d = D::of(w.degree);
+  float* gram = reinterpret_cast<float*>(gram_of_all) + lane;
+  float* right = reinterpret_cast<float*>(right_of_all) + lane;
+  int64_t met = 0;
+  auto meet = [&](int64_t slot, int32_t id, float value) {
+    meetings[met] = {static_cast<int32_t>(slot), id, value};
+    met += id >= 0;
+  };
+  for (int64_t j = 0; j < slots; ++j) {
+    if (latents[j] < 0 || !fresh(j)) continue;
+    const uint16_t* rows = w.rows + latents[j] * d;
+    const float* values = w.values + latents[j] * d;
+    float square = 0;
+    for (int64_t e = 0; e < d; ++e) {
+      const int32_t id = static_cast<int32_t>(j * d + e);
+      square += values[e] * values[e];
+      meet(j, work.head[rows[e]], values[e]);
+      work.next[id] = work.head[rows[e]];
+      work.head[rows[e]] = id;
+    }
+    gram[packed(j, j) * 16] = square;
+    right[j * 16] = correlation_with<D>(w, latents[j], x);
+  }
+  for (int64_t i = 0; i < slots; ++i) {
+    if (latents[i] < 0 || fresh(i)) continue;
+    const uint16_t* rows = w.rows + latents[i] * d;
+    const float* values = w.values + latents[i] * d;
+    for (int64_t e = 0; e < d; ++e) meet(i, work.head[rows[e]], values[e]);
+  }
+  while (met) {
+    const int64_t count = met;
+    met = 0;
+    for (int64_t m = 0; m < count; ++m) {
+      const Meeting meeting = meetings[m];
+      const int64_t slot = meeting.id / d;
+      const int64_t high = std::max<int64_t>(meeting.slot, slot), low = std::min<int64_t>(meeting.slot, slot);
+      gram[packed(high, low) * 16] += meeting.value * w.values[latents[slot] * d + (meeting.id - slot * d)];
+      meet(meeting.slot, work.next[meeting.id], meeting.value);
+    }
+  }
+  for (int64_t j = 0; j < slots; ++j) {
+    if (latents[j] < 0 || !fresh(j)) continue;
+    const uint16_t* rows = w.rows + latents[j] * d;
+    for (int64_t e = 0; e < d; ++e) work.head[rows[e]] = -1;
+  }
+}
+
 // z = argmin ||x - W_S z|| by the Cholesky factor L of W_S^T W_S, for supports that only grow. A slot holds one column of
 // each lane's support, or none: a dead slot has inverse zero there, and its coefficient stays zero.
 class Lockstep {
@@ -21,7 +84,11 @@ class Lockstep {
 
   V* coefficients;   // [capacity] z
   int32_t* latents;  // [lanes, capacity], -1 where dead; placed by the owner
+  Meeting* meetings;  // [capacity * degree + 1]
   int64_t capacity, slots = 0;
+
+  const V& inverse(int64_t slot) const { return inverse_[slot]; }
+  V* row(int64_t i) const { return lower_ + row_start(i); }
 
   void add_to(Pieces& pieces, int64_t columns, int64_t degree) {
     capacity = columns;
@@ -29,8 +96,7 @@ class Lockstep {
     pieces.add(right_, capacity);
     pieces.add(inverse_, capacity);
     pieces.add(coefficients, capacity);
-    pieces.add(meetings_, capacity * degree + 1);
-    pieces.add(chained_, capacity * degree);
+    pieces.add(meetings, capacity * degree + 1);
   }
   int32_t& latent(int lane, int64_t slot) { return latents[lane * capacity + slot]; }
   float coefficient(int lane, int64_t slot) const { return reinterpret_cast<const float*>(coefficients)[slot * lanes + lane]; }
@@ -48,57 +114,10 @@ class Lockstep {
     std::fill(right_ + slots, right_ + last, V{});
   }
 
-  // What a lane's new columns have to do with each other, with the old ones, and with x. Which columns meet is data that no
-  // branch predicts, so meetings are listed first, with the latest new column on the row, and then passed down the chains.
   template <class D>
   void describe(const Dictionary& w, SupportWork& work, int lane, const float* x, int64_t last) {
-    const int64_t d = D::of(w.degree);
-    const int32_t* own = latents + lane * capacity;
-    float* gram = reinterpret_cast<float*>(lower_) + lane;
-    float* right = reinterpret_cast<float*>(right_) + lane;
-    int64_t met = 0;
-    auto meet = [&](int64_t slot, int32_t id, float value) {
-      meetings_[met] = {static_cast<int32_t>(slot), id, value};
-      met += id >= 0;
-    };
-    for (int64_t j = slots; j < last; ++j) {
-      if (own[j] < 0) continue;
-      const uint16_t* rows = w.rows + own[j] * d;
-      const float* values = w.values + own[j] * d;
-      float square = 0;
-      for (int64_t e = 0; e < d; ++e) {
-        const int32_t id = static_cast<int32_t>(j * d + e);
-        square += values[e] * values[e];
-        meet(j, work.head[rows[e]], values[e]);
-        work.next[id] = work.head[rows[e]];
-        work.head[rows[e]] = id;
-        chained_[id] = values[e];
-      }
-      gram[(row_start(j) + j) * lanes] = square;
-      right[j * lanes] = correlation_with<D>(w, own[j], x);
-    }
-    for (int64_t i = 0; i < slots; ++i) {
-      if (own[i] < 0) continue;
-      const uint16_t* rows = w.rows + own[i] * d;
-      const float* values = w.values + own[i] * d;
-      for (int64_t e = 0; e < d; ++e) meet(i, work.head[rows[e]], values[e]);
-    }
-    while (met) {
-      const int64_t count = met;
-      met = 0;
-      for (int64_t m = 0; m < count; ++m) {
-        const Meeting meeting = meetings_[m];
-        const int64_t other = meeting.id / d;
-        const int64_t high = std::max<int64_t>(meeting.slot, other), low = std::min<int64_t>(meeting.slot, other);
-        gram[(row_start(high) + low) * lanes] += meeting.value * chained_[meeting.id];
-        meet(meeting.slot, work.next[meeting.id], meeting.value);
-      }
-    }
-    for (int64_t j = slots; j < last; ++j) {
-      if (own[j] < 0) continue;
-      const uint16_t* rows = w.rows + own[j] * d;
-      for (int64_t e = 0; e < d; ++e) work.head[rows[e]] = -1;
-    }
+    describe_columns<D>(w, work, meetings, latents + lane * capacity, last, lane, x, lower_, right_,
+                        [&](int64_t slot) { return slot >= slots; });
   }
 
   // Factors the new columns; one in the span of those before it is dead.
@@ -106,14 +125,22 @@ class Lockstep {
     while (slots < last) {
       const int64_t left = last - slots;
       if (left >= 8)
-        factor<8>();
+        factor_rows<8>();
       else if (left >= 4)
-        factor<4>();
+        factor_rows<4>();
       else if (left >= 2)
-        factor<2>();
+        factor_rows<2>();
       else
-        factor<1>();
+        factor_rows<1>();
     }
+  }
+
+  // Factors a whole Gram matrix, packed; a column of length zero is dead.
+  void factor(const V* gram, const V* right, int64_t last) {
+    std::copy(gram, gram + row_start(last), lower_);
+    std::copy(right, right + last, right_);
+    slots = 0;
+    extend(last);
   }
 
   // Takes the columns that are no longer wanted (latent -1) out of the slots, and factors what is left anew. `tokens` holds x
@@ -160,19 +187,11 @@ class Lockstep {
   V* right_;    // W_S^T x, from `extend` on L^-1 W_S^T x
   V* inverse_;  // one over the diagonal of L, zero where dead
 
-  struct Meeting {  // a column's entry on the row of a chained one
-    int32_t slot, id;
-    float value;
-  };
-  Meeting* meetings_;  // [capacity * degree + 1]
-  float* chained_;     // [capacity * degree] the chained entries' values
-
-  static int64_t row_start(int64_t i) { return i * (i + 1) / 2; }
-  V* row(int64_t i) const { return lower_ + row_start(i); }
+  static int64_t row_start(int64_t i) { return packed(i, 0); }
 
   // The next R rows of L: against the finished rows two at a time, so that each vector loaded serves 2 R products.
   template <int R>
-  [[gnu::noinline]] void factor() {
+  [[gnu::noinline]] void factor_rows() {
     const int64_t first = slots;
     V* to[R];
     for (int r = 0; r < R; ++r) to[r] = row(first + r);
@@ -226,6 +245,128 @@ class Lockstep {
     const V pivot = sum[r] > smallest_pivot * square ? sum[r] : V{} + std::numeric_limits<float>::infinity();
     inverse_[first + r] = one / square_root(pivot);
     right_[first + r] = right * inverse_[first + r];
+  }
+};
+
+// The inverse of the lanes' Gram matrices, from which columns are dropped, in each lane its own.
+class LockstepInverse {
+ public:
+  using V = Vector16;
+  static constexpr int lanes = Lockstep::lanes;
+
+  void add_to(Pieces& pieces, int64_t capacity) {
+    pieces.add(factor_, start(capacity));
+    pieces.add(inverse_, start(capacity));
+    pieces.add(gone_, capacity);
+    pieces.add(latents_, capacity);
+  }
+
+  // G^-1 = L^-T L^-1, eight columns at a time.
+  [[gnu::noinline]] void invert(const Lockstep& fit) {
+    slots_ = fit.slots;
+    std::fill(factor_, factor_ + start(slots_), V{});
+    for (int64_t r = 0; r < slots_; ++r) {
+      const V* l = fit.row(r);
+      for (int64_t first = 0; first <= r; first += 8) {
+        V sum[8] = {};
+        for (int64_t q = first; q < r; ++q) {
+          const V* m = factor_ + start(q) + first;
+          for (int c = 0; c < 8; ++c) sum[c] += l[q] * m[c];
+        }
+        V* to = factor_ + start(r) + first;
+        for (int c = 0; c < 8; ++c) to[c] = -sum[c] * fit.inverse(r);
+      }
+      factor_[start(r) + r] = fit.inverse(r);
+    }
+    for (int64_t rows = 0; rows < slots_; rows += 8)
+      for (int64_t columns = 0; columns < rows + 8; columns += 2) {
+        V one[8] = {}, two[8] = {};
+        for (int64_t q = rows; q < slots_; ++q) {
+          const V* m = factor_ + start(q);
+          for (int r = 0; r < 8; ++r) {
+            one[r] += m[rows + r] * m[columns];
+            two[r] += m[rows + r] * m[columns + 1];
+          }
+        }
+        for (int r = 0; r < 8 && rows + r < slots_; ++r) {
+          inverse_[start(rows + r) + columns] = one[r];
+          inverse_[start(rows + r) + columns + 1] = two[r];
+        }
+      }
+  }
+
+  // Drops, in every lane with drop[lane] > 0, as many columns: each time the one whose absence adds least to the squared
+  // residual, z_j^2 / (G^-1)_jj, among equals the higher latent. z becomes the fit without them, their latents
+  // ([lanes, capacity]) -1.
+  void drop_weakest(V* z, int32_t* latents, int64_t capacity, int64_t* drop) {
+    for (int64_t i = 0; i < slots_; ++i)
+      for (int lane = 0; lane < lanes; ++lane) ints(latents_ + i)[lane] = latents[lane * capacity + i];
+    for (;;) {
+      Vector16i wanted{};
+      bool any = false;
+      for (int lane = 0; lane < lanes; ++lane) {
+        wanted[lane] = drop[lane] > 0 ? -1 : 0;
+        any |= drop[lane] > 0;
+      }
+      if (!any) return;
+      const Vector16i chosen = weakest(z, wanted);
+      V by{}, amount{};
+      for (int lane = 0; lane < lanes; ++lane) {
+        int64_t slot = chosen[lane];
+        if (slot < 0) {
+          drop[lane] = slot = 0;
+        } else {
+          --drop[lane];
+          latents[lane * capacity + slot] = ints(latents_ + slot)[lane] = -1;
+          by[lane] = 1.0f / flat(inverse_)[(start(slot) + slot) * lanes + lane];
+          amount[lane] = by[lane] * flat(z)[slot * lanes + lane];
+        }
+        // The column of the inverse, of which half stands in rows below.
+        const float* from = flat(inverse_) + lane;
+        float* to = flat(gone_) + lane;
+        for (int64_t q = 0; q < slot; ++q) to[q * lanes] = from[(start(slot) + q) * lanes];
+        for (int64_t q = slot; q < slots_; ++q) to[q * lanes] = from[(start(q) + slot) * lanes];
+      }
+      for (int64_t i = 0; i < slots_; ++i) {
+        V* row = inverse_ + start(i);
+        const V factor = by * gone_[i];
+        for (int64_t c = 0; c <= i; ++c) row[c] -= factor * gone_[c];
+        z[i] -= amount * gone_[i];
+      }
+      for (int lane = 0; lane < lanes; ++lane)
+        if (chosen[lane] >= 0) flat(z)[chosen[lane] * lanes + lane] = 0.0f;
+    }
+  }
+
+ private:
+  V *factor_, *inverse_;  // packed rows, each padded with zeros to a multiple of eight
+  V* gone_;               // [capacity] the column of the inverse that is dropped
+  Vector16i* latents_;    // [capacity]
+  int64_t slots_ = 0;
+
+  static float* flat(V* v) { return reinterpret_cast<float*>(v); }
+  static int32_t* ints(Vector16i* v) { return reinterpret_cast<int32_t*>(v); }
+  // Row i begins here: before it stand i / 8 blocks of eight rows of 8, 16, ... entries, and i % 8 rows of its own block.
+  static int64_t start(int64_t i) {
+    const int64_t b = i / 8;
+    return 32 * b * (b + 1) + (i - 8 * b) * 8 * (b + 1);
+  }
+
+  // -1 where nothing is wanted or left. No divisions: a / b < c / d where a d < c b.
+  Vector16i weakest(const V* z, const Vector16i& wanted) const {
+    Vector16i best = Vector16i{} - 1, latent = best;
+    V least = V{} + std::numeric_limits<float>::infinity(), weight = V{} + 1.0f;
+    for (int64_t i = 0; i < slots_; ++i) {
+      const V square = z[i] * z[i], own = inverse_[start(i) + i];
+      const V left = square * weight, right = least * own;
+      const Vector16i live = wanted & (latents_[i] >= 0) & (own > 0.0f);
+      const Vector16i take = live & ((left < right) | ((left == right) & (latents_[i] > latent)));
+      best = take ? Vector16i{} + static_cast<int32_t>(i) : best;
+      latent = take ? latents_[i] : latent;
+      least = take ? square : least;
+      weight = take ? own : weight;
+    }
+    return best;
   }
 };
 
