@@ -5,6 +5,7 @@ from dictionaries import gaussian, grid, needs_native, random_rows
 from sklearn.linear_model import orthogonal_mp
 
 from expander_sae.ops import Codes, block_omp, correlate, encode_topk, sparse_decode, support_gram
+from expander_sae.ops.block_omp import native
 from expander_sae.records import ExpanderSaeError
 
 pytestmark = needs_native
@@ -176,6 +177,20 @@ def test_dense_dictionaries(block, signed, spare):
     same = (got.indices.sort(dim=1).values == want.indices.sort(dim=1).values).all(dim=1)
     assert same.float().mean() > 0.9
     torch.testing.assert_close(got.values[same], want.values[same], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("spare", [0, 3])
+def test_dense_dictionaries_skip_dependent_columns(spare):
+    single = torch.nn.functional.normalize(gaussian(20, 6, seed=2), dim=1)
+    x, values = gaussian(40, 6, seed=1), torch.cat([single, single])
+    codes = block_omp(x, None, values, 12, block=3, spare=spare, backend="native")  # twice the rank
+    used = codes.values != 0
+    assert used.sum(dim=1).max() <= 6
+    picked = torch.where(used, codes.indices % 20, -1 - torch.arange(12))
+    assert all(len(set(row)) == 12 for row in picked.tolist())  # never a column and its copy
+    assert (x - sparse_decode(codes, None, values, 6)).abs().max() < 1e-3
+    *_, skipped = native.forward(x, None, values, 12, 3, spare, True, 0.0, None)
+    assert skipped > 0
 
 
 def test_dense_zero_input_and_tolerance():

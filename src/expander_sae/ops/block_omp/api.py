@@ -33,10 +33,9 @@ def block_omp(
     z_j^2 / (G_S^-1)_jj, and refit; r = x - center - W_S z. A token stops at k columns, at ||r|| <= tolerance * ||x -
     center||, or when no score exceeds 1e-5 of its norm. A column closer than 1e-5 (squared, relative) to the span of
     the support is skipped, so duplicates never share a support. (A dense dictionary is pursued with matrix products and
-    batched solves: there dependent columns are not skipped, a ridge of 1e-6 keeps the refit defined, and unused slots
-    keep the latent last looked at.) Not differentiable; refit on the support for gradients. Pati et al. 1993; Wang et
-    al. 2012 for blocks; Karahanoglu and Erdogan 2013 (forward-backward pursuit) for `spare`, where a stage drops a
-    fixed number by size instead.
+    batched solves; there unused slots keep the latent last looked at.) Not differentiable; refit on the support for
+    gradients. Pati et al. 1993; Wang et al. 2012 for blocks; Karahanoglu and Erdogan 2013 (forward-backward pursuit)
+    for `spare`, where a stage drops a fixed number by size instead.
 
     Args:
         x: activations [batch, d_in].

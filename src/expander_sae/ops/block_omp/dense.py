@@ -10,17 +10,18 @@ MAX_PIECE = 1 << 25
 MAX_GRAM = 1 << 25
 """Entries of the dictionary's Gram matrix, if it is made: then no column is gathered (Rubinstein et al. 2008)."""
 SMALLEST_SCORE = 1e-5
-RIDGE = 1e-6
-"""Added to the diagonal of every Gram matrix of unit columns, so that a dependent support has a solution too."""
+SMALLEST_PIVOT = 1e-5
+SUSPECT_PIVOT = 1e-2
+"""Below it a pivot in float32 may be rounding, and is found again in float64."""
+PROBE = 1e-9
+"""Added to the diagonal of a suspect Gram matrix to find which column is dependent; never solved with."""
 
 
 def forward(
     x: Tensor, values: Tensor, k: int, block: int, spare: int, signed: bool, tolerance: float
-) -> tuple[Tensor, Tensor]:
-    """Indices and values of the codes of x [batch, d_in] (already centered), by falling size.
-
-    Unlike the sparse kernel it does not skip dependent columns; a ridge of 1e-6 keeps the refit defined.
-    """
+) -> tuple[Tensor, Tensor, int]:
+    """Indices and values of the codes of x [batch, d_in] (already centered), by falling size; how many picked columns
+    were dependent on the support and skipped."""
     n_latents, d_in = values.shape
     gram = values @ values.T if n_latents**2 <= MAX_GRAM else None
     per_token = max(n_latents, (k + spare) * (d_in if gram is None else k + spare))
@@ -29,14 +30,15 @@ def forward(
         for part in x.split(max(1, MAX_PIECE // per_token))
     ]
     if not pieces:
-        return torch.empty(0, k, dtype=torch.int64), torch.empty(0, k, dtype=values.dtype)
-    return torch.cat([piece[0] for piece in pieces]), torch.cat([piece[1] for piece in pieces])
+        return torch.empty(0, k, dtype=torch.int64), torch.empty(0, k, dtype=values.dtype), 0
+    indices, codes, skipped = zip(*pieces, strict=True)
+    return torch.cat(indices), torch.cat(codes), sum(skipped)
 
 
 def _piece(
     x: Tensor, values: Tensor, known: Tensor | None, k: int, block: int, spare: int, signed: bool, tolerance: float
-) -> tuple[Tensor, Tensor]:
-    batch = x.shape[0]
+) -> tuple[Tensor, Tensor, int]:
+    batch, skipped = x.shape[0], 0
     chosen = torch.empty(batch, 0, dtype=torch.int64)
     used = torch.empty(batch, 0, dtype=torch.bool)
     codes, residual, norm = x.new_zeros(batch, 0), x, x.norm(dim=1, keepdim=True)
@@ -52,11 +54,10 @@ def _piece(
         top = score.topk(min(block, k - chosen.shape[1]) + spare, dim=1)
         chosen = torch.cat([chosen, top.indices], dim=1)
         used = torch.cat([used, (top.values > SMALLEST_SCORE * norm) & live], dim=1)
-        # Unused slots get a zero column, so that one batched solve serves all tokens.
-        gram = _gram(values, known, chosen) * (used[:, :, None] & used[:, None, :])
-        gram.diagonal(dim1=1, dim2=2).add_((~used).to(gram.dtype) + RIDGE)
+        factor, independent = _factor(values, known, chosen, used)
+        skipped += int((used & ~independent).sum())
+        used = independent
         target = (first.gather(1, chosen) * used)[:, :, None]
-        factor = torch.linalg.cholesky(gram)
         codes = torch.cholesky_solve(target, factor)[:, :, 0]
         if chosen.shape[1] > keep:
             kept, codes = _drop_weakest(torch.cholesky_inverse(factor), codes, keep)
@@ -65,7 +66,34 @@ def _piece(
         if tolerance > 0:
             live = live & (residual.norm(dim=1, keepdim=True) > tolerance * norm)
     order = (codes.abs() if signed else codes).sort(dim=1, descending=True, stable=True).indices
-    return chosen.gather(1, order), codes.gather(1, order)
+    return chosen.gather(1, order), codes.gather(1, order), skipped
+
+
+def _factor(values: Tensor, known: Tensor | None, chosen: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
+    """Cholesky factors [batch, t, t] of the chosen columns' Gram matrices, and the used slots [batch, t] less those
+    whose column depends on earlier ones; unused slots are rows of the identity, so that one solve serves all tokens."""
+
+    def without(gram: Tensor, used: Tensor) -> Tensor:
+        return gram * (used[:, :, None] & used[:, None, :]) + torch.diag_embed((~used).to(gram.dtype))
+
+    factor, failed = torch.linalg.cholesky_ex(without(_gram(values, known, chosen), used))
+    pivots = factor.diagonal(dim1=1, dim2=2).square()
+    suspect = ((failed > 0) | (used & ~(pivots > SUSPECT_PIVOT)).any(1)).nonzero()[:, 0]
+    if not len(suspect):
+        return factor, used
+    gram, left = _gram(values.double(), None, chosen[suspect]), used[suspect]
+    tokens = torch.arange(len(suspect))
+    while True:
+        probe = torch.linalg.cholesky(without(gram, left) + PROBE * torch.eye(left.shape[1], dtype=gram.dtype))
+        dependent = left & (probe.diagonal(dim1=1, dim2=2).square() <= SMALLEST_PIVOT)
+        found = dependent.any(1)
+        if not bool(found.any()):
+            break
+        left[tokens[found], dependent.int().argmax(1)[found]] = False  # the first: later ones may depend on it
+    factor[suspect] = torch.linalg.cholesky(without(gram, left)).to(factor.dtype)
+    used = used.clone()
+    used[suspect] = left
+    return factor, used
 
 
 def _gram(values: Tensor, known: Tensor | None, chosen: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ def forward(
     """Indices, values, and how many picked columns were dependent on the support and skipped."""
     if rows is None:
         centered = x.to(values.dtype) if center is None else x.to(values.dtype) - center
-        return *dense.forward(centered.detach(), values.detach(), k, block, spare, signed, tolerance), 0
+        return dense.forward(centered.detach(), values.detach(), k, block, spare, signed, tolerance)
     indices = torch.empty((x.shape[0], k), dtype=torch.int64)
     codes = torch.empty((x.shape[0], k), dtype=torch.float32)
     dependent = 0

@@ -221,17 +221,6 @@ inline void drop(Support& s, int64_t slot) {
   s.count = last;
 }
 
-// Drops the column whose absence adds least to the squared residual, z_j^2 / (G^-1)_jj.
-inline void drop_weakest(Support& s) {
-  int64_t weakest = 0;
-  float least = s.coefficients[0] * s.coefficients[0] / s.row(0)[0];
-  for (int64_t i = 1; i < s.count; ++i) {
-    const float added = s.coefficients[i] * s.coefficients[i] / s.row(i)[i];
-    if (added < least || (added == least && s.latents[i] > s.latents[weakest])) least = added, weakest = i;
-  }
-  drop(s, weakest);
-}
-
 // Codes by falling size (value when not signed), then latent; unused slots are zero on the lowest free latents.
 inline void write_codes(const int32_t* latents, const float* coefficients, int64_t count, int64_t k, bool is_signed,
                         int64_t* indices, float* codes) {
