@@ -123,3 +123,32 @@ def test_a_fused_optimiser_step_is_seen_at_once(evaluating):
     optimizer.zero_grad()
     with torch.no_grad():
         torch.testing.assert_close(sae.values, sae.columns.raw / sae.columns.raw.norm(dim=1, keepdim=True))
+
+
+def _assign(columns, new):
+    columns.load_state_dict({"raw": new}, assign=True)
+
+
+def _move(columns, new):
+    columns.raw.data = torch.empty_like(new)  # memory that is free again when the next array is made
+    columns.raw.data = new
+
+
+def _replace(columns, new):
+    columns.raw = torch.nn.Parameter(new)
+
+
+def _write(columns, new):
+    columns.raw.copy_(new)
+
+
+@pytest.mark.parametrize("change", [_assign, _move, _replace, _write])
+def test_columns_kept_in_eval_mode_are_dropped_whatever_changes_them(change):
+    columns = make("expander").eval().columns
+    with torch.no_grad():
+        before = columns()
+        assert columns() is before
+        new = torch.randn(columns.raw.shape, generator=torch.Generator().manual_seed(1))
+        change(columns, new)
+        torch.testing.assert_close(columns(), new / new.norm(dim=1, keepdim=True))
+        assert columns() is columns()
