@@ -123,11 +123,11 @@ def test_measure_writes_every_latents_fate(tiny, tmp_path):
     assert {len(array) for array in arrays.values()} == {96}
     assert int(arrays["firings_before"].sum()) == int(record.fates.agreement.before.sum()) > 0
     written = record.to_dict()
-    assert list(written["compressed"]) == ["stages:2", "encoder"]
+    assert list(written["compressed"]) == ["stages:2+4", "encoder"]
     assert written["recipe"]["source"] == "a dense one"
-    kept = written["retention"]["stages:2"]
+    kept = written["retention"]["stages:2+4"]
     assert kept["ce_recovered_zero"] == pytest.approx(
-        record.compressed["stages:2"].ce_recovered_zero / record.dense.ce_recovered_zero
+        record.compressed["stages:2+4"].ce_recovered_zero / record.dense.ce_recovered_zero
     )
     sizes = [sum(file.stat().st_size for file in one.folder.glob("[cs]*")) for one in (sae, dense)]
     assert kept["bytes_on_disk"] == pytest.approx(sizes[0] / sizes[1])
@@ -155,6 +155,21 @@ def test_k_comes_from_the_dense_sae_or_from_its_mean(tiny):
     assert starting_point(unbounded, x, RECIPE).k == int(np.ceil(active))
 
 
+def test_codes_are_found_with_spare_columns_as_in_training_from_nothing(tiny):
+    _, _, store, dense = tiny
+    x = store.sample("train", 500, 0)
+    for changes, says in (
+        ({}, "stages:2+4"),
+        ({"spare": 0}, "stages:2"),
+        ({"spare": 1, "stages": 9}, "stages:4+1"),
+        ({"encoder": "own"}, "encoder"),
+        ({"encoder": "own", "spare": 3}, "encoder"),
+    ):
+        assert str(starting_point(dense, x, replace(RECIPE, **changes)).own_inference()) == says
+    with pytest.raises(ExpanderSaeError, match="spare in 0"):
+        starting_point(dense, x, replace(RECIPE, spare=93))
+
+
 @pytest.mark.parametrize("needed", [1, 6, 15, 32])
 def test_the_smallest_degree_is_found(needed):
     asked = []
@@ -166,6 +181,7 @@ def test_the_smallest_degree_is_found(needed):
     found = smallest_degree(retention, 0.95, 64)
     assert found == {1: 3, 6: 6, 15: 16, 32: 32}[needed]
     assert len(asked) <= 6
+    assert max(asked) <= max(16, 2 * needed)  # high degrees only where they are needed
 
 
 def test_a_target_that_no_degree_reaches_is_an_error():
