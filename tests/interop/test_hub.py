@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from expander_sae.cli.main import app
 from expander_sae.evaluation import evaluate
-from expander_sae.interop.hub import from_pretrained, push_to_hub, save_pretrained
+from expander_sae.interop.hub import HubSae, from_pretrained, push_to_hub, save_pretrained
 from expander_sae.records import ExpanderSaeError, write_json
 from expander_sae.saes import DenseTopKSae, ExpanderSae
 
@@ -22,8 +22,12 @@ def local_hub_only(monkeypatch):
 
 
 @pytest.fixture
-def hub():
+def hub(monkeypatch):
     with fake_hub() as served:
+        # What HF_ENDPOINT sets when huggingface_hub is imported.
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", served.url)
+        template = served.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
         yield served
 
 
@@ -45,30 +49,45 @@ def record(sae):
 
 def test_what_is_pushed_comes_back(hub, tmp_path):
     sae = some_sae()
-    url = push_to_hub(sae, NAME, endpoint=hub.url)
+    url = push_to_hub(sae, NAME)
     assert url.startswith(f"{hub.url}/{NAME}/commit/")
     assert set(next(iter(hub.repos[NAME].values()))) == {"config.json", "sae.safetensors", "README.md"}
     assert sae.folder is None
-    again = from_pretrained(NAME, endpoint=hub.url, cache_dir=tmp_path)
+    again = from_pretrained(NAME, cache_dir=tmp_path)
     x = torch.randn(20, 24)
     assert torch.equal(again.encode(x).indices, sae.encode(x).indices)
     assert again.metadata == sae.metadata
     assert NAME not in hub.private
 
 
+def test_the_mixin_s_own_methods_do_the_same(hub, tmp_path):
+    sae = some_sae()
+    HubSae(sae, card={"name": "mine"}, values="float16").push_to_hub(NAME)
+    found = HubSae.from_pretrained(NAME, cache_dir=tmp_path / "cache")
+    assert found.values == "float16"
+    torch.testing.assert_close(found.sae.values, sae.values, rtol=1e-3, atol=1e-3)
+    found.save_pretrained(tmp_path / "local", push_to_hub=True, repo_id="someone/copy")
+    pushed = [next(reversed(hub.repos[name].values())) for name in (NAME, "someone/copy")]
+    assert pushed[0].keys() == pushed[1].keys()
+    assert b"# mine" in pushed[0]["README.md"]
+    again = HubSae.from_pretrained(tmp_path / "local")
+    assert again.values == "float16"
+    torch.testing.assert_close(again.sae.values, sae.values, rtol=1e-3, atol=1e-3)
+
+
 def test_a_second_fetch_needs_no_hub_and_other_revisions_are_other_saes(hub, tmp_path):
-    commits = [push_to_hub(some_sae(seed), NAME, endpoint=hub.url).rpartition("/")[2] for seed in (0, 1)]
+    commits = [push_to_hub(some_sae(seed), NAME).rpartition("/")[2] for seed in (0, 1)]
     for seed, commit in enumerate(commits):
-        found = from_pretrained(NAME, revision=commit, endpoint=hub.url, cache_dir=tmp_path)
+        found = from_pretrained(NAME, revision=commit, cache_dir=tmp_path)
         assert found.seed == seed
-    assert from_pretrained(NAME, endpoint=hub.url, cache_dir=tmp_path).seed == 1
+    assert from_pretrained(NAME, cache_dir=tmp_path).seed == 1
     asked = len(hub.requests)
-    assert from_pretrained(NAME, cache_dir=tmp_path, local_files_only=True, endpoint=hub.url).seed == 1
+    assert from_pretrained(NAME, cache_dir=tmp_path, local_files_only=True).seed == 1
     assert len(hub.requests) == asked
 
 
 def test_both_files_come_from_one_commit(hub, tmp_path, monkeypatch):
-    push_to_hub(some_sae(0), NAME, endpoint=hub.url)
+    push_to_hub(some_sae(0), NAME)
     import expander_sae.interop.hub as hub_module
 
     download = hub_module.hf_hub_download
@@ -76,11 +95,11 @@ def test_both_files_come_from_one_commit(hub, tmp_path, monkeypatch):
     def slow(name, file, **options):
         path = download(name, file, **options)
         if file == "config.json":
-            push_to_hub(some_sae(1), NAME, endpoint=hub.url)
+            push_to_hub(some_sae(1), NAME)
         return path
 
     monkeypatch.setattr(hub_module, "hf_hub_download", slow)
-    assert from_pretrained(NAME, endpoint=hub.url, cache_dir=tmp_path).seed == 0
+    assert from_pretrained(NAME, cache_dir=tmp_path).seed == 0
 
 
 def test_the_card_says_what_the_records_say(tmp_path):
@@ -142,9 +161,9 @@ def test_from_the_command_line(hub, tmp_path):
         return done.output
 
     options = ("--evaluation", tmp_path / "e.json", "--values", "float16")
-    assert hub.url in run(tmp_path / "sae", NAME, "--endpoint", hub.url, "--private", *options)
+    assert hub.url in run(tmp_path / "sae", NAME, "--private", *options)
     assert NAME in hub.private
-    again = from_pretrained(NAME, endpoint=hub.url, cache_dir=tmp_path / "cache")
+    again = from_pretrained(NAME, cache_dir=tmp_path / "cache")
     torch.testing.assert_close(again.values, sae.values, rtol=1e-3, atol=1e-3)
     run(tmp_path / "sae", NAME, "--to-folder", tmp_path / "local", *options)
     assert "heldout" in (tmp_path / "local" / "README.md").read_text()
@@ -154,7 +173,7 @@ def test_from_the_command_line(hub, tmp_path):
 
 
 def test_what_goes_wrong_is_one_error(hub, tmp_path):
-    fetch = {"endpoint": hub.url, "cache_dir": tmp_path}
+    fetch = {"cache_dir": tmp_path}
     with pytest.raises(ExpanderSaeError, match="owner/name"):
         from_pretrained("no/such/folder", **fetch)
     with pytest.raises(ExpanderSaeError, match="cannot fetch someone/nothing"):
@@ -163,9 +182,9 @@ def test_what_goes_wrong_is_one_error(hub, tmp_path):
         from_pretrained(NAME, local_files_only=True, **fetch)
     hub.deny = True
     with pytest.raises(ExpanderSaeError, match="cannot push"):
-        push_to_hub(some_sae(), NAME, endpoint=hub.url)
+        push_to_hub(some_sae(), NAME)
     hub.deny = False
-    push_to_hub(some_sae(), NAME, endpoint=hub.url)
+    push_to_hub(some_sae(), NAME)
     last = next(reversed(hub.repos[NAME].values()))
     last["sae.safetensors"] = last["sae.safetensors"][:-1] + b"x"
     with pytest.raises(ExpanderSaeError, match="damaged"):
