@@ -122,6 +122,40 @@ def test_the_dtype_of_the_model_is_kept():
             assert model(x).dtype == torch.bfloat16
 
 
+class _Block(nn.Module):
+    """A block that adds to its input, or, as vLLM's do, leaves that addition to the next one."""
+
+    def __init__(self, fused):
+        super().__init__()
+        self.inner, self.fused = nn.Linear(D_IN, D_IN), fused
+
+    def forward(self, x):
+        if not self.fused:
+            return x + self.inner(x)
+        stream = x[0] + x[1] if isinstance(x, tuple) else x
+        return self.inner(stream), stream
+
+
+def test_blocks_that_leave_the_addition_to_the_next_one():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain, x = nn.Sequential(_Block(False), _Block(False)), torch.randn(7, D_IN)
+    fused, sae = nn.Sequential(_Block(True), _Block(True)), tiny_sae()
+    fused.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(sum(fused(x)), plain(x))
+        for context, options in ((splice, {}), (steer, {"strengths": {3: 2.0}}), (splice, {"keep_error": True})):
+            with context(plain, "0", sae, **options):
+                expected = plain(x)
+            with context(fused, "0", sae, **options, residual=True):
+                torch.testing.assert_close(sum(fused(x)), expected, rtol=1e-4, atol=1e-5)
+        with read_codes(plain, "0", sae) as wanted, read_codes(fused, "0", sae, residual=True) as seen:
+            plain(x), fused(x)
+        assert torch.equal(seen[0].indices, wanted[0].indices)
+        with pytest.raises(ExpanderSaeError, match="residual=True"), splice(plain, "0", sae, residual=True):
+            plain(x)
+
+
 def test_a_hook_goes_away_when_the_block_raises(models):
     model = models["llama"]
     clean = logits(model)
