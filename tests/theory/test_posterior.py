@@ -239,6 +239,18 @@ def test_shares_are_counts_over_batches() -> None:
     assert summary["encoder_margin_median"] == pytest.approx(float(margins.median()), rel=1e-4)
 
 
+def test_a_negative_code_changes_the_alternatives_of_its_own_token_only() -> None:
+    """w_2 = -(w_0 + w_1) / sqrt 2 beats the code -1, -1, which only signed alternatives could be held against."""
+    rows, values = torch.tensor([[0, 1], [0, 1], [0, 1]]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [-(0.5**0.5)] * 2])
+    indices = torch.tensor([[0, 1], [0, 1]])
+    code = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
+    shares, alone = CodeShares(rows, values, d_in=2), CodeShares(rows, values, d_in=2)
+    shares.update(code, Codes(indices, code))
+    alone.update(code[:1], Codes(indices[:1], code[:1]))
+    assert alone.summary()["share"]["fuchs"] == 1.0  # against x >= 0; w_2 points the other way
+    assert shares.summary()["share"]["fuchs"] == 0.5  # w_2 needs less l1 norm for the second token
+
+
 def test_margin_keeps_the_support() -> None:
     scores = torch.tensor([[5.0, 3.0, 2.0, -1.0]])
     assert encoder_margin(scores, 2).tolist() == [1.0]

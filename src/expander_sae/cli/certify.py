@@ -127,7 +127,7 @@ def _codes(sae: Any, acts: Path, split: str, inference: str | None, max_tokens: 
     if store.d_in != sae.d_in:
         raise ExpanderSaeError(f"expected activations of d_in {sae.d_in}, that of the SAE, saw {store.d_in} in {acts}.")
     reader = sae if inference is None else sae.read_by(inference)
-    shares, left = CodeShares(sae.rows, sae.values.detach(), d_in=sae.d_in), max_tokens
+    shares, left = CodeShares(sae.rows, sae.values.detach(), d_in=sae.d_in, signed=sae.signed), max_tokens
     with torch.no_grad():
         for block in store.blocks(split):
             x = block[:left].float()

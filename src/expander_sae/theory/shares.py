@@ -31,6 +31,7 @@ class CodeShares:
         rows: [n_latents, degree] of the dictionary.
         values: [n_latents, degree].
         d_in: rows of the dictionary.
+        signed: whether its encoder picks by the size of correlations, and not the largest ones; for the margin.
 
     Example:
         >>> shares = CodeShares(torch.tensor([[0], [1]]), torch.ones(2, 1), d_in=2)
@@ -39,8 +40,8 @@ class CodeShares:
         1.0
     """
 
-    def __init__(self, rows: Tensor, values: Tensor, *, d_in: int) -> None:
-        self._rows, self._values, self._d_in = rows, values, d_in
+    def __init__(self, rows: Tensor, values: Tensor, *, d_in: int, signed: bool = False) -> None:
+        self._rows, self._values, self._d_in, self._signed = rows, values, d_in, signed
         self._held = dict.fromkeys(MEANINGS, 0)
         self._tokens, self._seconds = 0, 0.0
         self._energy, self._floor, self._any_floor, self._error = 0.0, 0.0, 0.0, 0.0
@@ -50,34 +51,39 @@ class CodeShares:
     def update(self, x: Tensor, codes: Codes) -> None:
         """Certify a batch: activations [batch, d_in], the centre taken away, and their codes.
 
-        Codes without a negative value are held against non-negative alternatives, others against all.
+        A token whose code has no negative value is held against non-negative alternatives, any other against all.
 
         Raises:
             ExpanderSaeError: see `posterior_certificates`.
         """
         start = time.perf_counter()
-        nonnegative = not (codes.values < 0).any().item()
+        negative = (codes.values < 0).any(dim=1)
+        for chosen, nonnegative in ((~negative, True), (negative, False)):
+            if chosen.any():
+                self._count(x[chosen], Codes(codes.indices[chosen], codes.values[chosen]), nonnegative)
+        self._tokens += len(x)
+        self._energy += float(x.double().square().sum())
+        self._margins.append(self._margin(x, codes.indices.shape[1]))
+        self._seconds += time.perf_counter() - start
+
+    def _count(self, x: Tensor, codes: Codes, nonnegative: bool) -> None:
         found = posterior_certificates(x, codes, self._rows, self._values, nonnegative=nonnegative)
         covered = unique_by_coverage(codes, self._rows, d_in=self._d_in)
         for name, holds in _held(found, covered).items():
             self._held[name] += int(holds.sum())
-        self._tokens += len(x)
-        self._energy += float(x.double().square().sum())
         self._floor += float(found.coverage_floor.sum())
         self._any_floor += float(found.any_support_floor.sum())
         self._error += float(found.error.sum())
         self._sigma.append(found.sigma_min)
-        self._margins.append(self._margin(x, codes.indices.shape[1], nonnegative))
-        self._seconds += time.perf_counter() - start
 
-    def _margin(self, x: Tensor, k: int, nonnegative: bool) -> Tensor:
+    def _margin(self, x: Tensor, k: int) -> Tensor:
         """What share of ||x|| noise must have to change the k columns of largest correlation, [batch]: 2 ||W^T e||_inf
         is at most 2 ||e|| for unit columns."""
         if k >= len(self._values):
             return torch.full((len(x),), torch.inf)
         unit = self._values / self._values.norm(dim=1, keepdim=True)
         scores = correlate(x.float(), self._rows, unit.float())
-        return encoder_margin(scores if nonnegative else scores.abs(), k) / (2 * x.norm(dim=1)).clamp_min(1e-30)
+        return encoder_margin(scores.abs() if self._signed else scores, k) / (2 * x.norm(dim=1)).clamp_min(1e-30)
 
     def summary(self) -> dict[str, Any]:
         """Tokens, tokens per second, the shares, medians, and what no code on these supports could do better.

@@ -49,7 +49,7 @@ def measure(context: Context) -> Measured:
 @torch.no_grad()
 def certify_tokens(sae: Any, reading: str, context: Context) -> dict[str, Any]:
     """The summary of `CodeShares` on the first held-out tokens."""
-    shares = CodeShares(rows_of(sae), sae.values.detach(), d_in=sae.d_in)
+    shares = CodeShares(rows_of(sae), sae.values.detach(), d_in=sae.d_in, signed=sae.signed)
     reader, left = sae.read_by(reading), context.option("tokens")
     for block in context.store.blocks("heldout"):
         for x in block[:left].float().split(_BLOCK):
@@ -135,12 +135,14 @@ def _points(rows: list[dict[str, Any]], reading: str, path: str) -> list[tuple[f
 def _claim(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "No SAE was measured."
-    most = {name: max(rows, key=lambda row: row["share"][name]) for name in ("lasso", "fuchs")}
-    text = ", ".join(
-        f"the {_COLUMNS[name]} test holds for at most {row['share'][name]:.1%} of tokens ({row['variant']} by "
-        f"{row['reading']})"
-        for name, row in most.items()
-    )
+    parts = []
+    for name in ("lasso", "fuchs"):
+        most = max(rows, key=lambda row: row["share"][name])
+        share, where = most["share"][name], f"{most['variant']} by {most['reading']}"
+        parts.append(
+            f"the {_COLUMNS[name]} test holds for " + (f"at most {share:.1%} of tokens ({where})" if share else "none")
+        )
+    text = ", ".join(parts)
     least = min(rows, key=lambda row: row["share"]["unique"])
     return f"On held-out tokens {text}; at least {least['share']['unique']:.1%} of codes are almost surely unique."
 
