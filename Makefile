@@ -75,7 +75,8 @@ $(SAEBENCH_STAMP): $(WHEEL_STAMP) tests/interop/requirements-saebench.txt tests/
 
 # Our SAEs in the peers' own code. The first line of each half fails if a peer is missing.
 test-interop: $(INTEROP_STAMP) $(SAEBENCH_STAMP)
-	$(INTEROP)/bin/python tests/interop/peers_installed.py sae_lens transformer_lens sparsify dictionary_learning torch numpy
+	$(INTEROP)/bin/python tests/interop/peers_installed.py sae_lens sae_dashboard.sae_vis_runner transformer_lens nnsight \
+		sparsify dictionary_learning torch numpy
 	$(INTEROP)/bin/python -m pytest tests/interop
 	$(SAEBENCH)/bin/python tests/interop/peers_installed.py sae_bench.evals.core.main sae_lens torch numpy
 	$(SAEBENCH)/bin/python -m pytest tests/interop/peers/test_with_saebench.py

@@ -5,7 +5,12 @@
 
 from importlib.util import find_spec
 
-PEERS = {"sae_lens": "saelens", "sparsify": "sparsify", "dictionary_learning": "dictionary_learning"}
+PEERS = {
+    "sae_lens": "saelens",
+    "sae_dashboard": "saedashboard",
+    "sparsify": "sparsify",
+    "dictionary_learning": "dictionary_learning",
+}
 """What each is imported as, and the end of its tests' file name."""
 
 collect_ignore = [f"peers/test_with_{name}.py" for module, name in PEERS.items() if find_spec(module) is None]

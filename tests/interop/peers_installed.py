@@ -7,6 +7,8 @@ from importlib.metadata import version
 DISTRIBUTIONS = {
     "sae_lens": "sae-lens",
     "transformer_lens": "transformer-lens",
+    "sae_dashboard.sae_vis_runner": "sae-dashboard",
+    "nnsight": "nnsight",
     "sparsify": "eai-sparsify",
     "dictionary_learning": "dictionary-learning",
     "sae_bench.evals.core.main": "sae-bench",

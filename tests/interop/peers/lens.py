@@ -23,7 +23,7 @@ def learned_rows():
 SIZES = {"d_in": D_IN, "n_latents": N_LATENTS, "k": K}
 KINDS = {
     "expander": lambda: ExpanderSae(**SIZES, degree=4),
-    "expander stages": lambda: ExpanderSae(**SIZES, degree=4, stages=3, signed=True, mask=learned_rows()),
+    "expander stages": lambda: ExpanderSae(**SIZES, degree=4, stages=3, spare=2, signed=True, mask=learned_rows()),
     "expander untied": lambda: ExpanderSae(**SIZES, degree=4, tied=False, latent_bias=True),
     "dense stages": lambda: DenseTopKSae(**SIZES, stages=2),
     "dense untied": lambda: DenseTopKSae(**SIZES, tied=False, latent_bias=True),
