@@ -161,7 +161,6 @@ def test_helpers(is_dense):
         ({"tolerance": float("nan")}, "tolerance"),
         ({"steps": 3}, "steps is for"),
         ({"steps": 0, "method": "mp"}, "steps >= 1"),
-        ({"method": "niht", "backend": "native"}, "C\\+\\+ core has omp, mp"),
         ({"backend": "cuda"}, "backend must be one of"),
         ({"center": torch.zeros(3)}, "center"),
         ({"warm_start": Codes(torch.zeros(3, 5, dtype=torch.int64), torch.zeros(3, 5))}, "at most k"),

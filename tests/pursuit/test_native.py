@@ -10,7 +10,7 @@ from expander_sae.pursuit import Dictionary, native, pursue
 
 pytestmark = pytest.mark.skipif(native_core() is None, reason="the C++ core is not built")
 
-METHODS = ("omp", "mp", "gradient", "nnomp")
+METHODS = ("omp", "mp", "gradient", "nnomp", "cosamp", "niht")
 # batch, d_in, n_latents, degree, k
 SHAPES = [(40, 64, 500, 6, 12), (17, 33, 200, 4, 7), (5, 128, 3000, 7, 40), (70, 50, 300, 16, 9), (3, 20, 30, 5, 18)]
 
@@ -36,7 +36,15 @@ def test_native_equals_the_definition(shape, method, signed):
     batch, d_in, n_latents, degree, k = shape
     x, dictionary = tokens(batch, d_in, dtype=torch.float32), sparse(n_latents, d_in, degree, dtype=torch.float32)
     center = tokens(1, d_in, 5, torch.float32)[0]
-    assert same_share(*both(x, dictionary, k, method, signed=signed, center=center)) > 0.9
+    tracked, plain = both(x, dictionary, k, method, signed=signed, center=center)
+    if method == "niht" and k > d_in / 2:  # ill-conditioned: fifty steps apart by rounding, yet as good a fit
+        w = torch.zeros(n_latents, d_in).scatter(1, dictionary.rows, dictionary.values)
+        left = [
+            (x - center - torch.einsum("bk,bkd->bd", c.values, w[c.indices])).norm().item() for c in (tracked, plain)
+        ]
+        assert left[0] == pytest.approx(left[1], rel=0.02)
+        return
+    assert same_share(tracked, plain) > 0.9
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -68,18 +76,24 @@ def test_nonnegative_codes_meet_the_optimality_conditions():
     assert same_share(codes, want) > 0.9
 
 
-@pytest.mark.parametrize("method", ["mp", "gradient"])
+@pytest.mark.parametrize("method", ["mp", "gradient", "cosamp", "niht"])
 @pytest.mark.parametrize("steps", [3, 60])
 def test_steps(method, steps):
     x, dictionary = tokens(30, 40, dtype=torch.float32), sparse(300, 40, 5, dtype=torch.float32)
     tracked, plain = both(x, dictionary, 8, method, steps=steps)
     assert same_share(tracked, plain) > 0.85
-    assert ((tracked.values != 0).sum(1) <= min(8, steps)).all()
+    if method in ("mp", "gradient"):  # a step is a pick
+        assert ((tracked.values != 0).sum(1) <= min(8, steps)).all()
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_each_token_stops_at_the_tolerance(method):
     x, dictionary = tokens(30, 40, dtype=torch.float32), sparse(300, 40, 5, dtype=torch.float32)
+    if method in ("cosamp", "niht"):  # they always use k columns, and stop early
+        tracked, plain = both(x, dictionary, 8, method, tolerance=0.6)
+        assert same_share(tracked, plain) > 0.9
+        assert not torch.equal(tracked.values, both(x, dictionary, 8, method)[0].values)
+        return
     tracked, plain = both(x, dictionary, 30, method, tolerance=0.4)
     assert torch.equal((tracked.values != 0).sum(1), (plain.values != 0).sum(1))
     assert (tracked.values != 0).sum(1).max() < 30
@@ -104,7 +118,8 @@ def test_zeros_duplicates_and_a_batch_of_one(method):
     assert tracked.values[2].tolist() == [0.0] * 6
     assert tracked.indices[2].tolist() == [0, 1, 2, 3, 4, 5]
     assert tracked.indices[3, 0] == 7
-    assert tracked.values[3, 0] == pytest.approx(2)
+    if method != "niht":  # which thresholds a gradient step, and is not there yet
+        assert tracked.values[3, 0] == pytest.approx(2, rel=1e-5)
     if method == "nnomp":  # a column and its negative are two different columns there
         assert (tracked.values >= 0).all()
     else:

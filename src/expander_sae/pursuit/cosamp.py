@@ -6,7 +6,7 @@ from torch import Tensor
 from expander_sae.ops import Codes
 
 from .dictionary import Dictionary, correlate
-from .selection import SMALLEST_SCORE, largest, pack, score
+from .selection import ITERATIONS, SMALLEST_SCORE, largest, pack, score
 from .support import Support
 
 
@@ -47,7 +47,7 @@ def cosamp(
     indices = torch.zeros(x.shape[0], k, dtype=torch.int64, device=x.device)
     coefficients = torch.zeros(x.shape[0], k, dtype=torch.float64, device=x.device)
     residual, alive = x, norm > 0
-    for _ in range(50 if steps is None else steps):
+    for _ in range(ITERATIONS if steps is None else steps):
         alive = alive & (residual.norm(dim=1) > tolerance * norm)
         if not bool(alive.any()):
             break

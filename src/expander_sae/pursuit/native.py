@@ -1,4 +1,5 @@
-"""Pursuits on the C++ core (CPU): one column at a time, the correlations tracked instead of scanned."""
+"""Pursuits on the C++ core (CPU): one column at a time, the correlations tracked instead of scanned; and those that
+change the whole support in an iteration."""
 
 import torch
 from torch import Tensor
@@ -6,10 +7,11 @@ from torch import Tensor
 from expander_sae.ops import Codes, native_core
 from expander_sae.ops.encode_topk.native import supports as core_supports
 
-from .dictionary import Dictionary
+from .dictionary import Dictionary, repeated_columns
+from .selection import ITERATIONS
 
-METHODS = ("omp", "mp", "gradient", "nnomp", "refit")
-"""The methods of `greedy` in the core."""
+METHODS = ("omp", "mp", "gradient", "nnomp", "refit", "cosamp", "niht")
+"""The methods of the core."""
 
 
 def supports(
@@ -17,7 +19,7 @@ def supports(
 ) -> str | None:
     """Why the C++ core cannot take this call, or None if it can."""
     if method not in METHODS:
-        return f"the C++ core has {', '.join(METHODS)}; {method!r} runs on the reference"
+        return f"the C++ core has {', '.join(METHODS)}; got {method!r}"
     if (block > 1 or spare) and warm_start is not None:
         return "the C++ core takes a warm start one column at a time and with nothing to spare; the reference does all"
     return core_supports(x, dictionary.rows, dictionary.values)
@@ -49,7 +51,10 @@ def greedy(
     warm_start: Codes | None,
     steps: int | None,
 ) -> Codes:
-    """Codes [batch, k] by one of `METHODS`; tracks 16 tokens' correlations per thread, 64 * n_latents bytes."""
+    """Codes [batch, k] by one of `METHODS`; those that track correlations hold 16 tokens' per thread, 64 * n_latents
+    bytes."""
+    if steps is None:
+        steps = ITERATIONS if method in ("cosamp", "niht") else k
     indices = torch.empty((x.shape[0], k), dtype=torch.int64)
     codes = torch.empty((x.shape[0], k), dtype=torch.float32)
     if x.shape[0]:
@@ -61,11 +66,12 @@ def greedy(
             native_core.plain(dictionary.values),
             method,
             k,
-            k if steps is None else steps,
+            steps,
             signed,
             tolerance,
             None if warm_start is None else native_core.plain(warm_start.indices),
             None if warm_start is None else native_core.plain(warm_start.values.float()),
+            repeated_columns(dictionary, signed=signed).view(torch.uint8) if method == "niht" else None,
             torch.get_num_threads(),
             indices,
             codes,

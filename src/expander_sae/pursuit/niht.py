@@ -8,7 +8,7 @@ from torch import Tensor
 from expander_sae.ops import Codes
 
 from .dictionary import Dictionary, correlate, decode, repeated_columns
-from .selection import largest, pack, score
+from .selection import ITERATIONS, largest, pack, score
 
 MARGIN = 0.01  # c in Blumensath and Davies
 SHRINK = 1 / (2 * (1 - MARGIN))  # 1 / (kappa (1 - c)), kappa = 2
@@ -59,7 +59,7 @@ def niht(
     indices, first = threshold(correlate(x, dictionary))
     on_support = first != 0
     coefficients, residual, alive = torch.zeros_like(first), x, norm > 0
-    for _ in range(50 if steps is None else steps):
+    for _ in range(ITERATIONS if steps is None else steps):
         before = residual.norm(dim=1)
         alive = alive & (before > tolerance * norm) & on_support.any(1)
         if not bool(alive.any()):

@@ -157,8 +157,7 @@ def _backend(
 ) -> str:
     reason = native.supports(method, block, spare, x, dictionary, warm_start)
     if dictionary.rows is None and (backend == "auto" or block == 1):
-        # The dense way of block OMP lets duplicates share a support, on a ridge that nobody counts; asking for it by
-        # name is fine.
+        # The dense way of block OMP leaves unused slots where it last looked; asking for it by name is fine.
         reason = "dense dictionaries go to the definition, which is matrix products"
     return choose_backend(backend, x.device, native=reason, triton="there is no Triton pursuit")
 

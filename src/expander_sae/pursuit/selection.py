@@ -9,6 +9,8 @@ from expander_sae.ops import Codes
 
 SMALLEST_SCORE = 1e-5
 """A score at or below this part of ||x - center|| is rounding, not signal: nothing is picked on it."""
+ITERATIONS = 50
+"""Of cosamp and niht, at most."""
 
 
 def score(correlations: Tensor, signed: bool) -> Tensor:

@@ -26,6 +26,7 @@ using Indices = nb::ndarray<const int64_t, nb::device::cpu, nb::c_contig, nb::nd
 using OutMatrix = nb::ndarray<float, nb::device::cpu, nb::c_contig, nb::ndim<2>>;
 using OutVector = nb::ndarray<float, nb::device::cpu, nb::c_contig, nb::ndim<1>>;
 using OutIndices = nb::ndarray<int64_t, nb::device::cpu, nb::c_contig, nb::ndim<2>>;
+using Bytes = nb::ndarray<const uint8_t, nb::device::cpu, nb::c_contig, nb::ndim<1>>;
 using OutBytes = nb::ndarray<uint8_t, nb::device::cpu, nb::c_contig, nb::ndim<1>>;
 template <class T>
 using Maybe = std::optional<T>;
@@ -233,8 +234,8 @@ int64_t block_omp(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& r
 
 int64_t greedy(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& rows, const Matrix& values,
                const std::string& method, int64_t k, int64_t steps, bool is_signed, float tolerance,
-               const Maybe<Indices>& warm_indices, const Maybe<Matrix>& warm_codes, int threads,
-               const OutIndices& indices, const OutMatrix& codes) {
+               const Maybe<Indices>& warm_indices, const Maybe<Matrix>& warm_codes, const Maybe<Bytes>& repeated,
+               int threads, const OutIndices& indices, const OutMatrix& codes) {
   GreedyArguments a;
   a.x = activations(x, center);
   a.dictionary = dictionary(rows, values, extent(x, 1));
@@ -248,8 +249,12 @@ int64_t greedy(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& rows
     a.method = Greedy::nonnegative;
   else if (method == "refit")
     a.method = Greedy::refit;
+  else if (method == "cosamp")
+    a.method = Greedy::cosamp;
+  else if (method == "niht")
+    a.method = Greedy::niht;
   else
-    throw std::invalid_argument("method must be omp, mp, gradient, nnomp or refit");
+    throw std::invalid_argument("method must be omp, mp, gradient, nnomp, refit, cosamp or niht");
   a.k = k;
   a.steps = steps;
   a.is_signed = is_signed;
@@ -265,6 +270,8 @@ int64_t greedy(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& rows
   require(a.warm <= k, "a warm start has at most k columns");
   a.warm_indices = data_or_null(warm_indices, a.x.batch * a.warm);
   a.warm_codes = data_or_null(warm_codes, a.x.batch * a.warm);
+  a.repeated = data_or_null(repeated, a.dictionary.n_latents);
+  a.repetitions = a.repeated ? std::count(a.repeated, a.repeated + a.dictionary.n_latents, uint8_t{1}) : 0;
   a.indices = indices.data();
   a.codes = codes.data();
   int64_t dependent = 0;
@@ -273,7 +280,10 @@ int64_t greedy(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& rows
   check_rows(a.dictionary, threads);
   check_finite(a.x, a.dictionary.d_in, threads);
   if (warm_indices) check_indices(*warm_indices, a.dictionary.n_latents);
-  kernels().greedy(a);
+  if (a.method == Greedy::cosamp || a.method == Greedy::niht)
+    kernels().thresholding(a);
+  else
+    kernels().greedy(a);
   return dependent;
 }
 
@@ -338,7 +348,7 @@ NB_MODULE(_native, m) {
         nb::arg("indices").noconvert(), nb::arg("codes").noconvert());
   m.def("greedy", &greedy, nb::arg("x"), nb::arg("center").none(), nb::arg("rows"), nb::arg("values"),
         nb::arg("method"), nb::arg("k"), nb::arg("steps"), nb::arg("is_signed"), nb::arg("tolerance"),
-        nb::arg("warm_indices").none(), nb::arg("warm_codes").none(), nb::arg("threads"),
+        nb::arg("warm_indices").none(), nb::arg("warm_codes").none(), nb::arg("repeated").none(), nb::arg("threads"),
         nb::arg("indices").noconvert(), nb::arg("codes").noconvert());
   m.def("correlate", &correlate, nb::arg("x"), nb::arg("center").none(), nb::arg("rows"), nb::arg("values"),
         nb::arg("threads"), nb::arg("out").noconvert());

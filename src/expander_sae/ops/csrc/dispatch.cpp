@@ -13,6 +13,7 @@ namespace expander {
   void loss(const LossArguments&);                                                                                    \
   void block_omp(const BlockOmpArguments&);                                                                           \
   void greedy(const GreedyArguments&);                                                                                \
+  void thresholding(const GreedyArguments&);                                                                          \
   void correlate(const CorrelateArguments&);                                                                          \
   void support_gram(const SupportGramArguments&);                                                                     \
   void unit_columns(const float*, int64_t, int64_t, float, float*, float*, int);                                      \
@@ -20,8 +21,8 @@ namespace expander {
   int64_t check_dictionary(const Dictionary&, int);                                                                   \
   bool all_finite(const void*, Element, int64_t, int);                                                                \
   const KernelTable table = {#isa, encode_topk, decode, decode_backward, encode_backward, loss, block_omp, greedy,    \
-                             correlate, support_gram, unit_columns, unit_columns_backward, check_dictionary,          \
-                             all_finite};                                                                             \
+                             thresholding, correlate, support_gram, unit_columns, unit_columns_backward,              \
+                             check_dictionary, all_finite};                                                           \
   }
 
 DECLARE(baseline)

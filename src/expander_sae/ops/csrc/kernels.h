@@ -99,19 +99,21 @@ struct BlockOmpArguments {
   int64_t* dependent;  // how many picked columns lay in the span of the support and were skipped
 };
 
-enum class Greedy : int { omp, matching, gradient, nonnegative, refit };
+enum class Greedy : int { omp, matching, gradient, nonnegative, refit, cosamp, niht };
 
 // Pursuit one column at a time from the residual x - center; `refit` is least squares on the warm start's support.
 struct GreedyArguments {
   Activations x;
   Dictionary dictionary;
   Greedy method;
-  int64_t k, steps;  // steps: picks of matching and gradient pursuit
+  int64_t k, steps;  // steps: picks of matching and gradient pursuit, iterations of cosamp and niht
   bool is_signed;
   float tolerance;
   const int64_t* warm_indices;  // [batch, warm], for omp and refit
   const float* warm_codes;      // [batch, warm]; zero: no column
   int64_t warm;
+  const uint8_t* repeated;  // [n_latents] columns that niht leaves out because they repeat an earlier one, or null
+  int64_t repetitions;      // how many
   int threads;
   int64_t* indices;
   float* codes;
@@ -142,6 +144,7 @@ struct KernelTable {
   void (*loss)(const LossArguments&);
   void (*block_omp)(const BlockOmpArguments&);
   void (*greedy)(const GreedyArguments&);
+  void (*thresholding)(const GreedyArguments&);
   void (*correlate)(const CorrelateArguments&);
   void (*support_gram)(const SupportGramArguments&);
   void (*unit_columns)(const float* raw, int64_t n, int64_t degree, float floor, float* unit, float* norm, int threads);
