@@ -63,13 +63,14 @@ def lines(
     if not kept:
         return None
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
+        wide = max(len(line.name) for line, _ in kept) > 32  # beside the axes such a legend would leave them no room
+        height = 4.2 + (0.22 * math.ceil(len(kept) / 2) if wide else 0.0)
+        figure, axes = plt.subplots(figsize=(7.2, height), layout="constrained")
         try:
-            own = 0
+            drawn_of = {True: 0, False: 0}
             for line, points in kept:
-                style = _style(line, own)
-                own += not line.reference
-                _draw(axes, line, points, style)
+                _draw(axes, line, points, _style(line, drawn_of[line.reference]))
+                drawn_of[line.reference] += 1
             for level, height in levels:
                 axes.axhline(height, color="#555555", linewidth=1.0, linestyle=":", label=level)
             for is_log, axis, set_scale in ((log_x, axes.xaxis, axes.set_xscale), (log_y, axes.yaxis, axes.set_yscale)):
@@ -80,7 +81,10 @@ def lines(
             axes.set_xlabel(x + (" (log scale)" if log_x else ""))
             axes.set_ylabel(y + (" (log scale)" if log_y else ""))
             axes.set_title(title)
-            axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+            if wide:
+                figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=2)
+            else:
+                axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
             return Figure(name, caption, _svg(figure))
         finally:
             plt.close(figure)
@@ -132,9 +136,9 @@ def _style(line: Line, number: int) -> dict[str, Any]:
     dash = "--" if line.dashed else "-"
     if not line.joined:
         dash = "none"
-    if line.reference:
-        return {"color": _GREY, "marker": "x", "linestyle": dash, "zorder": 1}
     place = number % len(_COLORS)
+    if line.reference:
+        return {"color": _GREY, "marker": _MARKERS[place], "markerfacecolor": "none", "linestyle": dash, "zorder": 1}
     return {"color": _COLORS[place], "marker": _MARKERS[place], "linestyle": dash, "zorder": 2}
 
 
