@@ -43,37 +43,39 @@ def test_a_full_degree_is_the_dense_sae_itself(tiny, tmp_path):
     assert summarise(LatentFates(torch.ones(96), fires))["f1_micro"] > 0.95
 
 
-@pytest.mark.parametrize("encoder", ["pursuit", "own"])
-def test_fine_tuning_pays_and_ids_stay(tiny, tmp_path, encoder):
+@pytest.fixture(scope="module")
+def fine_tuned(tiny, tmp_path_factory):
+    """By encoder: the folder, the SAE and what was measured."""
     _, _, store, dense = tiny
-    recipe = replace(RECIPE, encoder=encoder)
-    cold = compress(dense, store, replace(recipe, tokens=0), folder=tmp_path / "cold")
-    warm = compress(dense, store, recipe, folder=tmp_path / "warm")
-    records = {
-        name: measure(dense, sae, store, readings=["refit"], progress=False)
-        for name, sae in (("cold", cold), ("warm", warm))
-    }
-    errors = {name: next(iter(record.compressed.values())).fvu for name, record in records.items()}
-    assert errors["warm"] < 0.97 * errors["cold"]
-    latents = next(iter(records["warm"].latents.values()))
+    found = {}
+    for encoder in ("pursuit", "own"):
+        folder = tmp_path_factory.mktemp(encoder)
+        sae = compress(dense, store, replace(RECIPE, encoder=encoder), folder=folder, progress=False)
+        found[encoder] = folder, sae, measure(dense, sae, store, progress=False)
+    return found
+
+
+@pytest.mark.parametrize("encoder", ["pursuit", "own"])
+def test_fine_tuning_pays_and_ids_stay(tiny, fine_tuned, tmp_path, encoder):
+    _, _, store, dense = tiny
+    folder, warm, record = fine_tuned[encoder]
+    cold = compress(dense, store, replace(RECIPE, encoder=encoder, tokens=0), folder=tmp_path)
+    before = measure(dense, cold, store, progress=False)
+    errors = [next(iter(one.compressed.values())).fvu for one in (before, record)]
+    assert errors[1] < 0.97 * errors[0]
     # Latent j is nearer to its own column than to any other in the median, and fires with it far more than by chance.
     inner = torch.zeros(96, store.d_in).scatter(1, warm.rows.long(), warm.values.detach()) @ dense.values.detach().T
     rank = (inner > inner.diagonal()[:, None]).sum(1)
     assert int(rank.median()) == 0
-    assert latents["f1_micro"] > 0.3
-    again = load_sae(tmp_path / "warm" / "expander-d8")
+    assert next(iter(record.latents.values()))["f1_micro"] > 0.3
+    again = load_sae(folder / "expander-d8")
     assert isinstance(again, ExpanderSae)
     assert again.metadata["compression"]["support"] == "error"
     assert again.metadata["training"]["config"]["fine_tune"] is True
 
 
-def test_an_own_encoder_fires_where_the_dense_one_does_more_than_pursuit(tiny, tmp_path):
-    _, _, store, dense = tiny
-    agreement = {}
-    for encoder in ("pursuit", "own"):
-        sae = compress(dense, store, replace(RECIPE, encoder=encoder, degree=4), folder=tmp_path / encoder)
-        record = measure(dense, sae, store, progress=False)
-        agreement[encoder] = next(iter(record.latents.values()))["f1_micro"]
+def test_an_own_encoder_fires_where_the_dense_one_does_more_than_pursuit(fine_tuned):
+    agreement = {name: next(iter(one[2].latents.values()))["f1_micro"] for name, one in fine_tuned.items()}
     assert agreement["own"] > agreement["pursuit"]
 
 
