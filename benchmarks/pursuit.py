@@ -59,7 +59,7 @@ def check() -> None:
     dictionary, _ = problem(128, 1500, 7)
     x = synthetic_activations(64, 128)
     x = x - x.mean(0)
-    cases = [(method, {}) for method in ("omp", "mp", "gradient", "nnomp")]
+    cases = [(method, {}) for method in ("omp", "mp", "gradient", "nnomp", "cosamp", "niht")]
     cases += [("omp", {"block": 4}), ("omp", {"block": 4, "spare": 8})]
     for method, options in cases:
         found = [
@@ -73,7 +73,7 @@ def check() -> None:
 
 def sparse_calls(x: torch.Tensor, w: Dictionary, k: int) -> dict[str, Call]:
     """Every way to read codes, on the sparse dictionary."""
-    start = encode_topk(x, w.rows, w.values, k, signed=True)
+    start, few = encode_topk(x, w.rows, w.values, k, signed=True), x[:256]
     return {
         "encoder": (lambda: encode_topk(x, w.rows, w.values, k), len(x)),
         "encoder + refit": (
@@ -83,12 +83,14 @@ def sparse_calls(x: torch.Tensor, w: Dictionary, k: int) -> dict[str, Call]:
         "refit of given supports": (lambda: pursue(x, w, k, "refit", warm_start=start), len(x)),
         "one-shot + refit": (lambda: block_omp(x, w.rows, w.values, k, block=k), len(x)),
         "blocks of 8": (lambda: block_omp(x, w.rows, w.values, k, block=8), len(x)),
-        "8 stages, spare": (lambda: pursue(x, w, k, block=-(-k // 8), spare=2 * -(-k // 8)), len(x)),
-        "4 stages, spare": (lambda: pursue(x, w, k, block=-(-k // 4), spare=2 * -(-k // 4)), len(x)),
+        "8 stages + spare": (lambda: pursue(x, w, k, block=-(-k // 8), spare=2 * -(-k // 8)), len(x)),
+        "4 stages + spare": (lambda: pursue(x, w, k, block=-(-k // 4), spare=2 * -(-k // 4)), len(x)),
         "OMP": (lambda: pursue(x, w, k), len(x)),
         "non-negative OMP": (lambda: pursue(x, w, k, "nnomp"), len(x)),
         "MP": (lambda: pursue(x, w, k, "mp"), len(x)),
         "gradient pursuit": (lambda: pursue(x, w, k, "gradient"), len(x)),
+        "CoSaMP": (lambda: pursue(few, w, k, "cosamp"), len(few)),
+        "NIHT": (lambda: pursue(few, w, k, "niht"), len(few)),
     }
 
 
@@ -100,7 +102,7 @@ def dense_calls(x: torch.Tensor, w: torch.Tensor, k: int) -> dict[str, Call]:
         "encoder": (lambda: encode_topk(few, None, w, k), len(few)),
         "one-shot + refit": (lambda: block_omp(few, None, w, k, block=k), len(few)),
         "blocks of 8": (lambda: block_omp(few, None, w, k, block=8), len(few)),
-        "8 stages, spare": (
+        "8 stages + spare": (
             lambda: block_omp(fewer, None, w, k, block=-(-k // 8), spare=2 * -(-k // 8)),
             len(fewer),
         ),
