@@ -166,7 +166,7 @@ class Context:
 
         Args:
             degrees: of the Expander SAEs; None: those of the command line that the activations are wide enough for.
-            controls: any of `expander_sae.frontier.CONTROLS`.
+            controls: any of `expander_sae.frontier.CONTROLS`; "none" asks for none.
             variants: instead of degrees and controls, what `expander_sae.frontier.plan` gave.
             readings: other inferences to read every SAE by.
             store: other activations than the first.
@@ -182,7 +182,8 @@ class Context:
         if variants is None:
             chosen = self.degrees(store) if degrees is None else list(degrees)
             sizes = {"d_in": store.d_in, "n_latents": n_latents, "k": settings.k, "seeds": settings.seeds}
-            variants = plan(chosen, controls, **sizes, note=self.say)
+            wanted = [control for control in controls if control != "none"]
+            variants = plan(chosen, wanted, **sizes, note=self.say)
         name = f"layer{store.layer}-n{n_latents}-k{settings.k}-{settings.preset}{label and '-' + label}"
         folder = self._shared / name
         # A loader, so that a rerun that finds everything done loads no model.
