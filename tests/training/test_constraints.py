@@ -46,9 +46,9 @@ def test_columns_are_projected_where_they_are_uneven_and_left_alone_elsewhere():
         keep_flat(sae, 0.5)
 
 
-@pytest.mark.parametrize("beta", [1.0, 2.0])
-def test_training_keeps_columns_flat_while_entries_move(tmp_path, beta):
-    sae = trained(tmp_path, TrainConfig(**(CONFIG.to_dict() | {"flatness": beta})))
+@pytest.mark.parametrize(("beta", "since"), [(1.0, 1.0), (1.5, 0.8), (2.0, 0.0)])
+def test_training_keeps_columns_flat_while_entries_move(tmp_path, beta, since):
+    sae = trained(tmp_path, TrainConfig(**(CONFIG.to_dict() | {"flatness": beta, "flatness_from": since})))
     assert flatness(sae.values.detach().numpy()).largest <= beta * (1 + 1e-5)
     assert sae.mask.seed is None  # entries did move
     assert sae.metadata["training"]["config"]["flatness"] == beta
@@ -81,7 +81,8 @@ def test_the_penalty_lowers_coherence(tmp_path):
 
 
 def test_a_constrained_pass_resumes_bit_identical(tmp_path):
-    config = TrainConfig(**(CONFIG.to_dict() | {"coherence": 0.5, "coherence_columns": 16, "flatness": 3.0}))
+    constraints = {"coherence": 0.5, "coherence_columns": 16, "flatness": 3.0, "flatness_from": 0.2}
+    config = TrainConfig(**(CONFIG.to_dict() | constraints))
     whole, parts = expander(), expander()
     train({"sae": whole}, MemorySource(sparse_activations()), config, folder=tmp_path / "whole", progress=False)
     source = MemorySource(sparse_activations())
@@ -95,9 +96,18 @@ def test_a_constrained_pass_resumes_bit_identical(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "given", [{"flatness": 0.9}, {"coherence": -1.0}, {"coherence": math.inf}, {"coherence_columns": 0},
-              {"amortise": True, "flatness": 2.0}, {"amortise": True, "coherence": 1.0}],
-)  # fmt: skip
+    "given",
+    [
+        {"flatness": 0.9},
+        {"flatness": 0.0},
+        {"flatness_from": 1.1},
+        {"coherence": -1.0},
+        {"coherence": math.inf},
+        {"coherence_columns": 0},
+        {"amortise": True, "flatness": 2.0},
+        {"amortise": True, "coherence": 1.0},
+    ],
+)
 def test_impossible_constraints_are_refused(given):
-    with pytest.raises(ExpanderSaeError, match="flatness"):
+    with pytest.raises(ExpanderSaeError, match=r"expected .*(flatness|coherence)"):
         TrainConfig(**given)

@@ -51,7 +51,7 @@ def train(
     latent_bias: Annotated[bool, typer.Option("--latent-bias", help="Learn one bias per latent.")] = False,
     flatness: Annotated[
         float | None,
-        typer.Option(help="Keep the magnitudes of every column within this factor, by a projection after each step."),
+        typer.Option(help="Keep the magnitudes of every column within this factor, by projections in the last steps."),
     ] = None,
     coherence: Annotated[
         float, typer.Option(help="Weight of a penalty on the largest inner products of the columns; 0: none.")

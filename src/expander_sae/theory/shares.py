@@ -43,7 +43,7 @@ class CodeShares:
     def __init__(self, rows: Tensor, values: Tensor, *, d_in: int, signed: bool = False) -> None:
         self._rows, self._values, self._d_in, self._signed = rows, values, d_in, signed
         self._held = dict.fromkeys(MEANINGS, 0)
-        self._tokens, self._seconds = 0, 0.0
+        self._tokens, self._seconds, self._cpu_seconds = 0, 0.0, 0.0
         self._energy, self._floor, self._any_floor, self._error = 0.0, 0.0, 0.0, 0.0
         self._sigma: list[Tensor] = []
         self._margins: list[Tensor] = []
@@ -56,7 +56,7 @@ class CodeShares:
         Raises:
             ExpanderSaeError: see `posterior_certificates`.
         """
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         negative = (codes.values < 0).any(dim=1)
         for chosen, nonnegative in ((~negative, True), (negative, False)):
             if chosen.any():
@@ -65,6 +65,7 @@ class CodeShares:
         self._energy += float(x.double().square().sum())
         self._margins.append(self._margin(x, codes.indices.shape[1]))
         self._seconds += time.perf_counter() - start
+        self._cpu_seconds += time.process_time() - used
 
     def _count(self, x: Tensor, codes: Codes, nonnegative: bool) -> None:
         found = posterior_certificates(x, codes, self._rows, self._values, nonnegative=nonnegative)
@@ -98,6 +99,7 @@ class CodeShares:
         return {
             "tokens": self._tokens,
             "tokens_per_second": self._tokens / self._seconds if self._seconds else None,
+            "tokens_per_cpu_second": self._tokens / self._cpu_seconds if self._cpu_seconds else None,
             "share": {name: count / tokens for name, count in self._held.items()},
             "sigma_min_median": float(sigma.median()),
             "encoder_margin_median": float(margins.median()),

@@ -66,8 +66,11 @@ class TrainConfig:
     rewire_row_cap: float | None = None
     """No row gets more columns than this many times the mean; None: no bound."""
     flatness: float | None = None
-    """After every step each column of an Expander SAE becomes the nearest one whose magnitudes differ by at most this
+    """After a step each column of an Expander SAE becomes the nearest one whose magnitudes differ by at most this
     factor (the beta of `expander_sae.theory.flatness`); None: no bound."""
+    flatness_from: float = 0.8
+    """Share of the steps after which that begins; 1: once, at the end. From the start it would hold every entry's sign
+    where it is, for no small value could cross zero."""
     coherence: float = 0.0
     """Weight of the mean square of the k largest inner products of sampled columns with others (the terms of the
     cumulative coherence mu_1(k)), added to the loss; 0: none."""
@@ -103,13 +106,18 @@ class TrainConfig:
                 "expected rewire_every >= 0, rewire_entries >= 1 and rewire_row_cap >= 1 (or none); got "
                 f"{self.rewire_every}, {self.rewire_entries}, {self.rewire_row_cap}"
             )
-        if not (self.flatness or 1.0) >= 1.0 or not 0 <= self.coherence < math.inf or self.coherence_columns < 1:
+        if not (self.flatness is None or self.flatness >= 1) or not 0 <= self.flatness_from <= 1:
             raise ExpanderSaeError(
-                "expected flatness >= 1 (or none), a finite coherence >= 0 and coherence_columns >= 1; got "
-                f"{self.flatness}, {self.coherence}, {self.coherence_columns}"
+                "expected flatness >= 1 (or none) and flatness_from in 0..1; got "
+                f"{self.flatness} and {self.flatness_from}"
+            )
+        if not 0 <= self.coherence < math.inf or self.coherence_columns < 1:
+            raise ExpanderSaeError(
+                "expected a finite coherence >= 0 and coherence_columns >= 1; got "
+                f"{self.coherence} and {self.coherence_columns}"
             )
         if self.amortise and (self.flatness is not None or self.coherence):
-            raise ExpanderSaeError("expected no flatness and no coherence with amortise, which leaves the dictionary")
+            raise ExpanderSaeError("expected no flatness and no coherence beside amortise: it leaves the dictionary")
         if self.schedule not in ("trapezoid", "cosine"):
             raise ExpanderSaeError(f"expected schedule 'trapezoid' or 'cosine'; got {self.schedule!r}")
         if self.loss_unit not in ("variance", "token"):

@@ -88,7 +88,8 @@ class Member:
             assert isinstance(sae, ExpanderSae)
             moves = plan_moves(sae, out.codes, out.residual, config.rewire_entries, config.rewire_row_cap)
             self.moved += apply_moves(sae, moves, self.optimizer)
-        if config.flatness is not None and isinstance(sae, ExpanderSae):
+        late = step + 1 >= config.flatness_from * config.steps  # the last step always is
+        if config.flatness is not None and late and isinstance(sae, ExpanderSae):
             keep_flat(sae, config.flatness)
         self.last |= {"loss": float(loss.detach()), "fvu": float(fvu), "dead_fraction": dead.numel() / sae.n_latents}
         if self.moved:

@@ -80,7 +80,7 @@ def show(measured: Measured) -> Page:
         "median σ_min": ("sigma_min_median", 2, 1.0), "encoder margin, % of ‖y‖": ("encoder_margin_median", 2, 100.0),
         "energy off N(S), %": ("coverage_floor_share", 1, 100.0),
         "off its kd largest, %": ("any_support_floor_share", 1, 100.0),
-        "left by the refit, %": ("refit_error_share", 1, 100.0), "tokens/s": ("tokens_per_second", 0, 1.0),
+        "left by the refit, %": ("refit_error_share", 1, 100.0), "tokens/CPU s": ("tokens_per_cpu_second", 0, 1.0),
     }  # fmt: skip
     bounds = [[*key, *(cells(key, *how) for how in numbers.values())] for key in keys]
     tables = [
@@ -88,7 +88,7 @@ def show(measured: Measured) -> Page:
               " ".join(f"{_COLUMNS[name]}: {meaning}." for name, meaning in MEANINGS.items())),
         Table("What bounds the error", ["SAE", "read by", *numbers], bounds,
               "Encoder margin: for half of the tokens noise below this share of their norm leaves the k largest "
-              "correlations as they are. Energies: shares of that of the centred tokens. tokens/s: all tests."),
+              "correlations as they are. Energies: shares of that of the centred tokens. tokens/CPU s: all tests."),
     ]  # fmt: skip
     readings = list(dict.fromkeys(row["reading"] for row in rows))
     figures = [
@@ -118,7 +118,9 @@ def show(measured: Measured) -> Page:
 def _get(row: dict[str, Any], path: str) -> float | None:
     value: Any = row
     for part in path.split("."):
-        value = value[part]
+        value = value.get(part)
+        if value is None:
+            return None
     return value
 
 

@@ -20,7 +20,13 @@ from .experiment import Experiment, Measured, Page, Table
 from .geometry import diagnose
 from .quality import text_of
 
-_SETTINGS = {"flatness": float, "coherence": float, "rewire_row_cap": float, "rewire_every": int}
+_SETTINGS = {
+    "flatness": float,
+    "flatness_from": float,
+    "coherence": float,
+    "rewire_row_cap": float,
+    "rewire_every": int,
+}
 """Settings of training that an option may change."""
 
 
@@ -146,7 +152,7 @@ EXPERIMENT = Experiment(
     options={
         "degree": 7,
         "tokens": 500,
-        "ways": ["none", "flatness=4", "flatness=2", "flatness=1", "coherence=0.1", "coherence=1",
-                 "rewire_row_cap=2", "flatness=2+coherence=1+rewire_row_cap=2", "flatness=1+rewire_every=0"],
+        "ways": ["none", "flatness=4", "flatness=2", "flatness=1", "flatness=1+flatness_from=0", "coherence=0.1",
+                 "coherence=1", "rewire_row_cap=2", "flatness=2+coherence=1+rewire_row_cap=2"],
     },
 )  # fmt: skip
