@@ -359,12 +359,12 @@ void run(const GreedyArguments& a) {
 
 }  // namespace
 
+// The degree is read at run time: least squares and the line search take most of the time, and every degree compiled in is
+// another copy of all of this.
 void thresholding(const GreedyArguments& a) {
-  with_degree(a.dictionary.degree, [&](auto degree) {
-    using D = decltype(degree);
-    if (a.method == Greedy::cosamp) return a.is_signed ? run<Cosamp<1, D, true>>(a) : run<Cosamp<1, D, false>>(a);
-    return a.is_signed ? run<Niht<1, D, true>>(a) : run<Niht<1, D, false>>(a);
-  });
+  using D = Degree<0>;
+  if (a.method == Greedy::cosamp) return a.is_signed ? run<Cosamp<1, D, true>>(a) : run<Cosamp<1, D, false>>(a);
+  return a.is_signed ? run<Niht<1, D, true>>(a) : run<Niht<1, D, false>>(a);
 }
 
 }  // namespace expander::ISA
