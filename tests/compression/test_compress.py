@@ -181,7 +181,7 @@ def test_the_smallest_degree_is_found(needed):
         return 0.95 if degree >= needed else 0.5
 
     found = smallest_degree(retention, 0.95, 64)
-    assert found == {1: 3, 6: 6, 15: 16, 32: 32}[needed]
+    assert found == {1: 1, 6: 6, 15: 16, 32: 32}[needed]
     assert len(asked) <= 6
     assert max(asked) <= max(16, 2 * needed)  # high degrees only where they are needed
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from expander_sae.records import EvaluationRecord, ExpanderSaeError
 
-DEGREES = (3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 384, 512)
+DEGREES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 384, 512)
 """The degrees that `--degree auto` may end at, up to half of d_in."""
 
 METRICS = ("ce_recovered", "explained_variance")

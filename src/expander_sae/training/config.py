@@ -69,8 +69,8 @@ class TrainConfig:
     """After a step each column of an Expander SAE becomes the nearest one whose magnitudes differ by at most this
     factor (the beta of `expander_sae.theory.flatness`); None: no bound."""
     flatness_from: float = 0.8
-    """Share of the steps after which that begins; 1: once, at the end. From the start it would hold every entry's sign
-    where it is, for no small value could cross zero."""
+    """Share of the steps after which that begins; 1: once, at the end. Before entries have settled it makes columns
+    crowd on few rows (docs/certificates.md)."""
     coherence: float = 0.0
     """Weight of the mean square of the k largest inner products of sampled columns with others (the terms of the
     cumulative coherence mu_1(k)), added to the loss; 0: none."""

@@ -110,7 +110,7 @@ def show(measured: Measured) -> Page:
     half = {method: _last_k(at_base, method, 0.5) for method in _SHOWN}
     claim = (
         f"At {base['d_in']} x {base['n_latents']}, d = {base['degree']}, Gaussian codes without noise, half of the "
-        "supports " + ", ".join(f"are found up to k = {k} by {method}" for method, k in half.items())
+        "supports are found up to " + ", ".join(f"k = {k} by {method}" for method, k in half.items())
     )
     if cells:
         claim += f"; {cells - disagreements} of {cells} rates of the paper's grid agree with ours within 95% intervals"
