@@ -12,12 +12,14 @@ INTEROP := .venv-interop
 INTEROP_STAMP := $(INTEROP)/.installed
 SAEBENCH := .venv-saebench
 SAEBENCH_STAMP := $(SAEBENCH)/.installed
+VLLM := .venv-vllm
+VLLM_STAMP := $(VLLM)/.installed
 WHEEL_DIR := .dl/wheel
 WHEEL_STAMP := $(WHEEL_DIR)/.built
 WHEEL_BUILD ?= build/{wheel_tag}
 PACKAGE := $(shell find src -name '*.py' -o -name '*.j2')
 
-.PHONY: setup demo test test-interop check bench bench-peers saebench clean
+.PHONY: setup demo test test-interop test-vllm check bench bench-peers saebench clean
 
 setup: $(STAMP)
 
@@ -80,6 +82,18 @@ test-interop: $(INTEROP_STAMP) $(SAEBENCH_STAMP)
 	$(INTEROP)/bin/python -m pytest tests/interop
 	$(SAEBENCH)/bin/python tests/interop/peers_installed.py sae_bench.evals.core.main sae_lens torch numpy
 	$(SAEBENCH)/bin/python -m pytest tests/interop/peers/test_with_saebench.py
+
+$(VLLM_STAMP): $(WHEEL_STAMP) tests/interop/requirements-vllm.txt tests/interop/no-deps-vllm.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install -q -r tests/interop/requirements-vllm.txt $(WHEEL_DIR)/*.whl
+	$(VLLM)/bin/python -m pip install -q --no-deps -r tests/interop/no-deps-vllm.txt
+	$(VLLM)/bin/python -m pip install -q --no-deps --force-reinstall $(WHEEL_DIR)/*.whl
+	touch $(VLLM_STAMP)
+
+# Our hooks in vLLM's models. Apart from the others: its CPU build takes gigabytes.
+test-vllm: $(VLLM_STAMP)
+	$(VLLM)/bin/python tests/interop/peers_installed.py vllm torch transformers
+	$(VLLM)/bin/python -m pytest tests/interop/test_vllm.py
 
 SAES ?= $(wildcard demo-out/frontier/seed0/expander-d7)
 MODEL ?= demo-out/base/model

