@@ -9,7 +9,7 @@ from tiny_models import D_IN
 
 from expander_sae.frontier import plan, run_frontier, sweep
 from expander_sae.records import ExpanderSaeError
-from expander_sae.saes import ExpanderSae, load_sae
+from expander_sae.saes import ExpanderSae, IrregularSae, load_sae
 from expander_sae.training import TrainConfig
 
 CONFIG = TrainConfig(tokens=3000, batch_size=100, statistics_tokens=500, rewire_every=3)
@@ -141,3 +141,15 @@ def test_less_data_is_part_of_more(store, tmp_path):
 def test_pruned_needs_the_dense_sae():
     with pytest.raises(ExpanderSaeError, match="control dense beside pruned"):
         plan([4], ["pruned"], **SIZES)
+
+
+def test_irregular_degrees_have_the_entries_of_the_regular_sae_and_use_them_unevenly(store, tmp_path):
+    variants = plan([2], ["irregular"], **SIZES)
+    found = run(store, tmp_path, variants, stages=2)
+    values = {record.variant: record.evaluation.learned_values for record in found.records}
+    assert values["irregular-d2"] == values["expander-d2"] == 2 * 64 + D_IN
+    sae = load_sae(tmp_path / "seed0/irregular-d2")
+    assert isinstance(sae, IrregularSae)
+    degrees = sae.column_degrees()
+    assert int(degrees.sum()) == 2 * 64
+    assert int(degrees.max()) > 2

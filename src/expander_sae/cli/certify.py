@@ -109,6 +109,11 @@ def _sparse_sae(source: str) -> Any:
     from expander_sae.saes import load_sae
 
     sae = load_sae(Path(source)).eval()
+    if sae.kind == "irregular":
+        raise ExpanderSaeError(
+            f"expected an SAE with as many entries in every column, saw one of irregular degrees in {source}: the "
+            "certificates count on a left-regular mask. Train it without --irregular."
+        )
     if getattr(sae, "mask", None) is None:
         raise ExpanderSaeError(f"expected an SAE with a sparse dictionary, saw one of kind {sae.kind!r} in {source}.")
     return sae

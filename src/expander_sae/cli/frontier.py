@@ -39,8 +39,8 @@ def frontier(
             help="What to compare with, with commas: full dense SAEs (dense, dense-untied, dense-randinit, dense-omp), "
             "small ones of each degree's size (matched, matched-omp, matched-decoder, matched-untied, matched-bytes, "
             "matched-bytes-omp), principal directions (pca), and for each degree other supports or ways to train "
-            "(oneshot, fixed, clustered, banded, shared, diversity, pruned); or none. docs/experiments.md says what "
-            "each is.",
+            "(irregular, oneshot, fixed, clustered, banded, shared, diversity, pruned); or none. docs/experiments.md "
+            "says what each is.",
         ),
     ] = "dense,matched",
     k: Annotated[int, typer.Option("--k", help="Active latents per token.")] = 32,

@@ -47,6 +47,13 @@ def train(
             help="Columns each of those stages picks beyond its share and drops again. [default: two for each it adds]"
         ),
     ] = None,
+    irregular: Annotated[
+        bool,
+        typer.Option(
+            "--irregular",
+            help="Let columns have different numbers of non-zeros, at most 4 degree + 4, `degree` on the average.",
+        ),
+    ] = False,
     signed: Annotated[bool, typer.Option("--signed", help="TopK without a ReLU, codes may be negative.")] = False,
     latent_bias: Annotated[bool, typer.Option("--latent-bias", help="Learn one bias per latent.")] = False,
     flatness: Annotated[
@@ -71,7 +78,7 @@ def train(
     All SAEs of one command see the same batches. Ctrl-C leaves a checkpoint; the same command goes on from it.
     """
     from expander_sae.activations import ActivationStore  # torch takes seconds to import
-    from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, usual_spare
+    from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, IrregularSae, usual_slots, usual_spare
     from expander_sae.training import PRESETS, StoreBatches, paper_sae_options
     from expander_sae.training import train as run
 
@@ -101,6 +108,19 @@ def train(
         f"expander-d{d}": ExpanderSae(**shared, **pursuit, degree=d, construction=construction)
         for d in integers(degree, "--degree")
     }
+    if irregular:
+        if not stages or preset == "paper":
+            raise ExpanderSaeError("expected --stages above 0 and the default preset beside --irregular: entries move")
+        saes = {
+            f"irregular-d{d}": IrregularSae(
+                **shared,
+                **pursuit,
+                degree=usual_slots(d, store.d_in),
+                entries=d * shared["n_latents"],
+                construction=construction,
+            )
+            for d in integers(degree, "--degree")
+        }
     if dense:
         saes["dense"] = DenseTopKSae(**shared)
     stream = StoreBatches(store, config, keep_special_tokens=keep_special_tokens)

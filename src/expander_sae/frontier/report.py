@@ -87,7 +87,7 @@ def write_report(frontier: Frontier, folder: str | os.PathLike[str]) -> Path:
 
 def in_order(summaries: list[Summary]) -> list[Summary]:
     """By degree, each sparse SAE with its controls; the full dense ones last."""
-    sparse = ("expander", "pruned", "fixed", "oneshot", "diversity", "shared", "banded", "clustered")
+    sparse = ("expander", "irregular", "pruned", "fixed", "oneshot", "diversity", "shared", "banded", "clustered")
     families = (*sparse, *(name for name in CONTROLS if name not in sparse), "pca-topk")
     return sorted(summaries, key=lambda s: (s.matched_degree or math.inf, families.index(s.family)))
 

@@ -11,7 +11,7 @@ import torch
 
 from expander_sae.graphs.mask import row_dtype
 from expander_sae.records import ExpanderSaeError
-from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, usual_spare
+from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, IrregularSae, usual_slots, usual_spare
 
 from .supports import DIVERSITIES, banded_mask, dialled_mask, shared_mask
 
@@ -27,6 +27,7 @@ CONTROLS = {
     "matched-bytes": "per degree, a dense tied one-shot SAE of as many bytes, float32 values and learned rows counted",
     "matched-bytes-omp": "the same, trained and read by pursuit",
     "pca": "per degree, the leading n' principal directions: all of them, and the best k of them for each token",
+    "irregular": "per degree, an Expander SAE of as many entries whose columns may have up to 4 degree + 4 of them",
     "oneshot": "per degree, an Expander SAE on a fixed mask, trained and read by the one-shot TopK encoder",
     "fixed": "per degree, an Expander SAE whose mask stays as it is",
     "clustered": "per degree, a fixed mask of disjoint row blocks; left-over rows are out of reach, as in the paper",
@@ -37,7 +38,7 @@ CONTROLS = {
 }
 """What an Expander SAE can be compared with, in words."""
 
-_BY_PURSUIT = ("expander", "matched-omp", "matched-bytes-omp", "dense-omp")
+_BY_PURSUIT = ("expander", "irregular", "matched-omp", "matched-bytes-omp", "dense-omp")
 _FIXED = ("fixed", "clustered", "banded", "shared", "diversity")
 _CLOSED = ("pca", "pca-topk")
 _UNTIED = ("dense-untied", "dense-randinit", "matched-decoder", "matched-untied")
@@ -128,6 +129,9 @@ class Variant:
         if self.degree is None:
             sae = DenseTopKSae(**shared, tied=self.family not in _UNTIED)
             return _random_encoder(sae) if self.family == "dense-randinit" else sae
+        if self.family == "irregular":
+            slots, entries = usual_slots(self.degree, d_in), self.degree * self.n_latents
+            return IrregularSae(**shared, degree=slots, entries=entries, construction=construction)
         masks: dict[str, Callable[..., Any]] = {"banded": banded_mask, "shared": shared_mask}
         sizes = {"d_in": d_in, "n_latents": self.n_latents, "degree": self.degree, "seed": self.seed}
         if self.family == "diversity":
@@ -242,7 +246,7 @@ class _Planner:
         """The Expander SAEs and the controls that are sparse themselves."""
         n, k, seed = self.n_latents, self.k, self.seed
         self.variants += [Variant(f"expander-d{d}", "expander", n, k, seed, d, d) for d in degrees]
-        for family in ("oneshot", "fixed", "clustered", "banded", "shared", "pruned"):
+        for family in ("irregular", "oneshot", "fixed", "clustered", "banded", "shared", "pruned"):
             if family in controls:
                 self.variants += [Variant(f"{family}-d{d}", family, n, k, seed, d, d) for d in degrees]
         if "diversity" in controls:

@@ -24,6 +24,11 @@ ARCHITECTURE = "expander_sae"
 
 def describe(sae: AbstractSae) -> dict[str, Any]:
     """The fields of `cfg.json` that build the SAE again; all but the mask's seed and hash can be changed there."""
+    if sae.kind not in (ExpanderSae.kind, DenseTopKSae.kind):
+        raise ExpanderSaeError(
+            f"expected an SAE of kind 'expander' or 'dense' to write for SAELens; got {sae.kind!r}. "
+            "Export its dictionary as a dense one: dense=True, or `export --to saelens-dense`."
+        )
     described = sae.describe()
     mask = described.pop("mask", None) or {}
     return {

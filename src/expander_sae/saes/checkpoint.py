@@ -15,6 +15,7 @@ from expander_sae.records import ExpanderSaeError, read_json, sha256_file, write
 from .base import AbstractSae
 from .dense_topk import DenseTopKSae
 from .expander import ExpanderSae
+from .irregular import IrregularSae, pack, unpack
 
 FORMAT = "expander-sae"
 VERSION = 1
@@ -57,7 +58,10 @@ def save_sae(sae: AbstractSae, folder: str | Path, *, values: str = "float32") -
     for name, array in arrays.items():
         if array.is_floating_point() and not bool(torch.isfinite(array).all()):
             raise ExpanderSaeError(f"expected finite numbers to save; {name} holds NaN or infinity (a diverged run)")
-    arrays |= {name: _rounded(arrays[name], values, name) for name in ("values", "encoder") if name in arrays}
+    rounded = {name: _rounded(arrays[name], values, name) for name in ("values", "encoder") if name in arrays}
+    if isinstance(sae, IrregularSae):  # before rounding, which may make a small entry zero
+        arrays, rounded = pack(arrays), {"values": rounded["values"][sae.present()]}
+    arrays |= rounded
     with write_atomically(folder / ARRAYS) as temporary:
         save_file({name: array.cpu().contiguous() for name, array in arrays.items()}, temporary)
     config = {
@@ -123,6 +127,8 @@ def load_sae(folder: str | Path) -> AbstractSae:
         )
     arrays = _read_arrays(path)
     try:
+        if config["kind"] == IrregularSae.kind:
+            arrays = unpack(arrays, config["degree"], config["d_in"])
         sae = _build(config, arrays)
     except (KeyError, TypeError) as error:
         raise ExpanderSaeError(f"{folder / CONFIG} lacks or garbles a field: {error}") from error
@@ -145,8 +151,11 @@ def _build(config: dict[str, Any], arrays: dict[str, Tensor]) -> AbstractSae:
     shared["spare"] = config.get("spare", 0)  # older folders have none
     if config["kind"] == DenseTopKSae.kind:
         return DenseTopKSae(**shared, tied=config["tied"], blank=True)
+    if config["kind"] == IrregularSae.kind:
+        sizes = {"degree": config["degree"], "entries": config["entries"]}
+        return IrregularSae(**shared, **sizes, mask=_mask(config, arrays), blank=True)
     if config["kind"] != ExpanderSae.kind:
-        raise ExpanderSaeError(f"expected kind 'expander' or 'dense'; got {config['kind']!r}")
+        raise ExpanderSaeError(f"expected kind 'expander', 'irregular' or 'dense'; got {config['kind']!r}")
     tied = config.get("tied", True)  # older folders do not say: there was no other kind
     return ExpanderSae(**shared, degree=config["degree"], mask=_mask(config, arrays), tied=tied, blank=True)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from expander_sae.graphs import mask_from_rows
 from expander_sae.ops import Codes, sparse_decode
-from expander_sae.saes import ExpanderSae
+from expander_sae.saes import ExpanderSae, IrregularSae
 
 MARGIN = 1.2
 """A move must promise this many times the value it gives up: batch noise otherwise moves entries back and forth."""
@@ -73,10 +73,11 @@ def _within_row_bounds(sae: ExpanderSae, moves: Moves, worth: Tensor, row_cap: f
     """Keep the most worthwhile moves that leave every row with at least one column and at most the bound."""
     order = worth.sort(descending=True, stable=True).indices
     moves = Moves(*(part[order] for part in moves))
-    flat = sae.rows.long().reshape(-1)
+    present = sae.columns.raw != 0  # all of them, unless degrees are irregular
+    flat = sae.rows.long()[present]
     degrees = torch.bincount(flat, minlength=sae.d_in)
     left = sae.rows.long()[moves.latents, moves.slots]
-    keep = _rank_within(left) < (degrees - 1)[left]
+    keep = (_rank_within(left) < (degrees - 1)[left]) | ~present[moves.latents, moves.slots]
     if row_cap is not None:
         bound = int(row_cap * flat.numel() / sae.d_in)
         keep &= _rank_within(moves.rows) < (bound - degrees)[moves.rows]
@@ -115,3 +116,34 @@ def apply_moves(sae: ExpanderSae, moves: Moves, optimizer: torch.optim.Optimizer
         tensor.copy_(tensor.gather(1, order))
     sae.set_mask(mask_from_rows(rows.numpy(), d_in=sae.d_in))
     return len(moves.latents)
+
+
+@torch.no_grad()
+def keep_entries(sae: IrregularSae, energy: Tensor, optimizer: torch.optim.Optimizer) -> int:
+    """Drop the entries that matter least until `sae.entries` are left, moments too; returns how many were dropped.
+
+    Dropping entry w_ij of a unit column raises the squared error by about `w_ij^2 S_j` with S_j the energy of the
+    column's codes, so that is the order; every column keeps half the mean degree (at least one entry), every row one.
+
+    Args:
+        sae: changed in place.
+        energy: S [n_latents], of recent codes, in any unit.
+        optimizer: Adam over its parameters.
+    """
+    raw = sae.columns.raw
+    worth = sae.values.square() * energy.clamp_min(1e-6 * float(energy.mean()))[:, None]
+    present = sae.present()
+    fewest = max(1, sae.entries // sae.n_latents // 2)
+    worth.scatter_(1, worth.topk(fewest, dim=1).indices, torch.inf)
+    rows = sae.rows.long().reshape(-1)
+    largest = torch.zeros(sae.d_in).scatter_reduce_(0, rows, worth.reshape(-1), "amax")
+    last = (worth == largest[rows].view_as(worth)) & worth.isfinite()
+    worth[last] = torch.finfo(worth.dtype).max  # after the columns' own
+    worth[~present] = -1.0
+    kept = torch.zeros_like(present)
+    kept.view(-1)[worth.view(-1).topk(min(sae.entries, int(present.sum()))).indices] = True
+    dropped = int((present & ~kept).sum())
+    state = optimizer.state[raw]
+    for tensor in (raw, *(state[name] for name in ("exp_avg", "exp_avg_sq") if name in state)):
+        tensor.mul_(kept)
+    return dropped
