@@ -116,14 +116,20 @@ def pack(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def stored_rows(packed: dict[str, Tensor], degree: int, d_in: int) -> np.ndarray:
-    """Rows [n_latents, degree] of packed arrays: the entries', and for empty slots the first rows that are free."""
+    """Rows [n_latents, degree] of packed arrays: the entries', and for empty slots free rows.
+
+    Column j takes the free rows from row j d_in / n_latents on: on common rows, empty slots would meet in every Gram
+    matrix that a pursuit builds.
+    """
     counts = packed["counts"].long().numpy()
     flat = packed["rows"].numpy().astype(np.int64)
     n = len(counts)
     latents = np.repeat(np.arange(n), counts)
     taken = np.zeros((n, d_in), bool)
     taken[latents, flat] = True
-    free = np.argsort(taken[:, : 2 * degree], axis=1, kind="stable")[:, :degree]
+    window = (np.arange(n)[:, None] * d_in // n + np.arange(min(d_in, 2 * degree))) % d_in
+    order = np.argsort(np.take_along_axis(taken, window, axis=1), axis=1, kind="stable")[:, :degree]
+    free = np.take_along_axis(window, order, axis=1)
     slots = np.arange(degree)[None]
     rows = np.take_along_axis(free, np.maximum(slots - counts[:, None], 0), axis=1)
     rows[slots < counts[:, None]] = flat
