@@ -153,3 +153,12 @@ def test_irregular_degrees_have_the_entries_of_the_regular_sae_and_use_them_unev
     degrees = sae.column_degrees()
     assert int(degrees.sum()) == 2 * 64
     assert int(degrees.max()) > 2
+
+
+def test_a_reading_with_more_spare_columns_than_an_sae_has_leaves_it_out(store, tmp_path):
+    variants = plan([2], ["matched"], **SIZES)
+    assert {variant.name: variant.n_latents for variant in variants} == {"expander-d2": 64, "dense-n4": 4}
+    found = run(store, tmp_path, variants, stages=2, readings=["stages:2+6", "stages:2"])
+    assert {(record.variant, record.reading) for record in found.readings} == {
+        ("expander-d2", "stages:2+6"), ("expander-d2", "stages:2"), ("dense-n4", "stages:2")
+    }  # fmt: skip

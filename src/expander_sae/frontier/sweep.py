@@ -62,8 +62,8 @@ def run_frontier(
         construction: how the masks of the Expander SAEs are made.
         stages: stages of block OMP that find the codes of the Expander SAEs; 0: one-shot TopK.
         spare: columns each stage picks beyond its share and drops again; None: two for each it adds.
-        readings: other inferences (`expander_sae.saes.INFERENCES`) to read every SAE by as well; one that does not fit
-            an SAE (more stages than k, say) is an error.
+        readings: other inferences (`expander_sae.saes.INFERENCES`) to read every SAE by as well; one that is
+            impossible for k (more stages, say) is an error; SAEs with too few columns for its spare ones are left out.
         train_tokens: train on the first so many stored tokens only; None: on all of them.
         command: the command line behind this run, for the report.
         notes: said in the report as they are.
@@ -92,7 +92,7 @@ def run_frontier(
     _train_missing(store, folder, variants, train_config, pieces, shared, evaluation, train_tokens, progress, say)
     _evaluate_missing(store, folder, variants, (None, *readings), language_model, pieces, evaluation, progress, say)
     records = [_record(pieces, variant, None) for variant in variants]
-    read = [_record(pieces, variant, reading) for reading in readings for variant in variants if variant.other_readings]
+    read = [_record(pieces, v, reading) for reading in readings for v in variants if v.can_be_read_by(reading)]
     frontier = Frontier(
         settings={
             "d_in": store.d_in,
@@ -229,7 +229,7 @@ def _evaluate_missing(
 ) -> None:
     alive = [variant for variant in variants if not pieces.training(variant).diverged]
     with_text = language_model is not None
-    wanted = [(v, reading) for v in alive for reading in readings if reading is None or v.other_readings]
+    wanted = [(v, reading) for v in alive for reading in readings if reading is None or v.can_be_read_by(reading)]
     missing = [pair for pair in wanted if not pieces.is_evaluated(*pair, with_text)]
     if len(missing) < len(wanted):
         say(f"{len(wanted) - len(missing)} of {len(wanted)} evaluations are already done")

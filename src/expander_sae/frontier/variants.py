@@ -11,7 +11,15 @@ import torch
 
 from expander_sae.graphs.mask import row_dtype
 from expander_sae.records import ExpanderSaeError
-from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, IrregularSae, usual_slots, usual_spare
+from expander_sae.saes import (
+    AbstractSae,
+    DenseTopKSae,
+    ExpanderSae,
+    Inference,
+    IrregularSae,
+    usual_slots,
+    usual_spare,
+)
 
 from .supports import DIVERSITIES, banded_mask, dialled_mask, shared_mask
 
@@ -82,10 +90,10 @@ class Variant:
         """Where the SAE is, below the frontier's folder."""
         return f"seed{self.seed}{self.training and '-' + self.training}/{self.name}"
 
-    @property
-    def other_readings(self) -> bool:
-        """Whether reading it by other inferences means anything: principal directions have one best way."""
-        return self.family not in _CLOSED
+    def can_be_read_by(self, reading: str) -> bool:
+        """Whether this inference means anything for it: principal directions have one best way, and a small SAE may
+        have fewer columns than k and the spare ones together."""
+        return self.family not in _CLOSED and Inference.parse(reading, self.k).spare <= self.n_latents - self.k
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings; what came after the first version is left out where it is not used, so that

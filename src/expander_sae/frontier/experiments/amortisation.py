@@ -48,7 +48,10 @@ def show(measured: Measured) -> Page:
             *(_split_table(splits[metric], title, digits) for metric, title, digits in _METRICS if splits[metric]),
             quality_table("Every SAE read in every way", summaries, inference=True),
         ],
-        figures=[*(_by_degree(own, read, metric) for metric, *_ in _METRICS), _speed(summaries)],
+        figures=[
+            *(_by_degree(own, read, metric) for metric, *_ in _METRICS),
+            *(_by_speed(summaries, metric, unit) for metric, unit, _ in _METRICS),
+        ],
         notes=[
             "E is a metric read by an SAE's own inference, O the same dictionary read by OMP; s is the SAE, d the full "
             "dense one of the same seed. The gap E_s - E_d is (E_s - O_s) - (E_d - O_d), the encoder's part, plus "
@@ -137,16 +140,18 @@ def _by_degree(own: list[FrontierRecord], read: list[FrontierRecord], metric: st
     return lines(f"{metric}_by_degree", caption, drawn, x="degree", y=metric, log_x=True, levels=levels)
 
 
-def _speed(summaries: list[Any]) -> Figure | None:
+def _by_speed(summaries: list[Any], metric: str, unit: str) -> Figure | None:
+    speed = "encode_tokens_per_second"
     drawn = []
     for variant in dict.fromkeys(summary.variant for summary in summaries):
-        mine = [s for s in summaries if s.variant == variant and "encode_tokens_per_second" in s.metrics]
-        points = [
-            (s.metrics["encode_tokens_per_second"].mean, s.metrics["fvu"].mean) for s in mine if "fvu" in s.metrics
-        ]
+        mine = [s.metrics for s in summaries if s.variant == variant and speed in s.metrics and metric in s.metrics]
+        points = [(m[speed].mean, m[metric].mean) for m in mine if m["fvu"].mean <= 1]
         drawn.append(Line(variant, points))
-    caption = "fvu against the speed of reading codes, one line for each SAE, one point for each inference"
-    return lines("fvu_by_speed", caption, drawn, x="tokens/s, reading codes", y="fvu", log_x=True)
+    caption = (
+        f"{unit} against the speed of reading codes, one line for each SAE, one point for each inference; those that "
+        "leave more than the mean does (fvu above 1) are in the table only"
+    )
+    return lines(f"{metric}_by_speed", caption, drawn, x="tokens/s, reading codes", y=unit, log_x=True)
 
 
 EXPERIMENT = Experiment(
