@@ -20,6 +20,7 @@ NAMES = (
     "learning-curves",
     "layers",
     "latents",
+    "stability",
     "coherence",
     "storage",
     "geometry",

@@ -1,0 +1,191 @@
+"""Do latents come back under another seed, and codes under noise?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from expander_sae.evaluation.codes import store_batches
+from expander_sae.evaluation.features import best_cosine
+from expander_sae.evaluation.firing import best_jaccard, firings
+from expander_sae.ops import Codes
+from expander_sae.records import ExpanderSaeError
+from expander_sae.saes import AbstractSae
+
+from ..over_seeds import spread
+from .context import Context
+from .drawing import Line, lines
+from .experiment import Experiment, Measured, Page, Table
+from .quality import diverged
+
+_AGREEMENT = (
+    ("median best Jaccard", "median_jaccard", 3),
+    ("Jaccard > 0.3", "matched_jaccard_0.3", 3),
+    ("median best cosine", "median_cosine", 3),
+    ("cosine > 0.7", "matched_cosine_0.7", 3),
+)
+_NOISE = (
+    ("latents kept", "support_kept", 3),
+    ("change of the code", "code_change", 3),
+    ("change of x̂ / noise", "output_change", 3),
+)
+
+
+def measure(context: Context) -> Measured:
+    """Every SAE against the one of its own kind and the next seed; and its codes of tokens with noise added."""
+    if len(context.settings.seeds) < 2:
+        raise ExpanderSaeError("expected two seeds at least: latents are compared with those of another seed")
+    noises = [float(noise) for noise in context.option("noises")]
+    if not noises or min(noises) <= 0:
+        raise ExpanderSaeError(f"expected noises as numbers above 0, got {noises}")
+    grid = context.grid(degrees=context.chosen_degrees(), controls=context.option("controls"))
+    found = {(record.variant, record.seed): (record, sae) for record, sae in grid.saes()}
+    rows = []
+    for (variant, seed), (record, sae) in found.items():
+        seeds = sorted(s for v, s in found if v == variant)
+        if len(seeds) < 2:
+            continue  # its twins diverged
+        twin = seeds[(seeds.index(seed) + 1) % len(seeds)]
+        depends = {
+            "sae": str((grid.folder / record.folder / "sae.safetensors").stat().st_mtime_ns), "twin": twin,
+            "tokens": context.option("tokens"), "noises": noises,
+            "kept": context.settings.evaluation().keep_special_tokens,
+        }  # fmt: skip
+        context.say(f"stability of {variant}, seed {seed}")
+        other = found[variant, twin][1]
+        made = context.piece(
+            f"{variant}-seed{seed}",
+            depends,
+            lambda sae=sae, other=other: {**_agreement(context, sae, other), "noise": _noise(context, sae, noises)},
+        )
+        rows.append({"variant": variant, "family": record.family, "seed": seed, "against": twin, **made})
+    records = [record.to_dict() for record in grid.frontier.records]
+    return {"saes": rows, "tokens": context.option("tokens"), "frontier": {"records": records}}
+
+
+def _batches(context: Context) -> Any:
+    kept = context.settings.evaluation().keep_special_tokens
+    return store_batches(context.store, "heldout", keep_special_tokens=kept)
+
+
+def _agreement(context: Context, sae: AbstractSae, other: AbstractSae) -> dict[str, Any]:
+    """How well each living latent is matched by one of the other SAE's, by firings and by direction."""
+    mine, _, _ = firings(sae, _batches(context), context.option("tokens"))
+    theirs, _, _ = firings(other, _batches(context), context.option("tokens"))
+    alive = mine.counts() > 0
+    jaccard, cosine = best_jaccard(mine, theirs)[alive].double(), best_cosine(sae, other)[alive].double()
+    return {
+        "median_jaccard": float(jaccard.median()),
+        "matched_jaccard_0.3": float((jaccard > 0.3).double().mean()),
+        "median_cosine": float(cosine.median()),
+        "matched_cosine_0.7": float((cosine > 0.7).double().mean()),
+    }
+
+
+@torch.no_grad()
+def _noise(context: Context, sae: AbstractSae, noises: Sequence[float]) -> list[dict[str, float]]:
+    """For each size of noise: latents that stay, and how far code and reconstruction move.
+
+    Noise is Gaussian, of norm eta ||x - b_dec|| for each token. Kept: |S ∩ S'| / |S| over tokens with codes S and S'.
+    Change of the code: ||h - h'|| / ||h||. Change of x̂: ||x̂ - x̂'|| / ||noise||; 1 passes the noise on. All are means
+    over tokens.
+    """
+    sums = [dict.fromkeys(("support_kept", "code_change", "output_change"), 0.0) for _ in noises]
+    generator = torch.Generator().manual_seed(0)
+    tokens, left = 0, context.option("tokens")
+    for batch in _batches(context):
+        x = batch.x[:left].float()
+        left, tokens = left - len(x), tokens + len(x)
+        direction = torch.randn(x.shape, generator=generator)
+        unit = direction / direction.norm(dim=1, keepdim=True) * (x - sae.center()).norm(dim=1, keepdim=True)
+        codes = sae.encode(x)
+        clean, output = _spread_out(codes, sae.n_latents), sae.decode(codes)
+        for place, noise in enumerate(noises):
+            again = sae.encode(x + noise * unit)
+            noisy = _spread_out(again, sae.n_latents)
+            kept = ((clean != 0) & (noisy != 0)).sum(1) / (clean != 0).sum(1).clamp_min(1)
+            change = (clean - noisy).norm(dim=1) / clean.norm(dim=1).clamp_min(1e-30)
+            moved = (sae.decode(again) - output).norm(dim=1) / (noise * unit).norm(dim=1).clamp_min(1e-30)
+            for name, values in (("support_kept", kept), ("code_change", change), ("output_change", moved)):
+                sums[place][name] += float(values.double().sum())
+        if left <= 0:
+            break
+    return [
+        {"noise": noise, **{name: total / tokens for name, total in part.items()}}
+        for noise, part in zip(noises, sums, strict=True)
+    ]
+
+
+def _spread_out(codes: Codes, n_latents: int) -> Tensor:
+    return torch.zeros(len(codes.indices), n_latents).scatter_(1, codes.indices, codes.values)
+
+
+def show(measured: Measured) -> Page:
+    """Agreement of twins, and what noise does."""
+    names = list(dict.fromkeys(row["variant"] for row in measured["saes"]))
+    of = {name: [row for row in measured["saes"] if row["variant"] == name] for name in names}
+    noises = [part["noise"] for part in measured["saes"][0]["noise"]] if measured["saes"] else []
+    agreement = [[name, *(_cell(of[name], key, digits) for _, key, digits in _AGREEMENT)] for name in names]
+    noise = [
+        [name, f"{size:g}", *(_cell([row["noise"][at] for row in of[name]], key, digits) for _, key, digits in _NOISE)]
+        for name in names
+        for at, size in enumerate(noises)
+    ]
+    under = "Mean over seeds ± half width of the 95% interval, below it every seed. "
+    return Page(
+        claim=_claim(of, noises),
+        tables=[
+            Table("Latents found again under another seed", ["SAE", *(c[0] for c in _AGREEMENT)], agreement,
+                  under + "Over latents that fire. Best match of each by firing sets (Jaccard) and by direction."),
+            Table("Codes under noise", ["SAE", "noise / ‖x − b‖", *(c[0] for c in _NOISE)], noise,
+                  under + "Gaussian noise; change of x̂ / noise is 1 where all of it comes through."),
+        ],
+        figures=[
+            lines("support_kept_by_noise", "share of the active latents that stay, by size of the noise",
+                  [Line(name, [(size, spread(row["noise"][place]["support_kept"] for row in of[name]))
+                               for place, size in enumerate(noises)]) for name in names],
+                  x="noise / ‖x − b‖", y="share of active latents kept", log_x=True),
+        ],
+        notes=[
+            f"On {measured['tokens']:,} held-out tokens at most.",
+            "A small dense SAE has few latents that fire on much: they are found again more easily, and keep firing.",
+            *diverged(measured["frontier"]),
+        ],
+    )  # fmt: skip
+
+
+def _cell(rows: Sequence[Mapping[str, Any]], key: str, digits: int) -> str | None:
+    found = spread(row[key] for row in rows)
+    return None if found is None else found.text(digits)
+
+
+def _claim(of: Mapping[str, Sequence[Mapping[str, Any]]], noises: Sequence[float]) -> str:
+    parts = []
+    for name, rows in of.items():
+        if rows[0]["family"] not in ("expander", "dense"):
+            continue
+        matched = spread(row["matched_jaccard_0.3"] for row in rows)
+        kept = spread(row["noise"][-1]["support_kept"] for row in rows)
+        if matched is not None and kept is not None:
+            parts.append(f"{name} {matched.mean:.1%} and {kept.mean:.1%}")
+    if not parts:
+        return "No SAE had a twin of another seed."
+    return (
+        f"Latents with a counterpart (Jaccard 0.3) under another seed, and active latents kept under {noises[-1]:.0%} "
+        f"noise: {', '.join(parts)}."
+    )
+
+
+EXPERIMENT = Experiment(
+    name="stability",
+    question="Do latents come back under another seed, and do codes survive noise?",
+    measure=measure,
+    show=show,
+    needs=("activations",),
+    options={
+        "degrees": [7, 30, 200], "controls": ["dense", "matched"], "tokens": 4096, "noises": [0.01, 0.03, 0.1, 0.3],
+    },
+)  # fmt: skip
