@@ -93,7 +93,7 @@ def _noise(context: Context, sae: AbstractSae, noises: Sequence[float]) -> list[
     Change of the code: ||h - h'|| / ||h||. Change of x̂: ||x̂ - x̂'|| / ||noise||; 1 passes the noise on. All are means
     over tokens.
     """
-    sums = [dict.fromkeys(("support_kept", "code_change", "output_change"), 0.0) for _ in noises]
+    sums: list[dict[str, float]] = [dict.fromkeys((key for _, key, _ in _NOISE), 0.0) for _ in noises]
     generator = torch.Generator().manual_seed(0)
     tokens, left = 0, context.option("tokens")
     for batch in _batches(context):
