@@ -166,7 +166,8 @@ def test_a_warm_start_outside_the_dictionary_is_refused():
 
 
 def test_omp_is_tracked_where_lists_are_short_and_scanned_where_they_are_long():
-    assert native.tracking_pays(sparse(4000, 512, 7, dtype=torch.float32))
+    assert native.tracking_pays(sparse(16384, 2048, 7, dtype=torch.float32))
+    assert not native.tracking_pays(sparse(4000, 512, 7, dtype=torch.float32))
     assert not native.tracking_pays(sparse(1000, 64, 20, dtype=torch.float32))
     crowded = Dictionary(torch.arange(7).repeat(4000, 1), torch.ones(4000, 7) / 7**0.5, 512)
     assert not native.tracking_pays(crowded)
