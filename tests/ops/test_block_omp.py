@@ -5,6 +5,7 @@ from dictionaries import gaussian, grid, needs_native, random_rows
 from sklearn.linear_model import orthogonal_mp
 
 from expander_sae.ops import Codes, block_omp, correlate, encode_topk, sparse_decode, support_gram
+from expander_sae.ops.block_omp import dense as by_products
 from expander_sae.ops.block_omp import native
 from expander_sae.records import ExpanderSaeError
 
@@ -177,6 +178,35 @@ def test_dense_dictionaries(block, signed, spare):
     same = (got.indices.sort(dim=1).values == want.indices.sort(dim=1).values).all(dim=1)
     assert same.float().mean() > 0.9
     torch.testing.assert_close(got.values[same], want.values[same], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("spare", [0, 4])
+def test_matrix_products_on_the_whole_dictionary_give_the_same_codes(signed, spare):
+    """What a device without a kernel of ours runs."""
+    x, rows, values = problem(60, 64, 500, 7)
+    whole = by_products.in_full(rows, values, 64)
+    assert torch.equal(whole, dense(rows, values, 64))
+    indices, codes, skipped = by_products.forward(x, whole, 12, 4, spare, signed, 0.0)
+    want = block_omp(x, rows, values, 12, block=4, spare=spare, signed=signed, backend="native")
+    same = (indices.sort(dim=1).values == want.indices.sort(dim=1).values).all(dim=1)
+    assert same.float().mean() > 0.9
+    assert skipped == 0
+    torch.testing.assert_close(codes[same], want.values[same], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("spare", [0, 4])
+def test_on_the_gpu(device, spare):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    x, rows, values = problem(60, 64, 500, 7)
+    want = block_omp(x, rows, values, 12, block=4, spare=spare)
+    got = block_omp(x.to(device), rows.to(device), values.to(device), 12, block=4, spare=spare)
+    assert got.values.device.type == device
+    same = (got.indices.cpu().sort(dim=1).values == want.indices.sort(dim=1).values).all(dim=1)
+    assert same.float().mean() > 0.9
+    torch.testing.assert_close(got.values.cpu()[same], want.values[same], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("spare", [0, 3])

@@ -175,3 +175,16 @@ def test_omp_is_tracked_where_lists_are_short_and_scanned_where_they_are_long():
     scanned = pursue(x, dictionary, 8, backend="native")
     for found in both(x, dictionary, 8, "omp"):
         assert same_share(found, scanned) > 0.9
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", METHODS)
+def test_on_the_gpu(method):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    x, dictionary = tokens(30, 64, dtype=torch.float32), sparse(400, 64, 6, dtype=torch.float32)
+    there = Dictionary(dictionary.rows.cuda(), dictionary.values.cuda(), 64)
+    got = pursue(x.cuda(), there, 8, method)
+    assert got.values.device.type == "cuda"
+    got = Codes(got.indices.cpu(), got.values.cpu())
+    assert same_share(got, pursue(x, dictionary, 8, method, backend="reference")) > 0.9

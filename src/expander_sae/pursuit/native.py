@@ -28,10 +28,10 @@ def supports(
 def tracking_pays(dictionary: Dictionary) -> bool:
     """Whether OMP should track its correlations rather than scan the dictionary in lockstep over a tile of tokens.
 
-    Per step and core, tracking takes about 4.2 ns for each column that touches a row of the picked one (it walks waiting
-    rows too) and 0.05 ns for each of the n_latents numbers whose maximum it looks for; a scan of sixteen tokens at once
-    takes 0.037 ns per value of the dictionary. Tracking wins from n_latents of about 10,000 on. The columns that touch a
-    walked row are `sum c^2 / sum c` on average, with c the row degrees: many where learned supports crowd.
+    Per step and core, tracking takes about 4.2 ns for each column that touches a row of the picked one (it walks
+    waiting rows too) and 0.05 ns for each of the n_latents numbers whose maximum it looks for; a scan of sixteen tokens
+    at once takes 0.037 ns per value of the dictionary. Tracking wins from n_latents of about 10,000 on. The columns
+    that touch a walked row are `sum c^2 / sum c` on average, with c the row degrees: many where learned supports crowd.
     """
     assert dictionary.rows is not None
     degree = dictionary.values.shape[1]

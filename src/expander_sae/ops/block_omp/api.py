@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops.backends import choose_backend
-from expander_sae.ops.block_omp import native, reference
+from expander_sae.ops.block_omp import dense, native, reference
 from expander_sae.ops.checks import FLOATS, check_dictionary, check_numbers, check_tensor
 from expander_sae.ops.codes import Codes
 from expander_sae.records import ExpanderSaeError
@@ -33,9 +33,10 @@ def block_omp(
     z_j^2 / (G_S^-1)_jj, and refit; r = x - center - W_S z. A token stops at k columns, at ||r|| <= tolerance * ||x -
     center||, or when no score exceeds 1e-5 of its norm. A column closer than 1e-5 (squared, relative) to the span of
     the support is skipped, so duplicates never share a support. (A dense dictionary is pursued with matrix products and
-    batched solves; there unused slots keep the latent last looked at.) Not differentiable; refit on the support for
-    gradients. Pati et al. 1993; Wang et al. 2012 for blocks; Karahanoglu and Erdogan 2013 (forward-backward pursuit)
-    for `spare`, where a stage drops a fixed number by size instead.
+    batched solves, and so is any dictionary, written out in full, on a device without a kernel of ours; there unused
+    slots keep the latent last looked at.) Not differentiable; refit on the support for gradients. Pati et al. 1993;
+    Wang et al. 2012 for blocks; Karahanoglu and Erdogan 2013 (forward-backward pursuit) for `spare`, where a stage
+    drops a fixed number by size instead.
 
     Args:
         x: activations [batch, d_in].
@@ -47,7 +48,7 @@ def block_omp(
         signed: pick by absolute score; codes have any sign. Otherwise pick positive scores only.
         tolerance: relative residual at which a token stops.
         center: subtracted first [d_in].
-        backend: "auto", "native" or "reference".
+        backend: "auto" (the C++ core on CPU, matrix products elsewhere), "native" or "reference".
 
     Returns:
         Codes [batch, k] by falling size (falling value unless `signed`); unused slots are zero, on the lowest free
@@ -84,6 +85,10 @@ def block_omp(
         check_numbers(x, rows, values)
         x = x.to(values.dtype)
         centered = x if center is None else x - center
+        if backend == "auto" and x.device.type != "cpu":  # the definition goes token by token
+            whole = values if rows is None else dense.in_full(rows, values, x.shape[1])
+            indices, codes, _ = dense.forward(centered, whole, k, block, spare, signed, tolerance)
+            return Codes(indices, codes)
         return Codes(*reference.forward(centered, rows, values, k, block, spare, signed, tolerance))
     indices, codes, _ = native.forward(x, rows, values, k, block, spare, signed, tolerance, center)
     return Codes(indices, codes)

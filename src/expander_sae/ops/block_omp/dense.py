@@ -1,4 +1,4 @@
-"""Block OMP over a dense dictionary with matrix products, for the dense control."""
+"""Block OMP over a dense dictionary with matrix products: for the dense control, and where there is no kernel."""
 
 import torch
 from torch import Tensor
@@ -30,17 +30,22 @@ def forward(
         for part in x.split(max(1, MAX_PIECE // per_token))
     ]
     if not pieces:
-        return torch.empty(0, k, dtype=torch.int64), torch.empty(0, k, dtype=values.dtype), 0
+        return x.new_empty((0, k), dtype=torch.int64), values.new_empty(0, k), 0
     indices, codes, skipped = zip(*pieces, strict=True)
     return torch.cat(indices), torch.cat(codes), sum(skipped)
+
+
+def in_full(rows: Tensor, values: Tensor, d_in: int) -> Tensor:
+    """The dictionary [n_latents, d_in] with its zeros."""
+    return values.new_zeros(values.shape[0], d_in).scatter_(1, rows.long(), values)
 
 
 def _piece(
     x: Tensor, values: Tensor, known: Tensor | None, k: int, block: int, spare: int, signed: bool, tolerance: float
 ) -> tuple[Tensor, Tensor, int]:
     batch, skipped = x.shape[0], 0
-    chosen = torch.empty(batch, 0, dtype=torch.int64)
-    used = torch.empty(batch, 0, dtype=torch.bool)
+    chosen = x.new_empty((batch, 0), dtype=torch.int64)
+    used = x.new_empty((batch, 0), dtype=torch.bool)
     codes, residual, norm = x.new_zeros(batch, 0), x, x.norm(dim=1, keepdim=True)
     first = x @ values.T
     live = norm > 0
@@ -82,9 +87,10 @@ def _factor(values: Tensor, known: Tensor | None, chosen: Tensor, used: Tensor) 
     if not len(suspect):
         return factor, used
     gram, left = _gram(values.double(), None, chosen[suspect]), used[suspect]
-    tokens = torch.arange(len(suspect))
+    tokens = torch.arange(len(suspect), device=gram.device)
+    nudge = PROBE * torch.eye(left.shape[1], dtype=gram.dtype, device=gram.device)
     while True:
-        probe = torch.linalg.cholesky(without(gram, left) + PROBE * torch.eye(left.shape[1], dtype=gram.dtype))
+        probe = torch.linalg.cholesky(without(gram, left) + nudge)
         dependent = left & (probe.diagonal(dim1=1, dim2=2).square() <= SMALLEST_PIVOT)
         found = dependent.any(1)
         if not bool(found.any()):
@@ -107,7 +113,7 @@ def _gram(values: Tensor, known: Tensor | None, chosen: Tensor) -> Tensor:
 def _drop_weakest(inverse: Tensor, codes: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     """The slots [batch, keep] that are left, and their least-squares codes, after dropping argmin z_j^2 / (G^-1)_jj one
     at a time; unused slots (code zero) go first."""
-    tokens = torch.arange(codes.shape[0])
+    tokens = torch.arange(codes.shape[0], device=codes.device)
     slots = torch.ones_like(codes, dtype=torch.bool)
     for _ in range(codes.shape[1] - keep):
         cost = codes.square() / inverse.diagonal(dim1=1, dim2=2)
