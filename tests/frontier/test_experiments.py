@@ -32,7 +32,7 @@ OPTIONS = {
     },
     "certificate-gap": {"trials": "4", "sizes": "48x96x4"},
     "latents": {"tokens": "300"},
-    "stability": {"tokens": "300"},
+    "stability": {"tokens": "300", "readings": "refit,omp"},
     "coherence": {"latents": "12"},
     "storage": {"calls": "5"},
 }

@@ -13,7 +13,7 @@ from expander_sae.evaluation.features import best_cosine
 from expander_sae.evaluation.firing import best_jaccard, firings
 from expander_sae.ops import Codes
 from expander_sae.records import ExpanderSaeError
-from expander_sae.saes import AbstractSae
+from expander_sae.saes import AbstractSae, Inference
 
 from ..over_seeds import spread
 from .context import Context
@@ -41,6 +41,9 @@ def measure(context: Context) -> Measured:
     noises = [float(noise) for noise in context.option("noises")]
     if not noises or min(noises) <= 0:
         raise ExpanderSaeError(f"expected noises as numbers above 0, got {noises}")
+    readings = [str(reading) for reading in context.option("readings")]
+    for reading in readings:
+        Inference.parse(reading, context.settings.k)
     grid = context.grid(degrees=context.chosen_degrees(), controls=context.option("controls"))
     found = {(record.variant, record.seed): (record, sae) for record, sae in grid.saes()}
     rows = []
@@ -51,7 +54,7 @@ def measure(context: Context) -> Measured:
         twin = seeds[(seeds.index(seed) + 1) % len(seeds)]
         depends = {
             "sae": str((grid.folder / record.folder / "sae.safetensors").stat().st_mtime_ns), "twin": twin,
-            "tokens": context.option("tokens"), "noises": noises,
+            "tokens": context.option("tokens"), "noises": noises, "readings": readings,
             "kept": context.settings.evaluation().keep_special_tokens,
         }  # fmt: skip
         context.say(f"stability of {variant}, seed {seed}")
@@ -59,11 +62,21 @@ def measure(context: Context) -> Measured:
         made = context.piece(
             f"{variant}-seed{seed}",
             depends,
-            lambda sae=sae, other=other: {**_agreement(context, sae, other), "noise": _noise(context, sae, noises)},
+            lambda sae=sae, other=other: {
+                **_agreement(context, sae, other),
+                "noise": {str(way): _noise(context, sae.read_by(way), noises) for way in _ways(sae, readings)},
+            },
         )
         rows.append({"variant": variant, "family": record.family, "seed": seed, "against": twin, **made})
     records = [record.to_dict() for record in grid.frontier.records]
     return {"saes": rows, "tokens": context.option("tokens"), "frontier": {"records": records}}
+
+
+def _ways(sae: AbstractSae, readings: Sequence[str]) -> list[Inference]:
+    """Its own inference, then the others that it has columns enough for."""
+    asked = [Inference.parse(reading, sae.k) for reading in readings]
+    fitting = [way for way in asked if way.spare <= sae.n_latents - sae.k]
+    return list(dict.fromkeys([sae.own_inference(), *fitting]))
 
 
 def _batches(context: Context) -> Any:
@@ -127,27 +140,28 @@ def show(measured: Measured) -> Page:
     """Agreement of twins, and what noise does."""
     names = list(dict.fromkeys(row["variant"] for row in measured["saes"]))
     of = {name: [row for row in measured["saes"] if row["variant"] == name] for name in names}
-    noises = [part["noise"] for part in measured["saes"][0]["noise"]] if measured["saes"] else []
     agreement = [[name, *(_cell(of[name], key, digits) for _, key, digits in _AGREEMENT)] for name in names]
-    noise = [
-        [name, f"{size:g}", *(_cell([row["noise"][at] for row in of[name]], key, digits) for _, key, digits in _NOISE)]
-        for name in names
-        for at, size in enumerate(noises)
-    ]
+    read = [(name, way) for name in names for way in of[name][0]["noise"]]
+    noise, drawn = [], []
+    for name, way in read:
+        sizes = [part["noise"] for part in of[name][0]["noise"][way]]
+        parts = [[row["noise"][way][place] for row in of[name]] for place in range(len(sizes))]
+        for size, rows in zip(sizes, parts, strict=True):
+            noise.append([name, way, f"{size:g}", *(_cell(rows, key, digits) for _, key, digits in _NOISE)])
+        kept = [(size, spread(row["support_kept"] for row in rows)) for size, rows in zip(sizes, parts, strict=True)]
+        drawn.append(Line(f"{name}, {way}", kept))
     under = "Mean over seeds ± half width of the 95% interval, below it every seed. "
     return Page(
-        claim=_claim(of, noises),
+        claim=_claim(of),
         tables=[
             Table("Latents found again under another seed", ["SAE", *(c[0] for c in _AGREEMENT)], agreement,
                   under + "Over latents that fire. Best match of each by firing sets (Jaccard) and by direction."),
-            Table("Codes under noise", ["SAE", "noise / ‖x − b‖", *(c[0] for c in _NOISE)], noise,
+            Table("Codes under noise", ["SAE", "read by", "noise / ‖x − b‖", *(c[0] for c in _NOISE)], noise,
                   under + "Gaussian noise; change of x̂ / noise is 1 where all of it comes through."),
         ],
         figures=[
             lines("support_kept_by_noise", "share of the active latents that stay, by size of the noise",
-                  [Line(name, [(size, spread(row["noise"][place]["support_kept"] for row in of[name]))
-                               for place, size in enumerate(noises)]) for name in names],
-                  x="noise / ‖x − b‖", y="share of active latents kept", log_x=True),
+                  drawn, x="noise / ‖x − b‖", y="share of active latents kept", log_x=True),
         ],
         notes=[
             f"On {measured['tokens']:,} held-out tokens at most.",
@@ -162,19 +176,21 @@ def _cell(rows: Sequence[Mapping[str, Any]], key: str, digits: int) -> str | Non
     return None if found is None else found.text(digits)
 
 
-def _claim(of: Mapping[str, Sequence[Mapping[str, Any]]], noises: Sequence[float]) -> str:
-    parts = []
+def _claim(of: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    parts, size = [], 0.0
     for name, rows in of.items():
         if rows[0]["family"] not in ("expander", "dense"):
             continue
+        own = next(iter(rows[0]["noise"]))
+        size = rows[0]["noise"][own][0]["noise"]
         matched = spread(row["matched_jaccard_0.3"] for row in rows)
-        kept = spread(row["noise"][-1]["support_kept"] for row in rows)
+        kept = spread(row["noise"][own][0]["support_kept"] for row in rows)
         if matched is not None and kept is not None:
             parts.append(f"{name} {matched.mean:.1%} and {kept.mean:.1%}")
     if not parts:
         return "No SAE had a twin of another seed."
     return (
-        f"Latents with a counterpart (Jaccard 0.3) under another seed, and active latents kept under {noises[-1]:.0%} "
+        f"Latents with a counterpart (Jaccard 0.3) under another seed, and active latents kept under {size:.0%} "
         f"noise: {', '.join(parts)}."
     )
 
@@ -187,5 +203,6 @@ EXPERIMENT = Experiment(
     needs=("activations",),
     options={
         "degrees": [7, 30, 200], "controls": ["dense", "matched"], "tokens": 4096, "noises": [0.01, 0.03, 0.1, 0.3],
+        "readings": [],
     },
 )  # fmt: skip
