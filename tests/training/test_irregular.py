@@ -180,3 +180,31 @@ def test_flatness_and_certificates_are_refused(tmp_path):
         train({"sae": irregular()}, MemorySource(uneven_activations(500)), config, folder=tmp_path, progress=False)
     with pytest.raises(ExpanderSaeError, match="left-regular"):
         _sparse_sae(str(irregular().save(tmp_path / "sae")))
+
+
+def test_the_model_card_says_what_it_is(tmp_path):
+    from expander_sae.interop.model_card import model_card
+
+    sae = irregular()
+    train({"sae": sae}, MemorySource(uneven_activations()), CONFIG, folder=tmp_path, progress=False)
+    card = model_card(sae, name="one", evaluations={}, licence="mit")
+    assert "columns have different degrees" in card
+    assert f"4 on the average, at most {int(sae.column_degrees().max())}" in card
+    assert sae.describe()["mask"]["sha256"] in card
+    assert f"{ENTRIES + 48:,}" in card
+
+
+def test_amortise_and_the_saelens_object_are_refused(tmp_path):
+    from typer.testing import CliRunner
+
+    from expander_sae.cli.main import app
+
+    folder = irregular().save(tmp_path / "sae")
+    runner = CliRunner()
+    for arguments, says in (
+        (["amortise", str(folder), "acts", "--out", str(tmp_path / "a")], "an irregular one"),
+        (["export", str(folder), "--out", str(tmp_path / "b"), "--to", "saelens"], "saelens-dense"),
+    ):
+        found = runner.invoke(app, arguments)
+        assert found.exit_code != 0
+        assert says in f"{found.output}{found.exception}"

@@ -30,8 +30,9 @@ def amortise(
     from expander_sae.training import StoreBatches, TrainConfig, train, with_own_encoder
 
     loaded = load_sae(sae)
-    if not isinstance(loaded, ExpanderSae):
-        raise ExpanderSaeError(f"expected an Expander SAE; {sae} holds a {loaded.kind} one")
+    if not isinstance(loaded, ExpanderSae) or loaded.kind != ExpanderSae.kind:
+        article = "an" if loaded.kind[0] in "aeiou" else "a"
+        raise ExpanderSaeError(f"expected an Expander SAE; {sae} holds {article} {loaded.kind} one")
     config = TrainConfig(
         tokens=tokens, batch_size=batch_size, learning_rate=learning_rate, seed=seed, amortise=True, aux_coefficient=0.0
     )

@@ -4,9 +4,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from expander_sae.records import EvaluationRecord
-from expander_sae.saes import AbstractSae
+import numpy as np
 
+from expander_sae.records import EvaluationRecord
+from expander_sae.saes import AbstractSae, IrregularSae
+
+_KINDS = {
+    "expander": "Expander SAE (a sparse dictionary)",
+    "irregular": "sparse SAE (a dictionary whose columns have different degrees)",
+}
 _METRICS = (
     # heading, field, format
     ("fvu", "fvu", ".4f"),
@@ -50,14 +56,16 @@ def _header(activations: Mapping[str, Any], licence: str) -> str:
 
 
 def _what(sae: AbstractSae, activations: Mapping[str, Any]) -> str:
-    kind = "Expander SAE (a sparse dictionary)" if sae.kind == "expander" else "dense TopK SAE"
-    degree = int(getattr(sae, "degree", sae.d_in))
+    kind = _KINDS.get(sae.kind, "dense TopK SAE")
+    degree = f"{int(getattr(sae, 'degree', sae.d_in)):,}"
+    if isinstance(sae, IrregularSae):
+        degree = f"{sae.entries / sae.n_latents:g} on the average, at most {int(sae.column_degrees().max())}"
     place = activations.get("module") or f"the residual stream after block {activations.get('layer')} (from 0)"
     of = f", trained on {place} of `{activations['model_id']}`" if "model_id" in activations else ""
     rows = [
         ("width of the activations, d_in", f"{sae.d_in:,}"),
         ("latents", f"{sae.n_latents:,}"),
-        ("non-zeros per dictionary column, degree", f"{degree:,}"),
+        ("non-zeros per dictionary column, degree", degree),
         ("active latents per token, k", f"{sae.k}"),
         ("learned values", f"{sae.learned_values():,}"),
         ("codes are read by", f"`{sae.own_inference()}`"),
@@ -74,9 +82,12 @@ def _mask(sae: AbstractSae) -> str:
         return ""
     made = f"construction `{mask.construction}`"
     made += ", rows stored in the file" if mask.seed is None else f", made again from seed {mask.seed}"
-    right = mask.right_degrees()
+    right, checked = mask.right_degrees(), mask.sha256()
+    if isinstance(sae, IrregularSae):
+        made, checked = "irregular degrees, rows stored in the file", sae.describe()["mask"]["sha256"]
+        right = np.bincount(mask.rows[sae.present().numpy()], minlength=sae.d_in)
     return (
-        f"## Mask\n\n{made[:1].upper()}{made[1:]}; SHA-256 of the rows `{mask.sha256()}`. A row is used by "
+        f"## Mask\n\n{made[:1].upper()}{made[1:]}; SHA-256 of the rows `{checked}`. A row is used by "
         f"{int(right.min())} to {int(right.max())} columns, {right.mean():.1f} in the mean.\n"
     )
 
