@@ -61,6 +61,15 @@ $(WHEEL_STAMP): $(STAMP) $(PACKAGE)
 	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -C build-dir='$(WHEEL_BUILD)' -w $(WHEEL_DIR) .
 	touch $(WHEEL_STAMP)
 
+# An environment whose pins are its own: its folder, and the ending of its lists of packages.
+define install_apart
+	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install -q -r tests/interop/requirements-$(2).txt $(WHEEL_DIR)/*.whl
+	$(1)/bin/python -m pip install -q --no-deps -r tests/interop/no-deps-$(2).txt
+	$(1)/bin/python -m pip install -q --no-deps --force-reinstall $(WHEEL_DIR)/*.whl
+	touch $(1)/.installed
+endef
+
 $(INTEROP_STAMP): $(WHEEL_STAMP) tests/interop/requirements.txt tests/interop/no-deps.txt constraints.txt
 	test -x $(INTEROP)/bin/python || $(PYTHON) -m venv $(INTEROP)
 	$(INTEROP)/bin/python -m pip install -q -c constraints.txt -r tests/interop/requirements.txt $(WHEEL_DIR)/*.whl
@@ -69,11 +78,7 @@ $(INTEROP_STAMP): $(WHEEL_STAMP) tests/interop/requirements.txt tests/interop/no
 	touch $(INTEROP_STAMP)
 
 $(SAEBENCH_STAMP): $(WHEEL_STAMP) tests/interop/requirements-saebench.txt tests/interop/no-deps-saebench.txt
-	test -x $(SAEBENCH)/bin/python || $(PYTHON) -m venv $(SAEBENCH)
-	$(SAEBENCH)/bin/python -m pip install -q -r tests/interop/requirements-saebench.txt $(WHEEL_DIR)/*.whl
-	$(SAEBENCH)/bin/python -m pip install -q --no-deps -r tests/interop/no-deps-saebench.txt
-	$(SAEBENCH)/bin/python -m pip install -q --no-deps --force-reinstall $(WHEEL_DIR)/*.whl
-	touch $(SAEBENCH_STAMP)
+	$(call install_apart,$(SAEBENCH),saebench)
 
 # Our SAEs in the peers' own code. The first line of each half fails if a peer is missing.
 test-interop: $(INTEROP_STAMP) $(SAEBENCH_STAMP)
@@ -84,11 +89,7 @@ test-interop: $(INTEROP_STAMP) $(SAEBENCH_STAMP)
 	$(SAEBENCH)/bin/python -m pytest tests/interop/peers/test_with_saebench.py
 
 $(VLLM_STAMP): $(WHEEL_STAMP) tests/interop/requirements-vllm.txt tests/interop/no-deps-vllm.txt
-	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/python -m pip install -q -r tests/interop/requirements-vllm.txt $(WHEEL_DIR)/*.whl
-	$(VLLM)/bin/python -m pip install -q --no-deps -r tests/interop/no-deps-vllm.txt
-	$(VLLM)/bin/python -m pip install -q --no-deps --force-reinstall $(WHEEL_DIR)/*.whl
-	touch $(VLLM_STAMP)
+	$(call install_apart,$(VLLM),vllm)
 
 # Our hooks in vLLM's models. Apart from the others: its CPU build takes gigabytes.
 test-vllm: $(VLLM_STAMP)

@@ -106,10 +106,10 @@ def _mask(source: str) -> Any:
 
 def _sparse_sae(source: str) -> Any:
     """The SAE in a folder, if its dictionary is sparse."""
-    from expander_sae.saes import load_sae
+    from expander_sae.saes import IrregularSae, load_sae
 
     sae = load_sae(Path(source)).eval()
-    if sae.kind == "irregular":
+    if isinstance(sae, IrregularSae):
         raise ExpanderSaeError(
             f"expected an SAE with as many entries in every column, saw one of irregular degrees in {source}: the "
             "certificates count on a left-regular mask. Train it without --irregular."

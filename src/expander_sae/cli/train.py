@@ -78,7 +78,7 @@ def train(
     All SAEs of one command see the same batches. Ctrl-C leaves a checkpoint; the same command goes on from it.
     """
     from expander_sae.activations import ActivationStore  # torch takes seconds to import
-    from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, IrregularSae, usual_slots, usual_spare
+    from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, IrregularSae, usual_spare
     from expander_sae.training import PRESETS, StoreBatches, paper_sae_options
     from expander_sae.training import train as run
 
@@ -104,23 +104,15 @@ def train(
         "stages": stages,
         "spare": usual_spare(k, stages, shared["n_latents"]) if spare is None else spare,
     }
-    saes: dict[str, AbstractSae] = {
-        f"expander-d{d}": ExpanderSae(**shared, **pursuit, degree=d, construction=construction)
-        for d in integers(degree, "--degree")
-    }
-    if irregular:
-        if not stages or preset == "paper":
-            raise ExpanderSaeError("expected --stages above 0 and the default preset beside --irregular: entries move")
-        saes = {
-            f"irregular-d{d}": IrregularSae(
-                **shared,
-                **pursuit,
-                degree=usual_slots(d, store.d_in),
-                entries=d * shared["n_latents"],
-                construction=construction,
-            )
-            for d in integers(degree, "--degree")
-        }
+    if irregular and not stages:
+        raise ExpanderSaeError("expected --stages above 0 and the default preset beside --irregular: entries move")
+    saes: dict[str, AbstractSae] = {}
+    for d in integers(degree, "--degree"):
+        given = {**shared, **pursuit, "construction": construction}
+        if irregular:
+            saes[f"irregular-d{d}"] = IrregularSae.averaging(d, **given)
+        else:
+            saes[f"expander-d{d}"] = ExpanderSae(**given, degree=d)
     if dense:
         saes["dense"] = DenseTopKSae(**shared)
     stream = StoreBatches(store, config, keep_special_tokens=keep_special_tokens)

@@ -17,7 +17,6 @@ from expander_sae.saes import (
     ExpanderSae,
     Inference,
     IrregularSae,
-    usual_slots,
     usual_spare,
 )
 
@@ -93,7 +92,7 @@ class Variant:
     def can_be_read_by(self, reading: str) -> bool:
         """Whether this inference means anything for it: principal directions have one best way, and a small SAE may
         have fewer columns than k and the spare ones together."""
-        return self.family not in _CLOSED and Inference.parse(reading, self.k).spare <= self.n_latents - self.k
+        return self.family not in _CLOSED and Inference.parse(reading, self.k).fits(self.k, self.n_latents)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings; what came after the first version is left out where it is not used, so that
@@ -138,8 +137,7 @@ class Variant:
             sae = DenseTopKSae(**shared, tied=self.family not in _UNTIED)
             return _random_encoder(sae) if self.family == "dense-randinit" else sae
         if self.family == "irregular":
-            slots, entries = usual_slots(self.degree, d_in), self.degree * self.n_latents
-            return IrregularSae(**shared, degree=slots, entries=entries, construction=construction)
+            return IrregularSae.averaging(self.degree, **shared, construction=construction)
         masks: dict[str, Callable[..., Any]] = {"banded": banded_mask, "shared": shared_mask}
         sizes = {"d_in": d_in, "n_latents": self.n_latents, "degree": self.degree, "seed": self.seed}
         if self.family == "diversity":

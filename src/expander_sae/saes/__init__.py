@@ -6,7 +6,7 @@ from .dense_topk import DenseTopKSae
 from .expander import ExpanderSae
 from .inference import INFERENCES, Inference, usual_spare
 from .init import InputStatistics, initialise, input_statistics, ordinary_tokens, set_input_scale
-from .irregular import IrregularSae, usual_slots
+from .irregular import IrregularSae
 
 __all__ = [
     "INFERENCES",
@@ -22,6 +22,5 @@ __all__ = [
     "ordinary_tokens",
     "save_sae",
     "set_input_scale",
-    "usual_slots",
     "usual_spare",
 ]

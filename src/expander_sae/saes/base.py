@@ -24,7 +24,7 @@ class AbstractSae(nn.Module, ABC):
     """
 
     kind: str
-    """Name in `config.json`: "expander" or "dense"."""
+    """Name in `config.json`: "expander", "irregular" or "dense"."""
     d_in: int
     n_latents: int
     k: int

@@ -60,7 +60,8 @@ def save_sae(sae: AbstractSae, folder: str | Path, *, values: str = "float32") -
             raise ExpanderSaeError(f"expected finite numbers to save; {name} holds NaN or infinity (a diverged run)")
     rounded = {name: _rounded(arrays[name], values, name) for name in ("values", "encoder") if name in arrays}
     if isinstance(sae, IrregularSae):  # before rounding, which may make a small entry zero
-        arrays, rounded = pack(arrays), {"values": rounded["values"][sae.present()]}
+        present = sae.present()
+        arrays, rounded = pack(arrays, present), {"values": rounded["values"][present]}
     arrays |= rounded
     with write_atomically(folder / ARRAYS) as temporary:
         save_file({name: array.cpu().contiguous() for name, array in arrays.items()}, temporary)

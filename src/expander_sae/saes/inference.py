@@ -73,6 +73,10 @@ class Inference:
         """That of an SAE whose own codes come in so many stages; 0 is the encoder."""
         return cls("stages", stages, spare) if stages else cls("encoder")
 
+    def fits(self, k: int, n_latents: int) -> bool:
+        """Whether an SAE of these sizes has columns enough for k and the spare ones together."""
+        return self.spare <= n_latents - k
+
     def stages(self) -> int | None:
         """How many stages of block OMP this is, 0 for the encoder; None for anything else."""
         return {"encoder": 0, "stages": self.number}.get(self.name)

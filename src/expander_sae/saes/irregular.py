@@ -1,6 +1,6 @@
 """An Expander SAE whose columns may have different degrees, at one total number of entries."""
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -10,11 +10,6 @@ from expander_sae.graphs import mask_from_rows
 from expander_sae.records import ExpanderSaeError
 
 from .expander import ExpanderSae
-
-
-def usual_slots(degree: int, d_in: int) -> int:
-    """Slots of a column where columns have `degree` entries on the average: 4 degree + 4, at most d_in."""
-    return min(d_in, 4 * degree + 4)
 
 
 class IrregularSae(ExpanderSae):
@@ -56,6 +51,21 @@ class IrregularSae(ExpanderSae):
         if not blank:
             _start(self.columns.raw.data, entries)
 
+    @classmethod
+    def averaging(cls, degree: int, *, d_in: int, n_latents: int, **options: Any) -> Self:
+        """One of `degree` entries a column on the average and up to min(d_in, 4 degree + 4) in each.
+
+        Raises:
+            ExpanderSaeError: impossible sizes.
+
+        Example:
+            >>> sae = IrregularSae.averaging(4, d_in=64, n_latents=512, k=8)
+            >>> sae.entries, sae.degree
+            (2048, 20)
+        """
+        slots = min(d_in, 4 * degree + 4)
+        return cls(d_in=d_in, n_latents=n_latents, degree=slots, entries=degree * n_latents, **options)
+
     def present(self) -> Tensor:
         """bool [n_latents, degree]: the slots that hold an entry."""
         return self.columns.raw.detach() != 0
@@ -83,8 +93,8 @@ class IrregularSae(ExpanderSae):
     def describe(self) -> dict[str, Any]:
         """As an Expander SAE, with `entries`; the mask is that of the entries, on the slots that a loader gives
         them."""
-        stored = stored_rows(pack(self.arrays()), self.degree, self.d_in)
-        mask = mask_from_rows(stored, d_in=self.d_in)
+        rows, _ = _slots(pack(self.arrays(), self.present()), self.degree, self.d_in)
+        mask = mask_from_rows(rows, d_in=self.d_in)
         return super().describe() | {
             "entries": self.entries,
             "mask": {"construction": self.kind, "seed": None, "sha256": mask.sha256()},
@@ -105,9 +115,13 @@ def _start(raw: Tensor, entries: int) -> None:
     raw[torch.zeros_like(drop).scatter_(1, order, drop)] = 0.0
 
 
-def pack(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`values` and `rows` [entries] column by column without the empty slots, and `counts` [n_latents]."""
-    present = arrays["values"] != 0
+def pack(arrays: dict[str, Tensor], present: Tensor) -> dict[str, Tensor]:
+    """`values` and `rows` [entries] column by column without the empty slots, and `counts` [n_latents].
+
+    Args:
+        arrays: `values` and `rows` [n_latents, degree], and others that are left as they are.
+        present: the slots that hold an entry, bool [n_latents, degree].
+    """
     # torch cannot index unsigned rows; numpy can.
     rows = torch.from_numpy(arrays["rows"].numpy()[present.numpy()])
     counts = present.sum(1)
@@ -115,26 +129,25 @@ def pack(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
     return arrays | {"values": arrays["values"][present], "rows": rows, "counts": counts.to(small)}
 
 
-def stored_rows(packed: dict[str, Tensor], degree: int, d_in: int) -> np.ndarray:
-    """Rows [n_latents, degree] of packed arrays: the entries', and for empty slots free rows.
+def _slots(packed: dict[str, Tensor], degree: int, d_in: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [n_latents, degree], ascending, of packed arrays, and which slot each comes from when entries come first.
 
-    Column j takes the free rows from row j d_in / n_latents on: on common rows, empty slots would meet in every Gram
-    matrix that a pursuit builds.
+    Empty slots get free rows: those of column j from row j d_in / n_latents on. On common rows, empty slots would meet
+    in every Gram matrix that a pursuit builds.
     """
     counts = packed["counts"].long().numpy()
     flat = packed["rows"].numpy().astype(np.int64)
     n = len(counts)
-    latents = np.repeat(np.arange(n), counts)
-    taken = np.zeros((n, d_in), bool)
-    taken[latents, flat] = True
-    window = (np.arange(n)[:, None] * d_in // n + np.arange(min(d_in, 2 * degree))) % d_in
-    order = np.argsort(np.take_along_axis(taken, window, axis=1), axis=1, kind="stable")[:, :degree]
+    first = np.arange(n)[:, None] * d_in
+    window = (first // n + np.arange(min(d_in, 2 * degree))) % d_in
+    taken = np.isin(first + window, np.repeat(first[:, 0], counts) + flat)
+    order = np.argsort(taken, axis=1, kind="stable")[:, :degree]
     free = np.take_along_axis(window, order, axis=1)
-    slots = np.arange(degree)[None]
-    rows = np.take_along_axis(free, np.maximum(slots - counts[:, None], 0), axis=1)
-    rows[slots < counts[:, None]] = flat
-    rows.sort(axis=1)
-    return rows
+    filled = np.arange(degree)[None] < counts[:, None]
+    rows = np.take_along_axis(free, np.maximum(np.arange(degree)[None] - counts[:, None], 0), axis=1)
+    rows[filled] = flat
+    order = np.argsort(rows, axis=1, kind="stable")
+    return np.take_along_axis(rows, order, axis=1), order
 
 
 def unpack(packed: dict[str, Tensor], degree: int, d_in: int) -> dict[str, Tensor]:
@@ -156,13 +169,12 @@ def unpack(packed: dict[str, Tensor], degree: int, d_in: int) -> dict[str, Tenso
     flat = packed["rows"].numpy().astype(np.int64)
     if len(flat) and int(flat.max()) >= d_in:
         raise ExpanderSaeError(f"expected rows below d_in = {d_in}; got {int(flat.max())}")
-    rows = stored_rows(packed, degree, d_in)
-    latents = torch.repeat_interleave(torch.arange(len(counts)), counts.long())
-    whole = torch.zeros(len(counts), d_in, dtype=packed["values"].dtype)
-    whole[latents, torch.from_numpy(flat)] = packed["values"]
-    values = whole.gather(1, torch.from_numpy(rows))
+    counts = counts.long()
+    rows, order = _slots(packed, degree, d_in)
+    values = torch.zeros(rows.shape, dtype=packed["values"].dtype)
+    values[torch.arange(degree) < counts[:, None]] = packed["values"]
     kind = packed["rows"].numpy().dtype
     return {k: v for k, v in packed.items() if k != "counts"} | {
-        "values": values,
+        "values": values.gather(1, torch.from_numpy(order)),
         "rows": torch.from_numpy(rows.astype(kind)),
     }

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError, write_json
 from expander_sae.records.results import TrainingRecord
-from expander_sae.saes import AbstractSae, ExpanderSae, InputStatistics, input_statistics
+from expander_sae.saes import AbstractSae, ExpanderSae, InputStatistics, IrregularSae, input_statistics
 
 from .amortise import EncoderMember
 from .checkpointing import CHECKPOINT, fingerprint, load_checkpoint, save_checkpoint, truncate_metrics
 from .config import TrainConfig
+from .irregular import IrregularMember
 from .member import ExtraLoss, Member
 
 METRICS = "metrics.jsonl"
@@ -108,6 +109,8 @@ def train(
 
 def _member(name: str, sae: AbstractSae, config: TrainConfig, statistics: InputStatistics) -> Member:
     if not config.amortise:
+        if isinstance(sae, IrregularSae):
+            return IrregularMember(name, sae, config, statistics)
         return Member(name, sae, config, statistics)
     if not isinstance(sae, ExpanderSae):
         raise ExpanderSaeError(f"expected an Expander SAE to amortise; {name!r} is {sae.kind}")

@@ -8,21 +8,12 @@ from torch import Tensor
 
 from expander_sae.graphs import mask_from_rows
 from expander_sae.ops import Codes
-from expander_sae.records import ExpanderSaeError
-from expander_sae.saes import (
-    AbstractSae,
-    ExpanderSae,
-    Inference,
-    InputStatistics,
-    IrregularSae,
-    initialise,
-    set_input_scale,
-)
+from expander_sae.saes import AbstractSae, ExpanderSae, Inference, InputStatistics, initialise, set_input_scale
 
 from .config import TrainConfig
 from .constraints import coherence_penalty, keep_flat
 from .dead_latents import FiringHistory, auxiliary_loss, resample
-from .rewire import apply_moves, keep_entries, plan_moves
+from .rewire import apply_moves, plan_moves
 from .schedule import learning_rate
 
 ExtraLoss = Callable[[AbstractSae, Tensor, Codes], Tensor]
@@ -51,10 +42,6 @@ class Member:
         self.history = FiringHistory(sae.n_latents)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.moved = 0
-        self.energy = torch.ones(sae.n_latents)
-        """Of the codes of recent batches, by latent; for irregular degrees."""
-        if isinstance(sae, IrregularSae) and config.flatness is not None:
-            raise ExpanderSaeError("expected no flatness for an SAE with irregular degrees: its empty slots are zero")
         self.aux_k = config.aux_k or min(256, max(1, sae.d_in // 2))
         self.diverged = False
         self.last: dict[str, float] = {}
@@ -91,8 +78,7 @@ class Member:
         if self.diverged:
             return
         self.history.update(out.fired, x.shape[0])
-        if isinstance(sae, IrregularSae):
-            self._count_energy(out.codes)
+        self.count(out.codes)
         if config.resample_every > 0:
             self.history.count(out.codes)
         if resampling:
@@ -100,11 +86,7 @@ class Member:
             resample(sae, x, out.residual, self.history, config.resample_firings, self.generator)
         if rewiring:
             assert out.residual is not None
-            assert isinstance(sae, ExpanderSae)
-            moves = plan_moves(sae, out.codes, out.residual, config.rewire_entries, config.rewire_row_cap)
-            self.moved += apply_moves(sae, moves, self.optimizer)
-            if isinstance(sae, IrregularSae):
-                keep_entries(sae, self.energy, self.optimizer)
+            self.rewire(out.codes, out.residual)
         late = step + 1 >= config.flatness_from * config.steps  # the last step always is
         if config.flatness is not None and late and isinstance(sae, ExpanderSae):
             keep_flat(sae, config.flatness)
@@ -116,10 +98,7 @@ class Member:
         """Backward, clip, one step of Adam; a gradient that is not finite stops this SAE for good."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if isinstance(self.sae, IrregularSae):  # empty slots stay empty between moves
-            gradient = self.sae.columns.raw.grad
-            assert gradient is not None
-            gradient.mul_(self.sae.present())
+        self.restrict_gradients()
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.clip, foreach=True)
         if not bool(torch.isfinite(gradient_norm)):
@@ -131,10 +110,18 @@ class Member:
         self.optimizer.step()
         self.last = {"gradient_norm": float(gradient_norm), "learning_rate": rate}
 
-    def _count_energy(self, codes: Codes) -> None:
-        squares = codes.values.detach().square().reshape(-1)
-        now = torch.zeros_like(self.energy).index_add_(0, codes.indices.reshape(-1), squares)
-        self.energy.lerp_(now, 0.05)
+    def count(self, codes: Codes) -> None:
+        """Called with the codes of every step; other members keep statistics of them."""
+
+    def restrict_gradients(self) -> None:
+        """Called between backward and clipping; other members have parameters that may not change everywhere."""
+
+    def rewire(self, codes: Codes, residual: Tensor) -> None:
+        """Move entries of the mask to where residual [batch, d_in] asks for them."""
+        sae, config = self.sae, self.config
+        assert isinstance(sae, ExpanderSae)
+        moves = plan_moves(sae, codes, residual, config.rewire_entries, config.rewire_row_cap)
+        self.moved += apply_moves(sae, moves, self.optimizer)
 
     def _rewires(self, step: int) -> bool:
         config = self.config
@@ -153,7 +140,6 @@ class Member:
             "diverged": self.diverged,
             "last": self.last,
             "moved": self.moved,
-            "energy": self.energy,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -162,7 +148,6 @@ class Member:
         self.optimizer.load_state_dict(state["optimizer"])
         self.history.load_state_dict(state["history"])
         self.generator.set_state(state["generator"])
-        self.energy.copy_(state.get("energy", self.energy))  # older checkpoints have none
         self.diverged, self.last, self.moved = state["diverged"], state["last"], state["moved"]
         if self.moved and isinstance(self.sae, ExpanderSae):
             self.sae.set_mask(mask_from_rows(self.sae.rows.numpy(), d_in=self.sae.d_in))

@@ -7,9 +7,10 @@ from typing import Any
 
 from expander_sae.records import FrontierRecord
 
+from ..figures import draw_speed
 from ..over_seeds import Spread, spread
 from ..report import in_order
-from ..results import summarise
+from ..results import Summary, summarise
 from .context import Context
 from .drawing import Line, lines
 from .experiment import Experiment, Figure, Measured, Page, Table
@@ -140,18 +141,13 @@ def _by_degree(own: list[FrontierRecord], read: list[FrontierRecord], metric: st
     return lines(f"{metric}_by_degree", caption, drawn, x="degree", y=metric, log_x=True, levels=levels)
 
 
-def _by_speed(summaries: list[Any], metric: str, unit: str) -> Figure | None:
-    speed = "encode_tokens_per_second"
-    drawn = []
-    for variant in dict.fromkeys(summary.variant for summary in summaries):
-        mine = [s.metrics for s in summaries if s.variant == variant and speed in s.metrics and metric in s.metrics]
-        points = [(m[speed].mean, m[metric].mean) for m in mine if m["fvu"].mean <= 1]
-        drawn.append(Line(variant, points))
+def _by_speed(summaries: list[Summary], metric: str, unit: str) -> Figure | None:
+    drawn = draw_speed(metric, unit, [s for s in summaries if s.metrics["fvu"].mean <= 1])
     caption = (
         f"{unit} against the speed of reading codes, one line for each SAE, one point for each inference; those that "
         "leave more than the mean does (fvu above 1) are in the table only"
     )
-    return lines(f"{metric}_by_speed", caption, drawn, x="tokens/s, reading codes", y=unit, log_x=True)
+    return None if drawn is None else Figure(f"{metric}_by_speed", caption, drawn)
 
 
 EXPERIMENT = Experiment(

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from expander_sae.evaluation.codes import store_batches
 from expander_sae.evaluation.contexts import ContextEmbedding, Judge, detection
 from expander_sae.evaluation.firing import Firings, firings
 from expander_sae.records import ExpanderSaeError
@@ -31,8 +30,7 @@ def measure(context: Context) -> Measured:
         depends = {"sae": str(path.stat().st_mtime_ns), "kept": kept, **dict(context.settings.options)}
 
         def make(sae: Any = sae, seed: int = record.seed) -> dict[str, Any]:
-            batches = store_batches(context.store, "heldout", keep_special_tokens=kept)
-            found, ids, blocks = firings(sae, batches, context.option("tokens"))
+            found, ids, blocks = firings(sae, context.heldout_batches(), context.option("tokens"))
             judge = _judge(context, ids, blocks)
             latents = _stratified(found, context.option("latents"), seed)
             scores = detection(found, judge, blocks, latents=latents, seed=seed)
@@ -48,7 +46,7 @@ def measure(context: Context) -> Measured:
         rows.append({"variant": record.variant, "family": record.family, "seed": record.seed, **made})
     return {
         "saes": rows, "judge": context.option("judge"), "options": dict(context.settings.options),
-        "frontier": {"records": [record.to_dict() for record in grid.frontier.records]},
+        "frontier": grid.records(),
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from expander_sae.activations import ActivationStore, LanguageModel
+from expander_sae.evaluation.codes import TokenBatch, store_batches
 from expander_sae.records import ExpanderSaeError, FrontierRecord, read_json, write_json
 from expander_sae.saes import AbstractSae, load_sae
 from expander_sae.training import PRESETS, TrainConfig, paper_sae_options
@@ -92,6 +93,10 @@ class Grid(NamedTuple):
     frontier: Frontier
     folder: Path
 
+    def records(self) -> dict[str, Any]:
+        """The records alone, plain, for experiments whose measurement is another."""
+        return {"records": [record.to_dict() for record in self.frontier.records]}
+
     def saes(self) -> Iterator[tuple[FrontierRecord, AbstractSae]]:
         """Every SAE that did not diverge, read from disk one at a time, with its record."""
         for record in self.frontier.records:
@@ -142,6 +147,11 @@ class Context:
         if self._model is None and self._load_model is not None:
             self._model = self._load_model()
         return self._model
+
+    def heldout_batches(self) -> Iterator[TokenBatch]:
+        """Held-out activations in order, special tokens in or out as the settings say."""
+        kept = self.settings.evaluation().keep_special_tokens
+        return store_batches(self.store, "heldout", keep_special_tokens=kept)
 
     def option(self, name: str) -> Any:
         """A setting of this experiment alone."""

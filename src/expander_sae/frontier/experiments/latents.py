@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expander_sae.evaluation.codes import store_batches
 from expander_sae.evaluation.features import best_cosine
 from expander_sae.evaluation.firing import Firings, best_jaccard, firings, split_half, token_entropy
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae
 
 from ..over_seeds import spread
-from .context import Context, Grid
+from .context import Context
 from .drawing import Line, bars, lines
 from .experiment import Experiment, Measured, Page, Table
 from .quality import diverged
@@ -60,11 +59,7 @@ def measure(context: Context) -> Measured:
         context.say(f"latents of {name}")
         made = context.piece(name, depends, lambda sae=sae, other=other: _describe(context, sae, dense[other]))
         rows.append({"variant": record.variant, "family": record.family, "seed": record.seed, "against": other, **made})
-    return {"saes": rows, "tokens": context.option("tokens"), "frontier": _only_records(grid)}
-
-
-def _only_records(grid: Grid) -> dict[str, Any]:
-    return {"records": [record.to_dict() for record in grid.frontier.records]}
+    return {"saes": rows, "tokens": context.option("tokens"), "frontier": grid.records()}
 
 
 def _references(dense: Mapping[int, AbstractSae]) -> dict[int, int]:
@@ -76,9 +71,7 @@ def _references(dense: Mapping[int, AbstractSae]) -> dict[int, int]:
 
 
 def _read(context: Context, sae: AbstractSae) -> tuple[Firings, Tensor]:
-    kept = context.settings.evaluation().keep_special_tokens
-    batches = store_batches(context.store, "heldout", keep_special_tokens=kept)
-    found, ids, _ = firings(sae, batches, context.option("tokens"))
+    found, ids, _ = firings(sae, context.heldout_batches(), context.option("tokens"))
     return found, ids
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expander_sae.evaluation.codes import store_batches
 from expander_sae.evaluation.features import best_cosine
 from expander_sae.evaluation.firing import best_jaccard, firings
 from expander_sae.ops import Codes
@@ -68,26 +67,20 @@ def measure(context: Context) -> Measured:
             },
         )
         rows.append({"variant": variant, "family": record.family, "seed": seed, "against": twin, **made})
-    records = [record.to_dict() for record in grid.frontier.records]
-    return {"saes": rows, "tokens": context.option("tokens"), "frontier": {"records": records}}
+    return {"saes": rows, "tokens": context.option("tokens"), "frontier": grid.records()}
 
 
 def _ways(sae: AbstractSae, readings: Sequence[str]) -> list[Inference]:
     """Its own inference, then the others that it has columns enough for."""
     asked = [Inference.parse(reading, sae.k) for reading in readings]
-    fitting = [way for way in asked if way.spare <= sae.n_latents - sae.k]
+    fitting = [way for way in asked if way.fits(sae.k, sae.n_latents)]
     return list(dict.fromkeys([sae.own_inference(), *fitting]))
-
-
-def _batches(context: Context) -> Any:
-    kept = context.settings.evaluation().keep_special_tokens
-    return store_batches(context.store, "heldout", keep_special_tokens=kept)
 
 
 def _agreement(context: Context, sae: AbstractSae, other: AbstractSae) -> dict[str, Any]:
     """How well each living latent is matched by one of the other SAE's, by firings and by direction."""
-    mine, _, _ = firings(sae, _batches(context), context.option("tokens"))
-    theirs, _, _ = firings(other, _batches(context), context.option("tokens"))
+    mine, _, _ = firings(sae, context.heldout_batches(), context.option("tokens"))
+    theirs, _, _ = firings(other, context.heldout_batches(), context.option("tokens"))
     alive = mine.counts() > 0
     jaccard, cosine = best_jaccard(mine, theirs)[alive].double(), best_cosine(sae, other)[alive].double()
     return {
@@ -109,7 +102,7 @@ def _noise(context: Context, sae: AbstractSae, noises: Sequence[float]) -> list[
     sums: list[dict[str, float]] = [dict.fromkeys((key for _, key, _ in _NOISE), 0.0) for _ in noises]
     generator = torch.Generator().manual_seed(0)
     tokens, left = 0, context.option("tokens")
-    for batch in _batches(context):
+    for batch in context.heldout_batches():
         x = batch.x[:left].float()
         left, tokens = left - len(x), tokens + len(x)
         direction = torch.randn(x.shape, generator=generator)

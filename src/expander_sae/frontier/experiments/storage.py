@@ -40,7 +40,7 @@ def measure(context: Context) -> Measured:
             f"latency-{name}", {"sae": mark, "calls": context.option("calls")}, lambda sae=sae: _latency(context, sae)
         )
         rows.append({"variant": record.variant, "family": record.family, "seed": record.seed, "types": made, **timed})
-    return {"saes": rows, "frontier": {"records": [record.to_dict() for record in grid.frontier.records]}}
+    return {"saes": rows, "frontier": grid.records()}
 
 
 def _types(context: Context, sae: AbstractSae) -> dict[str, Any]:
