@@ -31,6 +31,11 @@ OPTIONS = {
         "paper_ks": "4",
     },
     "certificate-gap": {"trials": "4", "sizes": "48x96x4"},
+    "encoders": {
+        "budgets": "4,8",
+        "dictionary_readings": "refit,stages:2+8",
+        "encoder_readings": "encoder,refit,warm:2",
+    },
     "latents": {"tokens": "300"},
     "stability": {"tokens": "300", "readings": "refit,omp"},
     "coherence": {"latents": "12"},

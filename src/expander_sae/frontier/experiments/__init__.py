@@ -14,6 +14,7 @@ from .run import run_experiment
 NAMES = (
     "frontier",
     "amortisation",
+    "encoders",
     "support",
     "steps",
     "data-efficiency",

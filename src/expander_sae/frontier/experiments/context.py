@@ -142,6 +142,11 @@ class Context:
             raise ExpanderSaeError("expected harvested activations for this experiment; give their folder with --acts")
         return self.stores[0]
 
+    @property
+    def has_language_model(self) -> bool:
+        """Whether there is a language model to ask; it need not be loaded yet."""
+        return self._load_model is not None
+
     def language_model(self) -> LanguageModel | None:
         """The language model behind the activations, loaded when first asked for; None: run without one."""
         if self._model is None and self._load_model is not None:

@@ -32,9 +32,10 @@ def measure(context: Context) -> Measured:
         name = f"{record.variant}-seed{record.seed}"
         mark = str((grid.folder / record.folder / "sae.safetensors").stat().st_mtime_ns)
         evaluation = vars(context.settings.evaluation())
+        depends = {"sae": mark, "language_model": context.has_language_model}
         context.say(f"value types and latency of {name}")
         made = context.piece(
-            f"types-{name}", {"sae": mark, "evaluation": evaluation}, lambda sae=sae: _types(context, sae)
+            f"types-{name}", {**depends, "evaluation": evaluation}, lambda sae=sae: _types(context, sae)
         )
         timed = context.piece(
             f"latency-{name}", {"sae": mark, "calls": context.option("calls")}, lambda sae=sae: _latency(context, sae)

@@ -1,0 +1,201 @@
+"""Where should a budget of learned values go: all into the dictionary, or half of it into an encoder?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from expander_sae.evaluation import evaluate
+from expander_sae.records import EvaluationRecord, ExpanderSaeError, FrontierRecord, TrainingRecord
+from expander_sae.saes import ExpanderSae, Inference, load_sae
+from expander_sae.training import StoreBatches, TrainConfig, train, with_own_encoder
+
+from ..figures import draw_speed
+from ..results import Summary, summarise
+from .context import Context, Grid
+from .experiment import Experiment, Figure, Measured, Page
+from .quality import diverged, mean_of, quality_table, records_from
+
+_METRICS = (("fvu", "fvu"), ("delta_ce", "Δ CE, nats"))
+_WAYS = {
+    "taught": "an encoder of its own on the dictionary's rows, taught the codes that pursuit finds",
+    "end to end": "the same, then encoder and dictionary trained on the reconstruction that one pass gives",
+}
+_FAMILIES = ("expander", "matched", *_WAYS)
+_SPEED = "encode_tokens_per_second"
+
+
+def measure(context: Context) -> Measured:
+    """For each budget of entries a column: a dictionary of all of them, and one of half with an encoder of half."""
+    settings, budgets = context.settings, sorted(set(context.option("budgets")))
+    readings = {way: [str(one) for one in context.option(way)] for way in ("dictionary_readings", "encoder_readings")}
+    for reading in [reading for given in readings.values() for reading in given]:
+        Inference.parse(reading, settings.k)  # before training, not after
+    if settings.paper or not settings.stages:
+        raise ExpanderSaeError("expected the default preset and --stages above 0: the encoders learn from pursuit")
+    if not budgets or any(budget < 2 or budget % 2 or budget > context.store.d_in for budget in budgets):
+        raise ExpanderSaeError(f"expected budgets as even numbers of 2 to d_in = {context.store.d_in}; got {budgets}")
+    degrees = sorted({degree for budget in budgets for degree in (budget, budget // 2)})
+    grid = context.grid(degrees=degrees, controls=context.option("controls"), readings=readings["dictionary_readings"])
+    found: list[dict[str, Any]] = []
+    for record in grid.frontier.records:
+        if record.family != "expander" or record.evaluation is None:
+            continue
+        for budget in budgets:
+            if record.matched_degree == budget // 2:
+                found += [one.to_dict() for one in _with_encoders(context, grid, record, readings["encoder_readings"])]
+    kept = grid.frontier.to_dict()
+    return {"records": kept["records"], "readings": kept["readings"], "encoders": found, "budgets": budgets}
+
+
+def _with_encoders(
+    context: Context, grid: Grid, record: FrontierRecord, readings: Sequence[str]
+) -> list[FrontierRecord]:
+    """Every way of making an encoder for one trained dictionary, read in every way."""
+    source = grid.folder / record.folder
+    config = replace(
+        context.settings.training(),
+        seed=record.seed,
+        learning_rate=context.option("learning_rate"),
+        amortise=True,
+        aux_coefficient=0.0,
+    )
+    configs = {"taught": config, "end to end": replace(config, amortise=False, fine_tune=True, stages=0)}
+    teacher = load_sae(source)
+    assert isinstance(teacher, ExpanderSae)
+    start, found = with_own_encoder(teacher), []
+    for way, settings in configs.items():
+        name = f"{record.variant}-seed{record.seed}-{way.replace(' ', '-')}"
+        folder = context.folder / "saes" / name
+        depends = {"sae": _written(source), "training": settings.to_dict()}
+        context.say(f"{_WAYS[way]}: {name}")
+        trained = TrainingRecord.from_dict(
+            context.piece(
+                f"training-{name}",
+                depends,
+                lambda start=start, settings=settings, folder=folder: _train(context, start, settings, folder),
+            )
+        )
+        made: dict[str, Any] = {}
+        if not trained.diverged:
+            again = load_sae(folder / "sae")
+            assert isinstance(again, ExpanderSae)
+            start = again
+            depends = {
+                "sae": _written(folder / "sae"), "readings": list(readings),
+                "evaluation": vars(context.settings.evaluation()), "language_model": context.has_language_model,
+            }  # fmt: skip
+            made = context.piece(f"evaluation-{name}", depends, lambda again=again: _evaluate(context, again, readings))
+        assert record.matched_degree is not None
+        found += [
+            FrontierRecord(
+                variant=f"{record.variant} + encoder, {way}",
+                family=way,
+                seed=record.seed,
+                matched_degree=2 * record.matched_degree,
+                folder=str(Path("saes") / name),
+                training=trained,
+                evaluation=EvaluationRecord.from_dict(made[reading]) if made else None,
+                reading=reading,
+            )
+            for reading in readings
+        ]
+        if trained.diverged:
+            break
+    return found
+
+
+def _written(folder: Path) -> str:
+    return str((folder / "sae.safetensors").stat().st_mtime_ns)
+
+
+def _train(context: Context, sae: ExpanderSae, config: TrainConfig, folder: Path) -> dict[str, Any]:
+    kept = context.settings.evaluation().keep_special_tokens
+    stream = StoreBatches(context.store, config, keep_special_tokens=kept)
+    return train({"sae": sae}, stream, config, folder=folder, progress=context.progress)["sae"].to_dict()
+
+
+def _evaluate(context: Context, sae: ExpanderSae, readings: Sequence[str]) -> dict[str, Any]:
+    found = evaluate(
+        {reading: sae.read_by(reading) for reading in readings},
+        context.store,
+        language_model=context.language_model(),
+        progress=context.progress,
+        **vars(context.settings.evaluation()),
+    )
+    return {reading: record.to_dict() for reading, record in found.items()}
+
+
+def show(measured: Measured) -> Page:
+    """Fidelity against speed, one figure for each budget."""
+    summaries = _summaries(measured)
+    figures: list[Figure | None] = []
+    for budget in measured["budgets"]:
+        mine = [s for s in summaries if s.matched_degree == budget and s.metrics["fvu"].mean <= 1]
+        for metric, unit in _METRICS:
+            drawn = draw_speed(metric, unit, mine)
+            caption = (
+                f"{unit} against the speed of reading codes with {budget} learned entries a latent: all in the "
+                "dictionary, or half of them in an encoder; readings that leave more than the mean does are in the "
+                "table only"
+            )
+            figures.append(None if drawn is None else Figure(f"{metric}_by_speed_budget{budget}", caption, drawn))
+    return Page(
+        claim=_claim(summaries, measured["budgets"]),
+        tables=[quality_table("Every way to spend a budget, read in every way", summaries, inference=True)],
+        figures=figures,
+        notes=[
+            *(f"{way.capitalize()}: {meaning}." for way, meaning in _WAYS.items()),
+            "An encoder has a bias for each latent besides, which the budget does not count. An encoder that only "
+            "scales each latent's column and adds a bias is one of those on the dictionary's rows, so it can do no "
+            "better than the best of them.",
+            *diverged({"records": [*measured["records"], *measured["encoders"]]}),
+        ],
+    )
+
+
+def _summaries(measured: Mapping[str, Any]) -> list[Summary]:
+    """Those of every budget: the dictionaries that have all of it, and those that share it."""
+    records = records_from([*measured["records"], *measured["readings"], *measured["encoders"]])
+    budgets = measured["budgets"]
+    mine = [s for s in summarise(records) if s.matched_degree in budgets and s.family in _FAMILIES and s.metrics]
+    return sorted(mine, key=lambda s: (s.matched_degree, _FAMILIES.index(s.family)))
+
+
+def _claim(summaries: Sequence[Summary], budgets: Sequence[int]) -> str:
+    parts = []
+    for budget in budgets:
+        mine = [s for s in summaries if s.matched_degree == budget]
+        shared = min((s for s in mine if s.family in _WAYS), key=_fvu, default=None)
+        if shared is None:
+            continue
+        speed = mean_of(shared, _SPEED) or 0.0
+        alone = [s for s in mine if s.family == "expander" and (mean_of(s, _SPEED) or 0.0) >= speed]
+        best = min(alone, key=_fvu, default=None)
+        said = f"none is as fast as its {speed:,.0f} tokens/s"
+        if best is not None:
+            said = f"the dictionary alone, at least as fast, {_fvu(best):.3f} by {best.inference}"
+        parts.append(f"{budget} entries: {_fvu(shared):.3f} by {shared.variant} read by {shared.inference}; {said}")
+    return f"The best fvu with an encoder in the budget. {'. '.join(parts)}." if parts else "No encoder was trained."
+
+
+def _fvu(summary: Summary) -> float:
+    return summary.metrics["fvu"].mean
+
+
+EXPERIMENT = Experiment(
+    name="encoders",
+    question="Is a budget of learned values better spent on the dictionary alone, or shared with an encoder?",
+    measure=measure,
+    show=show,
+    needs=("activations",),
+    options={
+        "budgets": [8, 16, 32],
+        "controls": ["matched"],
+        "learning_rate": 3e-3,
+        "dictionary_readings": ["refit", "stages:2", "stages:4", "stages:2+32", "stages:4+16"],
+        "encoder_readings": ["encoder", "refit", "warm:8", "stages:8+8"],
+    },
+)
