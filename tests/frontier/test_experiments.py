@@ -38,7 +38,7 @@ OPTIONS = {
     },
     "latents": {"tokens": "300"},
     "stability": {"tokens": "300", "readings": "refit,omp"},
-    "coherence": {"latents": "12"},
+    "coherence": {"latents": "12", "readings": "refit,omp"},
     "storage": {"calls": "5"},
 }
 """Smaller ones than the defaults, by experiment."""

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from expander_sae.evaluation.contexts import ContextEmbedding, Judge, detection
 from expander_sae.evaluation.firing import Firings, firings
-from expander_sae.records import ExpanderSaeError
+from expander_sae.records import ExpanderSaeError, FrontierRecord
+from expander_sae.saes import AbstractSae, Inference
 
 from ..over_seeds import spread
-from .context import Context
+from .context import Context, Grid
 from .drawing import bars
 from .experiment import Experiment, Measured, Page, Table
 from .quality import diverged
 
 
 def measure(context: Context) -> Measured:
-    """Detection scores of latents drawn evenly over firing rates, for every SAE of the grid and a shuffled null."""
+    """Detection scores of latents drawn evenly over firing rates, for every SAE of the grid and a shuffled null; for
+    every SAE read otherwise too, where readings are asked for."""
+    readings = [Inference.parse(str(reading), context.settings.k) for reading in context.option("readings")]
     grid = context.grid(degrees=context.chosen_degrees(), controls=context.option("controls"))
     kept = context.settings.evaluation().keep_special_tokens
     rows = []
-    for record, sae in grid.saes():
-        name = f"{record.variant}-seed{record.seed}"
+    for record, sae, reading in _read(grid, readings):
+        variant = record.variant + (f", {reading}" if reading else "")
+        name = f"{record.variant}-seed{record.seed}" + (f"-{reading}".replace(":", "") if reading else "")
         path = grid.folder / record.folder / "sae.safetensors"
-        depends = {"sae": str(path.stat().st_mtime_ns), "kept": kept, **dict(context.settings.options)}
+        how = {option: value for option, value in context.settings.options.items() if option != "readings"}
+        depends = {"sae": str(path.stat().st_mtime_ns), "kept": kept, **how}
 
         def make(sae: Any = sae, seed: int = record.seed) -> dict[str, Any]:
             found, ids, blocks = firings(sae, context.heldout_batches(), context.option("tokens"))
@@ -43,11 +48,20 @@ def measure(context: Context) -> Measured:
 
         context.say(f"contexts of {name}")
         made = context.piece(name, depends, make)
-        rows.append({"variant": record.variant, "family": record.family, "seed": record.seed, **made})
+        rows.append({"variant": variant, "family": record.family, "seed": record.seed, **made})
     return {
         "saes": rows, "judge": context.option("judge"), "options": dict(context.settings.options),
         "frontier": grid.records(),
     }  # fmt: skip
+
+
+def _read(grid: Grid, readings: Sequence[Inference]) -> Iterator[tuple[FrontierRecord, AbstractSae, Inference | None]]:
+    """Every SAE by its own inference, then by the others that it has columns enough for."""
+    for record, sae in grid.saes():
+        yield record, sae, None
+        for reading in readings:
+            if reading.fits(sae.k, sae.n_latents):
+                yield record, sae.read_by(reading), reading
 
 
 def _judge(context: Context, ids: torch.Tensor, blocks: torch.Tensor) -> Judge:
@@ -138,7 +152,7 @@ EXPERIMENT = Experiment(
     show=show,
     needs=("activations",),
     options={
-        "degrees": [7, 200], "controls": ["dense", "matched"], "tokens": 20_000, "latents": 200, "width": 4,
-        "judge": "tf-idf",
+        "degrees": [7, 200], "controls": ["dense", "matched"], "readings": [], "tokens": 20_000, "latents": 200,
+        "width": 4, "judge": "tf-idf",
     },
 )  # fmt: skip
