@@ -31,7 +31,7 @@ def measure(context: Context) -> Measured:
         variant = record.variant + (f", {reading}" if reading else "")
         name = f"{record.variant}-seed{record.seed}" + (f"-{reading}".replace(":", "") if reading else "")
         path = grid.folder / record.folder / "sae.safetensors"
-        how = {option: value for option, value in context.settings.options.items() if option != "readings"}
+        how = {option: context.option(option) for option in ("tokens", "latents", "width", "judge")}
         depends = {"sae": str(path.stat().st_mtime_ns), "kept": kept, **how}
 
         def make(sae: Any = sae, seed: int = record.seed) -> dict[str, Any]:
