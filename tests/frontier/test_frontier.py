@@ -132,7 +132,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(store, language_model, tmp
 
 def test_other_settings_need_another_folder(finished, store):
     folder, _ = finished
-    with pytest.raises(ExpanderSaeError, match=r"config\.learning_rate was 0\.005, now 0\.1"):
+    with pytest.raises(ExpanderSaeError, match=r"config\.learning_rate was 0\.01, now 0\.1"):
         run_frontier(store, folder, variants(), replace(CONFIG, learning_rate=0.1), progress=False)
 
 

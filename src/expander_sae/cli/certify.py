@@ -14,17 +14,17 @@ def certify(
         str,
         typer.Argument(help="Folder of a trained sparse SAE, or a mask: CONSTRUCTION:D_IN:N_LATENTS:DEGREE:SEED."),
     ],
-    k: Annotated[int | None, typer.Option(help="Active latents that matter. [default: the SAE's, or 32]")] = None,
+    k: Annotated[int | None, typer.Option(help="Active latents that matter.", show_default="the SAE's, or 32")] = None,
     acts: Annotated[
         Path | None, typer.Option(help="Also certify the SAE's codes of these activations: a harvest folder.")
     ] = None,
     split: Annotated[str, typer.Option(help="Side of the document split for --acts: heldout or train.")] = "heldout",
     inference: Annotated[
         str | None,
-        typer.Option(help="How --acts are encoded: encoder, omp, stages:8, mp, ... [default: the SAE's own way]"),
+        typer.Option(help="How --acts are encoded: encoder, omp, stages:8, mp, ...", show_default="the SAE's own way"),
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(help="At most so many tokens of --acts. [default: the whole split]")
+        int | None, typer.Option(help="At most so many tokens of --acts.", show_default="the whole split")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the searches, and of sampling where counting would take too long.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Also write everything as JSON to this file.")] = None,

@@ -10,6 +10,8 @@ from rich.table import Table
 
 from expander_sae.records import ExpanderSaeError, write_json
 
+from .options import ComputeDtype, CrossEntropy, CrossEntropyTokens, MaxTokens, Model, Quiet
+
 if TYPE_CHECKING:
     from expander_sae.compression import CompressionRecord
 
@@ -41,7 +43,8 @@ def compress(
     spare: Annotated[
         int | None,
         typer.Option(
-            help="Columns each of those stages picks beyond its share and drops again. [default: two for each it adds]"
+            help="Columns each of those stages picks beyond its share and drops again.",
+            show_default="two for each it adds",
         ),
     ] = None,
     row_cap: Annotated[
@@ -52,28 +55,24 @@ def compress(
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="Peak of fine-tuning; lower stays nearer to the original directions. [default: 5e-3; 2e-3 with own]"
+            help="Peak of fine-tuning; lower stays nearer to the original directions.",
+            show_default="5e-3; 2e-3 with own",
         ),
     ] = None,
-    k: Annotated[int | None, typer.Option("--k", help="Active latents per token. [default: the dense SAE's]")] = None,
+    k: Annotated[
+        int | None, typer.Option("--k", help="Active latents per token.", show_default="the dense SAE's")
+    ] = None,
     inference: Annotated[
         str | None, typer.Option(help="Also measure it read by these, with commas; see docs/pursuit.md.")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Language model for the cross entropy: folder or hub id. [default: the one harvested]"),
-    ] = None,
-    ce: Annotated[bool, typer.Option("--ce/--no-ce", help="Measure the cross entropy, or not.")] = True,
-    ce_tokens: Annotated[int, typer.Option(help="Predicted tokens for the cross entropy; 0 for all.")] = 16_384,
-    max_tokens: Annotated[
-        int | None, typer.Option(help="Measure on the first so many held-out tokens. [default: all]")
-    ] = None,
-    compute_dtype: Annotated[
-        str, typer.Option(help="What the language model computes in: bfloat16, float32, or auto.")
-    ] = "auto",
+    model: Model = None,
+    ce: CrossEntropy = True,
+    ce_tokens: CrossEntropyTokens = 16_384,
+    max_tokens: MaxTokens = None,
+    compute_dtype: ComputeDtype = "auto",
     seed: Annotated[int, typer.Option(help="Order of the activations.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Also write the record as JSON to this file.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars and no table.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compress a dense SAE and say what became of it: latent j stays latent j, so labels keep their numbers.
 

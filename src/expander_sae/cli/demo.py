@@ -14,6 +14,7 @@ from expander_sae.records import write_json
 from .frontier import frontier
 from .harvest import harvest
 from .offline import offline
+from .options import CrossEntropyTokens
 
 
 def demo(
@@ -24,7 +25,7 @@ def demo(
     degrees: Annotated[str, typer.Option(help="Degrees of the Expander SAEs.")] = "4,7,16,32,64",
     harvest_tokens: Annotated[int, typer.Option(help="Tokens of text to train on.")] = 200_000,
     tokens: Annotated[int, typer.Option(help="Activations each SAE sees, counting repeats.")] = 350_000,
-    ce_tokens: Annotated[int, typer.Option(help="Predicted tokens for the cross entropy.")] = 4_096,
+    ce_tokens: CrossEntropyTokens = 4_096,
 ) -> None:
     """Harvest a small real language model, train Expander SAEs and dense controls, and write a report.
 

@@ -8,11 +8,13 @@ from rich.console import Console
 
 from expander_sae.records import ExpanderSaeError, write_json
 
+from .options import ComputeDtype, Device, EncodedAtOnce, KeepSpecialTokens
+
 
 def encode(
     sae: Annotated[Path, typer.Argument(help="Folder of a trained SAE.")],
     out: Annotated[
-        Path, typer.Option(help="File to write, *.safetensors: indices and values [tokens, k], and tokens.")
+        Path, typer.Option(help="File to write, *.safetensors: k indices and values a token, and the tokens.")
     ],
     acts: Annotated[
         Path | None, typer.Option(help="Encode these activations: a folder that `expander-sae harvest` wrote.")
@@ -23,32 +25,31 @@ def encode(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Language model for --text: folder or hub id. [default: the one the SAE was trained on]"),
+        typer.Option(
+            help="Language model for --text: folder or hub id.", show_default="the one the SAE was trained on"
+        ),
     ] = None,
     layer: Annotated[
-        int | None, typer.Option(help="Block, counted from 0, for --text. [default: the one the SAE was trained on]")
+        int | None,
+        typer.Option(help="Block, counted from 0, for --text.", show_default="the one the SAE was trained on"),
     ] = None,
     split: Annotated[str, typer.Option(help="Side of the document split for --acts: heldout or train.")] = "heldout",
     context: Annotated[int, typer.Option(help="Tokens per block of text for --text.")] = 256,
-    max_tokens: Annotated[int | None, typer.Option(help="Encode only the first so many tokens. [default: all]")] = None,
-    keep_special_tokens: Annotated[
-        bool, typer.Option("--keep-special-tokens", help="Encode first positions and special tokens too.")
-    ] = False,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Encode only the first so many tokens.", show_default="all")
+    ] = None,
+    keep_special_tokens: KeepSpecialTokens = False,
     inference: Annotated[
         str | None,
         typer.Option(
             help="How codes are read: encoder, refit, stages:T, omp, warm:M, nnomp, mp, gradient, cosamp, niht; see "
-            "docs/pursuit.md. [default: the SAE's own]"
+            "docs/pursuit.md.",
+            show_default="the SAE's own",
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Tokens encoded at once, for --acts.")] = 2048,
-    compute_dtype: Annotated[
-        str,
-        typer.Option(
-            help="What the language model computes in: bfloat16, float32, or auto (bfloat16 where the hardware has it)."
-        ),
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="Where the language model runs: cpu, cuda, ...")] = "cpu",
+    batch_size: EncodedAtOnce = 2048,
+    compute_dtype: ComputeDtype = "auto",
+    device: Device = "cpu",
     json: Annotated[Path | None, typer.Option(help="Also write what was done as JSON to this file.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
 ) -> None:

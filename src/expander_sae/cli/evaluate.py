@@ -10,6 +10,20 @@ from rich.table import Table
 
 from expander_sae.records import EvaluationRecord, ExpanderSaeError, write_json
 
+from .options import (
+    Activations,
+    ComputeDtype,
+    CrossEntropy,
+    CrossEntropyTokens,
+    Device,
+    EncodedAtOnce,
+    Json,
+    KeepSpecialTokens,
+    MaxTokens,
+    Model,
+    Quiet,
+)
+
 _RECONSTRUCTION = (
     # heading, field, digits
     ("learned values", "learned_values", 0),
@@ -30,25 +44,14 @@ _CROSS_ENTROPY = (
 
 
 def evaluate(
-    acts: Annotated[Path, typer.Argument(help="Folder of activations that `expander-sae harvest` wrote.")],
+    acts: Activations,
     saes: Annotated[
         list[Path], typer.Argument(help="Folders of one or more trained SAEs, of this package or of another library.")
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Language model for the cross-entropy metrics: its folder or hub id. [default: the one harvested]"
-        ),
-    ] = None,
-    ce: Annotated[
-        bool, typer.Option("--ce/--no-ce", help="Run the language model for the cross-entropy metrics, or not.")
-    ] = True,
-    ce_tokens: Annotated[
-        int, typer.Option(help="Predicted tokens for the cross entropy, spread over the held-out text; 0 for all.")
-    ] = 16_384,
-    max_tokens: Annotated[
-        int | None, typer.Option(help="Use only the first so many tokens for reconstruction. [default: all]")
-    ] = None,
+    model: Model = None,
+    ce: CrossEntropy = True,
+    ce_tokens: CrossEntropyTokens = 16_384,
+    max_tokens: MaxTokens = None,
     split: Annotated[
         str, typer.Option(help="Side of the document split to evaluate on: heldout or train.")
     ] = "heldout",
@@ -59,10 +62,7 @@ def evaluate(
             "tokens) or everywhere (as in the paper)."
         ),
     ] = "ordinary",
-    keep_special_tokens: Annotated[
-        bool,
-        typer.Option("--keep-special-tokens", help="Count special and first tokens too."),
-    ] = False,
+    keep_special_tokens: KeepSpecialTokens = False,
     outlier_medians: Annotated[
         float, typer.Option(help="Leave out tokens with a norm above this many medians; 0 keeps all.")
     ] = 5.0,
@@ -70,19 +70,15 @@ def evaluate(
         str | None,
         typer.Option(
             help="How codes are read, one or more with commas: encoder, refit, stages:T, omp, warm:M, nnomp, mp, "
-            "gradient, cosamp, niht; see docs/pursuit.md. [default: the SAE's own]"
+            "gradient, cosamp, niht; see docs/pursuit.md.",
+            show_default="the SAE's own",
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Tokens encoded at once.")] = 2048,
-    compute_dtype: Annotated[
-        str,
-        typer.Option(
-            help="What the language model computes in: bfloat16, float32, or auto (bfloat16 where the hardware has it)."
-        ),
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="Where the language model runs: cpu, cuda, ...")] = "cpu",
-    json: Annotated[Path | None, typer.Option(help="Also write the records as JSON to this file.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no table.")] = False,
+    batch_size: EncodedAtOnce = 2048,
+    compute_dtype: ComputeDtype = "auto",
+    device: Device = "cpu",
+    json: Json = None,
+    quiet: Quiet = False,
 ) -> None:
     """Measure trained SAEs on text they were not trained on; docs/metrics.md defines every number."""
     from expander_sae.activations import ActivationStore, load_language_model  # torch takes seconds to import

@@ -13,6 +13,20 @@ from rich.table import Table
 from expander_sae.records import ExpanderSaeError
 
 from .frontier import integers
+from .options import (
+    BatchSize,
+    ComputeDtype,
+    CrossEntropy,
+    CrossEntropyTokens,
+    Device,
+    LearningRate,
+    MaxTokens,
+    Model,
+    NLatents,
+    Preset,
+    Stages,
+    Tokens,
+)
 
 
 def experiment(
@@ -33,52 +47,40 @@ def experiment(
         ),
     ] = None,
     layer: Annotated[
-        str | None, typer.Option(help="Layers to harvest by the recipe, with commas. [default: its first]")
+        str | None, typer.Option(help="Layers to harvest by the recipe, with commas.", show_default="its first")
     ] = None,
     text: Annotated[str | None, typer.Option(help="Text for the recipe, instead of its own.")] = None,
     show: Annotated[bool, typer.Option("--list", help="Show every experiment and its question.")] = False,
-    preset: Annotated[str, typer.Option(help="default, or paper: the recipe of arXiv 2607.01799.")] = "default",
+    preset: Preset = "default",
     degrees: Annotated[
-        str | None, typer.Option(help="Degrees, with commas. [default: 4,7,16,30,64,200, or the recipe's]")
+        str | None, typer.Option(help="Degrees, with commas.", show_default="4,7,16,30,64,200, or the recipe's")
     ] = None,
     k: Annotated[
-        int | None, typer.Option("--k", help="Active latents per token. [default: 32, or the recipe's]")
+        int | None, typer.Option("--k", help="Active latents per token.", show_default="32, or the recipe's")
     ] = None,
     expansion: Annotated[
-        int | None, typer.Option(help="Latents as a multiple of the activations' width. [default: 8, or the recipe's]")
+        int | None,
+        typer.Option(help="Latents as a multiple of the activations' width.", show_default="8, or the recipe's"),
     ] = None,
-    n_latents: Annotated[int | None, typer.Option(help="Latents, instead of --expansion.")] = None,
+    n_latents: NLatents = None,
     seeds: Annotated[str, typer.Option(help="Seeds, with commas; three at least for a claim.")] = "0,1,2",
-    tokens: Annotated[
-        int | None, typer.Option(help="Training tokens of each SAE, counting repeats. [default: the preset's]")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Training tokens per step. [default: the preset's]")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate. [default: the preset's]")] = None,
-    stages: Annotated[
-        int, typer.Option(help="Stages of pursuit by which Expander SAEs find codes; 0: the one-shot encoder.")
-    ] = 8,
+    tokens: Tokens = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    stages: Stages = 8,
     option: Annotated[
         list[str] | None,
         typer.Option("--set", help="NAME=VALUE of the experiment's own options, which --list shows; may be repeated."),
     ] = None,
     shared: Annotated[
-        Path | None, typer.Option(help="Folder of SAEs that other runs trained. [default: saes in --out]")
+        Path | None, typer.Option(help="Folder of SAEs that other runs trained.", show_default="saes in --out")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Language model for the cross entropy: folder or hub id. [default: the one harvested]"),
-    ] = None,
-    ce: Annotated[
-        bool, typer.Option("--ce/--no-ce", help="Run the language model for the cross-entropy metrics, or not.")
-    ] = True,
-    ce_tokens: Annotated[
-        int, typer.Option(help="Predicted tokens for the cross entropy, spread over the held-out text; 0 for all.")
-    ] = 16_384,
-    max_tokens: Annotated[
-        int | None, typer.Option(help="Use only the first so many held-out tokens. [default: all]")
-    ] = None,
-    compute_dtype: Annotated[str, typer.Option(help="What the model computes in: bfloat16, float32, auto.")] = "auto",
-    device: Annotated[str, typer.Option(help="Where the language model runs: cpu, cuda, ...")] = "cpu",
+    model: Model = None,
+    ce: CrossEntropy = True,
+    ce_tokens: CrossEntropyTokens = 16_384,
+    max_tokens: MaxTokens = None,
+    compute_dtype: ComputeDtype = "auto",
+    device: Device = "cpu",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """Run one experiment: write its records, figures and page to OUT/NAME, and bind all pages into OUT/report.html."""

@@ -24,7 +24,8 @@ def export(
         str | None,
         typer.Option(
             help="For a dense format and an SAE that reads its codes by a pursuit: `encoder` accepts the encoder's "
-            "codes, the only ones those libraries compute. [default: refuse]"
+            "codes, the only ones those libraries compute.",
+            show_default="refuse",
         ),
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the format and the sizes as JSON to this file.")] = None,

@@ -12,6 +12,28 @@ from rich.table import Table
 
 from expander_sae.records import ExpanderSaeError, write_json
 
+from .options import (
+    Activations,
+    BatchSize,
+    ComputeDtype,
+    CrossEntropy,
+    CrossEntropyTokens,
+    Device,
+    Expansion,
+    K,
+    KeepSpecialTokens,
+    LearningRate,
+    MaxTokens,
+    Model,
+    NLatents,
+    Preset,
+    Quiet,
+    Signed,
+    Spare,
+    Stages,
+    Tokens,
+)
+
 if TYPE_CHECKING:
     from expander_sae.frontier import Frontier
 
@@ -28,7 +50,7 @@ _SHOWN = (
 
 
 def frontier(
-    acts: Annotated[Path, typer.Argument(help="Folder of activations that `expander-sae harvest` wrote.")],
+    acts: Activations,
     out: Annotated[Path, typer.Option(help="Folder for SAEs, records, figures and report; a rerun goes on there.")],
     degrees: Annotated[
         str, typer.Option(help="Non-zeros per column of the Expander SAEs, with commas between them.")
@@ -43,37 +65,18 @@ def frontier(
             "says what each is.",
         ),
     ] = "dense,matched",
-    k: Annotated[int, typer.Option("--k", help="Active latents per token.")] = 32,
-    expansion: Annotated[int, typer.Option(help="Latents as a multiple of the activations' width.")] = 8,
-    n_latents: Annotated[int | None, typer.Option(help="Latents, instead of --expansion.")] = None,
+    k: K = 32,
+    expansion: Expansion = 8,
+    n_latents: NLatents = None,
     seeds: Annotated[
         str, typer.Option(help="Seeds, with commas; one SAE of each kind for each. Three at least for a claim.")
     ] = "0",
-    preset: Annotated[
-        str,
-        typer.Option(
-            help="default, or paper: the recipe of arXiv 2607.01799 (its training, signed TopK, latent bias, uniform "
-            "masks, all tokens kept, spliced everywhere)."
-        ),
-    ] = "default",
-    tokens: Annotated[
-        int | None, typer.Option(help="Training tokens of each SAE, counting repeats. [default: the preset's]")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Training tokens per step. [default: the preset's]")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate. [default: the preset's]")] = None,
-    stages: Annotated[
-        int,
-        typer.Option(
-            help="How the Expander SAEs find codes: 0 is the one-shot TopK encoder; T is block orthogonal matching "
-            "pursuit in T stages, which also lets training move the dictionary's entries to better rows."
-        ),
-    ] = 8,
-    spare: Annotated[
-        int | None,
-        typer.Option(
-            help="Columns each of those stages picks beyond its share and drops again. [default: two for each it adds]"
-        ),
-    ] = None,
+    preset: Preset = "default",
+    tokens: Tokens = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    stages: Stages = 8,
+    spare: Spare = None,
     inference: Annotated[
         str,
         typer.Option(
@@ -81,34 +84,17 @@ def frontier(
             "stages:T, omp, warm:M, nnomp, mp, gradient, cosamp, niht; see docs/pursuit.md."
         ),
     ] = "",
-    signed: Annotated[bool, typer.Option("--signed", help="TopK without a ReLU, codes may be negative.")] = False,
-    keep_special_tokens: Annotated[
-        bool,
-        typer.Option("--keep-special-tokens", help="Use special and first tokens too."),
-    ] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Language model for the cross entropy: folder or hub id. [default: the one harvested]"),
-    ] = None,
-    ce: Annotated[
-        bool, typer.Option("--ce/--no-ce", help="Run the language model for the cross-entropy metrics, or not.")
-    ] = True,
-    ce_tokens: Annotated[
-        int, typer.Option(help="Predicted tokens for the cross entropy, spread over the held-out text; 0 for all.")
-    ] = 16_384,
-    max_tokens: Annotated[
-        int | None, typer.Option(help="Use only the first so many held-out tokens for reconstruction. [default: all]")
-    ] = None,
+    signed: Signed = False,
+    keep_special_tokens: KeepSpecialTokens = False,
+    model: Model = None,
+    ce: CrossEntropy = True,
+    ce_tokens: CrossEntropyTokens = 16_384,
+    max_tokens: MaxTokens = None,
     splice: Annotated[str, typer.Option(help="ordinary or everywhere; see `expander-sae eval --help`.")] = "ordinary",
-    compute_dtype: Annotated[
-        str,
-        typer.Option(
-            help="What the language model computes in: bfloat16, float32, or auto (bfloat16 where the hardware has it)."
-        ),
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="Where the language model runs: cpu, cuda, ...")] = "cpu",
+    compute_dtype: ComputeDtype = "auto",
+    device: Device = "cpu",
     json: Annotated[Path | None, typer.Option(help="Also write frontier.json to this file.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars and no table.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train Expander SAEs over a range of degrees beside dense controls, evaluate all, and write a report.
 

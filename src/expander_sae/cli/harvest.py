@@ -9,6 +9,8 @@ from rich.table import Table
 
 from expander_sae.records import write_json
 
+from .options import ComputeDtype, Device
+
 
 def harvest(
     model: Annotated[str, typer.Option(help="Folder of a Hugging Face causal language model, or its id on the hub.")],
@@ -22,17 +24,19 @@ def harvest(
     out: Annotated[Path, typer.Option(help="Folder for the shards. The same command again goes on there.")],
     layer: Annotated[
         int | None,
-        typer.Option(help="Take the residual stream after this block, counted from 0. [default: the middle]"),
+        typer.Option(help="Take the residual stream after this block, counted from 0.", show_default="the middle"),
     ] = None,
     module: Annotated[
         str | None,
         typer.Option(help="Take the output of this module instead, for instance model.layers.3.mlp or ...self_attn."),
     ] = None,
     context: Annotated[int, typer.Option(help="Tokens per block of text.")] = 256,
-    max_tokens: Annotated[int | None, typer.Option(help="At most this many training tokens. [default: all]")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="At most this many training tokens.", show_default="all")
+    ] = None,
     max_heldout_tokens: Annotated[
         int | None,
-        typer.Option(help="At most this many held-out tokens. [default: --max-tokens by the held-out share]"),
+        typer.Option(help="At most this many held-out tokens.", show_default="--max-tokens by the held-out share"),
     ] = None,
     max_document_tokens: Annotated[
         int | None,
@@ -46,19 +50,15 @@ def harvest(
     dtype: Annotated[
         str, typer.Option(help="Stored dtype: float16, bfloat16, or auto (looks at the range first).")
     ] = "auto",
-    compute_dtype: Annotated[
-        str,
-        typer.Option(
-            help="What the model computes in: bfloat16, float32, or auto (bfloat16 where the hardware has it)."
-        ),
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")] = "cpu",
+    compute_dtype: ComputeDtype = "auto",
+    device: Device = "cpu",
     revision: Annotated[str | None, typer.Option(help="Revision of a model on the hub.")] = None,
     bos: Annotated[
         bool | None,
         typer.Option(
             "--bos/--no-bos",
-            help="Begin every block with the beginning-of-sequence token. [default: as the tokenizer does]",
+            help="Begin every block with the beginning-of-sequence token.",
+            show_default="as the tokenizer does",
         ),
     ] = None,
     text_field: Annotated[str, typer.Option(help="Field or column that holds the text.")] = "text",

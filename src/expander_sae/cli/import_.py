@@ -16,7 +16,9 @@ def import_(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     format: Annotated[
         str | None,
-        typer.Option(help="saelens, sparsify, dictionary_learning or openai. [default: by the names of the files]"),
+        typer.Option(
+            help="saelens, sparsify, dictionary_learning or openai.", show_default="by the names of the files"
+        ),
     ] = None,
     values: Annotated[
         str, typer.Option(help="Type of the dictionary's values on disk: float32, float16, bfloat16 or int8.")

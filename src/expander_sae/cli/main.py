@@ -28,6 +28,7 @@ from expander_sae.cli import (
 from expander_sae.records import ExpanderSaeError
 
 app = typer.Typer(
+    rich_markup_mode="markdown",
     name="expander-sae",
     help="Train, evaluate and compare sparse autoencoders whose dictionary is sparse itself (arXiv 2607.01799).",
     no_args_is_help=True,

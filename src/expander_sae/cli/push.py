@@ -18,7 +18,7 @@ def push(
     licence: Annotated[str, typer.Option(help="Of the SAE, as the hub spells it.")] = "apache-2.0",
     values: Annotated[str, typer.Option(help="Type of the dictionary's values: float32, float16, ...")] = "float32",
     private: Annotated[bool, typer.Option("--private", help="Make a private repository.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch. [default: main]")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch.", show_default="main")] = None,
     to_folder: Annotated[
         Path | None, typer.Option(help="Write what would be pushed into this folder, and push nothing.")
     ] = None,

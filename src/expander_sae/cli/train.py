@@ -11,42 +11,42 @@ from rich.table import Table
 from expander_sae.records import ExpanderSaeError, write_json
 
 from .frontier import integers
+from .options import (
+    Activations,
+    BatchSize,
+    Expansion,
+    Json,
+    K,
+    KeepSpecialTokens,
+    LearningRate,
+    NLatents,
+    Preset,
+    Quiet,
+    Signed,
+    Spare,
+    Stages,
+    Tokens,
+)
 
 
 def train(
-    activations: Annotated[Path, typer.Argument(help="Folder that `expander-sae harvest` wrote.")],
+    activations: Activations,
     out: Annotated[Path, typer.Option(help="Folder for the SAEs, one each. The same command again goes on there.")],
     degree: Annotated[str, typer.Option(help="Non-zeros per column (the paper's d); several with commas.")] = "7",
     dense: Annotated[bool, typer.Option("--dense", help="Also train a dense TopK SAE of the same size.")] = False,
-    k: Annotated[int, typer.Option(help="Active latents per token.")] = 32,
-    expansion: Annotated[int, typer.Option(help="n_latents / d_in, unless --n-latents is given.")] = 8,
-    n_latents: Annotated[int | None, typer.Option(help="Dictionary columns (the paper's n).")] = None,
+    k: K = 32,
+    expansion: Expansion = 8,
+    n_latents: NLatents = None,
     construction: Annotated[
         str, typer.Option(help="How the mask is made: balanced, uniform or clustered.")
     ] = "balanced",
-    preset: Annotated[
-        str,
-        typer.Option(
-            help="default, or paper: the recipe of arXiv 2607.01799 (signed TopK, latent bias, uniform mask)."
-        ),
-    ] = "default",
-    tokens: Annotated[int | None, typer.Option(help="Activations to train on, counting repeats.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Activations per step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    preset: Preset = "default",
+    tokens: Tokens = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
     seed: Annotated[int, typer.Option(help="Of the mask, the initial values and the order of the data.")] = 0,
-    stages: Annotated[
-        int,
-        typer.Option(
-            help="How codes are found: 0 is the one-shot TopK encoder; T is block orthogonal matching pursuit in T "
-            "stages, which also lets training move the dictionary's entries to better rows."
-        ),
-    ] = 8,
-    spare: Annotated[
-        int | None,
-        typer.Option(
-            help="Columns each of those stages picks beyond its share and drops again. [default: two for each it adds]"
-        ),
-    ] = None,
+    stages: Stages = 8,
+    spare: Spare = None,
     irregular: Annotated[
         bool,
         typer.Option(
@@ -54,7 +54,7 @@ def train(
             help="Let columns have different numbers of non-zeros, at most 4 degree + 4, `degree` on the average.",
         ),
     ] = False,
-    signed: Annotated[bool, typer.Option("--signed", help="TopK without a ReLU, codes may be negative.")] = False,
+    signed: Signed = False,
     latent_bias: Annotated[bool, typer.Option("--latent-bias", help="Learn one bias per latent.")] = False,
     flatness: Annotated[
         float | None,
@@ -67,11 +67,9 @@ def train(
         float | None,
         typer.Option(help="Where entries move: no row gets more columns than this many times the mean."),
     ] = None,
-    keep_special_tokens: Annotated[
-        bool, typer.Option("--keep-special-tokens", help="Also train on first positions and special tokens.")
-    ] = False,
-    json: Annotated[Path | None, typer.Option(help="Also write the records as JSON to this file.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no table.")] = False,
+    keep_special_tokens: KeepSpecialTokens = False,
+    json: Json = None,
+    quiet: Quiet = False,
 ) -> None:
     """Train Expander SAEs on harvested activations.
 

@@ -14,8 +14,8 @@ class TrainConfig:
 
     tokens: int = 1_000_000
     """Activations seen, counting repeats."""
-    batch_size: int = 1024
-    learning_rate: float = 5e-3
+    batch_size: int = 512
+    learning_rate: float = 1e-2
     """Peak, for inputs scaled to mean norm sqrt(d_in)."""
     final_learning_rate: float = 0.0
     schedule: str = "trapezoid"

@@ -1,0 +1,64 @@
+"""Options that several verbs have, each written once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Activations = Annotated[Path, typer.Argument(help="Folder of activations that `expander-sae harvest` wrote.")]
+
+K = Annotated[int, typer.Option("--k", help="Active latents per token.")]
+Expansion = Annotated[int, typer.Option(help="Latents as a multiple of the activations' width.")]
+NLatents = Annotated[int | None, typer.Option(help="Latents, instead of --expansion.")]
+Preset = Annotated[
+    str,
+    typer.Option(
+        help="default, or paper: the recipe of arXiv 2607.01799 (its training, signed TopK, latent bias, uniform "
+        "masks, all tokens kept, spliced everywhere)."
+    ),
+]
+Tokens = Annotated[
+    int | None, typer.Option(help="Training tokens of each SAE, counting repeats.", show_default="the preset's")
+]
+BatchSize = Annotated[int | None, typer.Option(help="Training tokens per step.", show_default="the preset's")]
+LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate.", show_default="the preset's")]
+Stages = Annotated[
+    int,
+    typer.Option(
+        help="How Expander SAEs find codes: 0 is the one-shot TopK encoder; T is block orthogonal matching pursuit in "
+        "T stages, which also lets training move the dictionary's entries to better rows."
+    ),
+]
+Spare = Annotated[
+    int | None,
+    typer.Option(
+        help="Columns each of those stages picks beyond its share and drops again.", show_default="two for each it adds"
+    ),
+]
+Signed = Annotated[bool, typer.Option("--signed", help="TopK without a ReLU, codes may be negative.")]
+KeepSpecialTokens = Annotated[
+    bool, typer.Option("--keep-special-tokens", help="Take first positions and special tokens too.")
+]
+
+Model = Annotated[
+    str | None,
+    typer.Option(help="Language model for the cross entropy: folder or hub id.", show_default="the one harvested"),
+]
+CrossEntropy = Annotated[
+    bool, typer.Option("--ce/--no-ce", help="Run the language model for the cross-entropy metrics, or not.")
+]
+CrossEntropyTokens = Annotated[
+    int, typer.Option(help="Predicted tokens for the cross entropy, spread over the held-out text; 0 for all.")
+]
+MaxTokens = Annotated[int | None, typer.Option(help="Evaluate on the first so many tokens only.", show_default="all")]
+EncodedAtOnce = Annotated[int, typer.Option(help="Tokens encoded at once.")]
+ComputeDtype = Annotated[
+    str,
+    typer.Option(
+        help="What the language model computes in: bfloat16, float32, or auto (bfloat16 where the hardware has it)."
+    ),
+]
+Device = Annotated[str, typer.Option(help="Where the language model runs: cpu, cuda, ...")]
+
+Json = Annotated[Path | None, typer.Option(help="Also write the records as JSON to this file.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar and no table.")]
