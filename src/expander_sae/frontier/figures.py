@@ -139,6 +139,7 @@ def draw_speed(metric: str, unit: str, summaries: Sequence[Summary]) -> bytes | 
                 axes.plot([], [], _MARKERS[number % len(_MARKERS)], color="#333333", label=inference)
             axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
             axes.set_xscale("log")
+            axes.margins(x=0.12)  # room for the last names
             axes.xaxis.set_major_formatter(FuncFormatter(short_number))
             axes.set_xlabel("tokens/s, reading codes (log scale)")
             axes.set_ylabel(unit)
