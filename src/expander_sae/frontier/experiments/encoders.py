@@ -41,11 +41,9 @@ def measure(context: Context) -> Measured:
     grid = context.grid(degrees=degrees, controls=context.option("controls"), readings=readings["dictionary_readings"])
     found: list[dict[str, Any]] = []
     for record in grid.frontier.records:
-        if record.family != "expander" or record.evaluation is None:
-            continue
-        for budget in budgets:
-            if record.matched_degree == budget // 2:
-                found += [one.to_dict() for one in _with_encoders(context, grid, record, readings["encoder_readings"])]
+        halves = record.family == "expander" and record.matched_degree in {budget // 2 for budget in budgets}
+        if halves and record.evaluation is not None:
+            found += [one.to_dict() for one in _with_encoders(context, grid, record, readings["encoder_readings"])]
     kept = grid.frontier.to_dict()
     return {"records": kept["records"], "readings": kept["readings"], "encoders": found, "budgets": budgets}
 
