@@ -143,9 +143,9 @@ def _slots(packed: dict[str, Tensor], degree: int, d_in: int) -> tuple[np.ndarra
     taken = np.isin(first + window, np.repeat(first[:, 0], counts) + flat)
     order = np.argsort(taken, axis=1, kind="stable")[:, :degree]
     free = np.take_along_axis(window, order, axis=1)
-    filled = np.arange(degree)[None] < counts[:, None]
-    rows = np.take_along_axis(free, np.maximum(np.arange(degree)[None] - counts[:, None], 0), axis=1)
-    rows[filled] = flat
+    slots = np.arange(degree)[None]
+    rows = np.take_along_axis(free, np.maximum(slots - counts[:, None], 0), axis=1)
+    rows[slots < counts[:, None]] = flat
     order = np.argsort(rows, axis=1, kind="stable")
     return np.take_along_axis(rows, order, axis=1), order
 

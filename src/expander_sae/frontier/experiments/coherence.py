@@ -14,7 +14,7 @@ from expander_sae.records import ExpanderSaeError, FrontierRecord
 from expander_sae.saes import AbstractSae, Inference
 
 from ..over_seeds import spread
-from .context import Context, Grid
+from .context import Context, Grid, written
 from .drawing import bars
 from .experiment import Experiment, Measured, Page, Table
 from .quality import diverged
@@ -30,9 +30,8 @@ def measure(context: Context) -> Measured:
     for record, sae, reading in _read(grid, readings):
         variant = record.variant + (f", {reading}" if reading else "")
         name = f"{record.variant}-seed{record.seed}" + (f"-{reading}".replace(":", "") if reading else "")
-        path = grid.folder / record.folder / "sae.safetensors"
         how = {option: context.option(option) for option in ("tokens", "latents", "width", "judge")}
-        depends = {"sae": str(path.stat().st_mtime_ns), "kept": kept, **how}
+        depends = {"sae": written(grid.folder / record.folder), "kept": kept, **how}
 
         def make(sae: Any = sae, seed: int = record.seed) -> dict[str, Any]:
             found, ids, blocks = firings(sae, context.heldout_batches(), context.option("tokens"))

@@ -87,6 +87,11 @@ class Settings:
         return {**asdict(self), "options": dict(self.options)}
 
 
+def written(folder: Path) -> str:
+    """When an SAE was saved: what a piece that was made from it depends on."""
+    return str((folder / "sae.safetensors").stat().st_mtime_ns)
+
+
 class Grid(NamedTuple):
     """SAEs that are trained and evaluated, and where they are."""
 

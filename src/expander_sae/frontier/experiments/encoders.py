@@ -14,7 +14,7 @@ from expander_sae.training import StoreBatches, TrainConfig, train, with_own_enc
 
 from ..figures import draw_speed
 from ..results import Summary, summarise
-from .context import Context, Grid
+from .context import Context, Grid, written
 from .experiment import Experiment, Figure, Measured, Page
 from .quality import diverged, mean_of, quality_table, records_from
 
@@ -67,7 +67,7 @@ def _with_encoders(
     for way, settings in configs.items():
         name = f"{record.variant}-seed{record.seed}-{way.replace(' ', '-')}"
         folder = context.folder / "saes" / name
-        depends = {"sae": _written(source), "training": settings.to_dict()}
+        depends = {"sae": written(source), "training": settings.to_dict()}
         context.say(f"{_WAYS[way]}: {name}")
         trained = TrainingRecord.from_dict(
             context.piece(
@@ -82,7 +82,7 @@ def _with_encoders(
             assert isinstance(again, ExpanderSae)
             start = again
             depends = {
-                "sae": _written(folder / "sae"), "readings": list(readings),
+                "sae": written(folder / "sae"), "readings": list(readings),
                 "evaluation": vars(context.settings.evaluation()), "language_model": context.has_language_model,
             }  # fmt: skip
             made = context.piece(f"evaluation-{name}", depends, lambda again=again: _evaluate(context, again, readings))
@@ -105,13 +105,8 @@ def _with_encoders(
     return found
 
 
-def _written(folder: Path) -> str:
-    return str((folder / "sae.safetensors").stat().st_mtime_ns)
-
-
 def _train(context: Context, sae: ExpanderSae, config: TrainConfig, folder: Path) -> dict[str, Any]:
-    kept = context.settings.evaluation().keep_special_tokens
-    stream = StoreBatches(context.store, config, keep_special_tokens=kept)
+    stream = StoreBatches(context.store, config)
     return train({"sae": sae}, stream, config, folder=folder, progress=context.progress)["sae"].to_dict()
 
 

@@ -14,7 +14,7 @@ from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae
 
 from ..over_seeds import spread
-from .context import Context
+from .context import Context, written
 from .drawing import Line, bars, lines
 from .experiment import Experiment, Measured, Page, Table
 from .quality import diverged
@@ -50,9 +50,8 @@ def measure(context: Context) -> Measured:
         if record.seed not in references:
             continue
         other = references[record.seed]
-        path = grid.folder / record.folder / "sae.safetensors"
         depends = {
-            "sae": str(path.stat().st_mtime_ns), "reference": other, "tokens": context.option("tokens"),
+            "sae": written(grid.folder / record.folder), "reference": other, "tokens": context.option("tokens"),
             "kept": context.settings.evaluation().keep_special_tokens,
         }  # fmt: skip
         name = f"{record.variant}-seed{record.seed}"

@@ -15,7 +15,7 @@ from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae, Inference
 
 from ..over_seeds import spread
-from .context import Context
+from .context import Context, written
 from .drawing import Line, lines
 from .experiment import Experiment, Measured, Page, Table
 from .quality import diverged
@@ -52,7 +52,7 @@ def measure(context: Context) -> Measured:
             continue  # its twins diverged
         twin = seeds[(seeds.index(seed) + 1) % len(seeds)]
         depends = {
-            "sae": str((grid.folder / record.folder / "sae.safetensors").stat().st_mtime_ns), "twin": twin,
+            "sae": written(grid.folder / record.folder), "twin": twin,
             "tokens": context.option("tokens"), "noises": noises, "readings": readings,
             "kept": context.settings.evaluation().keep_special_tokens,
         }  # fmt: skip

@@ -16,7 +16,7 @@ from expander_sae.saes import AbstractSae, load_sae
 from expander_sae.saes.checkpoint import PRECISIONS
 
 from ..over_seeds import spread
-from .context import Context
+from .context import Context, written
 from .drawing import Line, lines
 from .experiment import Experiment, Measured, Page, Table
 from .quality import diverged
@@ -30,7 +30,7 @@ def measure(context: Context) -> Measured:
     rows = []
     for record, sae in grid.saes():
         name = f"{record.variant}-seed{record.seed}"
-        mark = str((grid.folder / record.folder / "sae.safetensors").stat().st_mtime_ns)
+        mark = written(grid.folder / record.folder)
         evaluation = vars(context.settings.evaluation())
         depends = {"sae": mark, "language_model": context.has_language_model}
         context.say(f"value types and latency of {name}")
