@@ -17,8 +17,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,6 +26,7 @@ from facts import facts
 from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import orthogonal_mp_gram
+from turns import Call, take_turns
 
 from expander_sae.graphs import make_mask
 from expander_sae.ops import block_omp, encode_topk
@@ -42,7 +41,6 @@ PEERS_PYTHON = HERE.parent / ".venv-peers" / "bin" / "python"
 PEERS = {"OMP": "time_pursuit_overcomplete.py", "MP": "time_pursuit_sae_lens.py"}
 SHAPES = ((512, 4096, 7, 64), (576, 4608, 7, 32), (576, 18432, 7, 32), (2048, 16384, 7, 64))
 BATCH = 1024
-Call = tuple[Callable[[], object], int]
 
 
 def problem(d_in: int, n_latents: int, degree: int) -> tuple[Dictionary, torch.Tensor]:
@@ -114,18 +112,6 @@ def dense_calls(x: torch.Tensor, w: torch.Tensor, k: int) -> dict[str, Call]:
         products = (w @ fewer.T).double().numpy()
         calls["OMP, scikit-learn"] = (lambda: orthogonal_mp_gram(gram, products, n_nonzero_coefs=k), len(fewer))
     return calls
-
-
-def take_turns(calls: dict[str, Call], repeats: int) -> dict[str, list[float]]:
-    """Tokens/s of each call; one round warms up."""
-    rates: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(repeats + 1):
-        for name, (call, tokens) in calls.items():
-            started = time.perf_counter()
-            call()
-            if number:
-                rates[name].append(tokens / (time.perf_counter() - started))
-    return rates
 
 
 def peer_rates(shape: tuple[int, int, int, int], x: torch.Tensor) -> dict[str, tuple[str, list[float]]]:

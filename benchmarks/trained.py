@@ -12,7 +12,7 @@ benchmarks/results/trained.csv.
 import argparse
 import csv
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -20,6 +20,7 @@ import torch
 from facts import facts
 from rich.console import Console
 from rich.table import Table
+from turns import Call, take_turns
 
 from expander_sae.activations import ActivationStore
 from expander_sae.ops import Codes, block_omp
@@ -76,14 +77,12 @@ def main() -> None:
     with torch.no_grad():
         for problem in problems:
             check(*problem)
-        rates: dict[tuple[str, str], list[float]] = {(name, way): [] for name, *_ in problems for way in WAYS}
-        for number in range(arguments.repeats + 1):
-            for name, sae, tokens in problems:
-                for way in WAYS:
-                    started = time.perf_counter()
-                    read(sae, tokens, way)
-                    if number:  # the first round warms up
-                        rates[name, way].append(len(tokens) / (time.perf_counter() - started))
+        calls: dict[tuple[str, str], Call] = {
+            (name, way): (partial(read, sae, tokens, way), len(tokens))
+            for name, sae, tokens in problems
+            for way in WAYS
+        }
+        rates = take_turns(calls, arguments.repeats)
     table = Table(title=f"tokens/s, medians of {arguments.repeats}")
     for heading in ("dictionary", "OMP tracked", "OMP scanned", "pursue takes", "own inference", "times slower"):
         table.add_column(heading, justify="left" if heading == "dictionary" else "right")
