@@ -9,7 +9,9 @@ from instances import babel, check_form, complete_graph, dense, full, matrix, pl
 from sklearn.linear_model import orthogonal_mp
 
 from expander_sae.ops.backends import native_core
-from expander_sae.pursuit import Dictionary, pursue
+from expander_sae.pursuit import Dictionary, as_dictionary, pursue
+from expander_sae.pursuit import dictionary as pursuit_dictionary
+from expander_sae.pursuit.dictionary import with_gram
 
 
 @settings(max_examples=30, deadline=None)
@@ -143,3 +145,28 @@ def test_the_native_core_gives_the_same_codes(method, block, signed):
     )
     assert torch.equal(native.indices, plain.indices)
     torch.testing.assert_close(native.values, plain.values, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("omp", {}), ("omp", {"block": 3, "spare": 3}), ("refit", {}), ("nnomp", {}), ("cosamp", {})],
+    ids=str,
+)
+def test_a_dense_dictionary_with_and_without_its_gram_matrix(monkeypatch, method, options, signed):
+    dictionary, x = dense(60, 20), tokens(30, 20)
+    twice = as_dictionary(torch.cat([dictionary.values, dictionary.values[:5]]))  # some columns depend on others
+    assert with_gram(twice, 30, 6).gram is not None
+    with_it = pursue(x, twice, 6, method, signed=signed, **options)
+    monkeypatch.setattr(pursuit_dictionary, "MAX_GRAM", 0)
+    assert with_gram(twice, 30, 6).gram is None
+    gathered = pursue(x, twice, 6, method, signed=signed, **options)
+    assert torch.equal(with_it.indices, gathered.indices)
+    torch.testing.assert_close(with_it.values, gathered.values, atol=1e-9, rtol=1e-9)
+
+
+def test_the_gram_matrix_is_made_only_where_it_costs_less():
+    assert with_gram(sparse(60, 20, 5), 10**6, 8).gram is None
+    assert with_gram(dense(600, 20), 1, 8).gram is None
+    made = with_gram(dense(600, 20), 1000, 8)
+    torch.testing.assert_close(made.gram, made.values @ made.values.T)

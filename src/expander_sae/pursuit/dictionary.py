@@ -1,6 +1,6 @@
 """What pursuit reads of a dictionary: correlations, columns, and reconstructions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -10,6 +10,9 @@ from torch.nn import functional as F
 from expander_sae.ops import Codes, sparse_decode
 from expander_sae.ops.checks import check_dictionary, shape_of
 from expander_sae.records import ExpanderSaeError
+
+MAX_GRAM = 2**25
+"""Entries of a dense dictionary's Gram matrix, if it is made: 256 MB."""
 
 
 @runtime_checkable
@@ -37,6 +40,8 @@ class Dictionary:
     """[n_latents, degree]."""
     d_in: int
     """Length of an activation."""
+    gram: Tensor | None = None
+    """float64 `W^T W` [n_latents, n_latents] where `with_gram` made it."""
 
     @property
     def n_latents(self) -> int:
@@ -72,6 +77,19 @@ def as_dictionary(dictionary: SparseDictionary | Tensor) -> Dictionary:
     return Dictionary(None if rows is None else rows.long(), values, d_in)
 
 
+def with_gram(dictionary: Dictionary, tokens: int, slots: int) -> Dictionary:
+    """The dictionary with its Gram matrix, where that costs less than the inner products of so many supports.
+
+    Least squares needs about slots^2 inner products of columns per token. Between dense columns each gathers 2 d_in
+    numbers, at a sixteenth of the speed at which one matrix product makes all n_latents^2 of them.
+    """
+    n = dictionary.n_latents
+    if dictionary.rows is not None or n**2 > MAX_GRAM or n**2 > 16 * tokens * slots**2:
+        return dictionary
+    values = dictionary.values.double()
+    return replace(dictionary, gram=values @ values.T)
+
+
 def correlate(vectors: Tensor, dictionary: Dictionary) -> Tensor:
     """All correlations `W^T r` of vectors [batch, d_in]: materialises [batch, n_latents].
 
@@ -105,8 +123,13 @@ def columns(dictionary: Dictionary, latents: Tensor, dtype: torch.dtype) -> Tens
 def support_gram(dictionary: Dictionary, indices: Tensor, dtype: torch.dtype) -> Tensor:
     """Gram matrices `W_S^T W_S` [batch, t, t] of supports [batch, t], in O(t * (d_in + t * degree)) per token.
 
-    One column of the Gram matrix at a time, so that no [batch, t, d_in] is held for a sparse dictionary.
+    A sparse dictionary's by one column of the Gram matrix at a time, so that no [batch, t, d_in] is held.
     """
+    if dictionary.gram is not None:
+        return dictionary.gram[indices[:, :, None], indices[:, None, :]].to(dtype)
+    if dictionary.rows is None:
+        chosen = dictionary.values[indices].to(dtype)
+        return chosen @ chosen.transpose(1, 2)
     found = [
         correlate_support(columns(dictionary, indices[:, i], dtype), dictionary, indices)
         for i in range(indices.shape[1])
@@ -116,7 +139,10 @@ def support_gram(dictionary: Dictionary, indices: Tensor, dtype: torch.dtype) ->
 
 def decode(dictionary: Dictionary, indices: Tensor, coefficients: Tensor) -> Tensor:
     """`sum_i z_i w_{S_i}` [batch, d_in] of supports and coefficients [batch, t], in O(t * degree) per token."""
-    codes = Codes(indices, coefficients.to(dictionary.values.dtype))
+    coefficients = coefficients.to(dictionary.values.dtype)
+    if dictionary.rows is None:  # no [batch, t, d_in] between
+        return F.embedding_bag(indices, dictionary.values, per_sample_weights=coefficients, mode="sum")
+    codes = Codes(indices, coefficients)
     # The definition, not the kernel: every device and float64 in the same few lines.
     return sparse_decode(codes, dictionary.rows, dictionary.values, dictionary.d_in, backend="reference")
 

@@ -67,8 +67,7 @@ def omp(
         found, picked = largest(scores, block + spare)
         before = support.count.clone()
         wanted = alive[:, None] & (found > SMALLEST_SCORE * norm[:, None])
-        for i in range(block + spare):
-            support.append(picked[:, i], wanted[:, i])
+        support.extend(picked, wanted)
         alive &= support.count > before
         coefficients = support.solve()
         if spare:

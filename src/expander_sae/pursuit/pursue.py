@@ -10,7 +10,7 @@ from expander_sae.records import ExpanderSaeError
 
 from . import native
 from .cosamp import cosamp
-from .dictionary import Dictionary, SparseDictionary, as_dictionary
+from .dictionary import Dictionary, SparseDictionary, as_dictionary, with_gram
 from .gradient_pursuit import gradient_pursuit
 from .matching import matching_pursuit
 from .niht import niht
@@ -119,6 +119,8 @@ def pursue(
     centered = x.to(dtype) if center is None else x.to(dtype) - center.to(dtype)
     check_numbers(centered, source.rows, source.values)
     width = 3 * k if method == "cosamp" else k + spare
+    if method not in ("mp", "gradient", "niht"):
+        source = with_gram(source, x.shape[0], width)
     per_token = max(source.n_latents, width * max(source.values.shape[1], width))
     chunk = max(1, _CHUNK // per_token)
     parts = []

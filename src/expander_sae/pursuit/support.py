@@ -71,7 +71,11 @@ class Support(Slots):
         distance of w_j to the span. Returns the tokens [batch] where it was added.
         """
         column = columns(self.dictionary, latents, torch.float64)
-        inner = correlate_support(column, self.dictionary, self.indices) * self.used
+        if self.dictionary.gram is None:
+            inner = correlate_support(column, self.dictionary, self.indices)
+        else:
+            inner = self.dictionary.gram[latents[:, None], self.indices]
+        inner = inner * self.used
         z = torch.linalg.solve_triangular(self.factor, inner[..., None], upper=False)[..., 0]
         norm = column.square().sum(1)
         pivot = norm - z.square().sum(1)

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from expander_sae.records import ExpanderSaeError
 
@@ -67,7 +68,7 @@ def _piece(
         if chosen.shape[1] > keep:
             kept, codes = _drop_weakest(torch.cholesky_inverse(factor), codes, keep)
             chosen, used = chosen.gather(1, kept), used.gather(1, kept)
-        residual = x - x.new_zeros(batch, values.shape[0]).scatter_(1, chosen, codes * used) @ values
+        residual = x - F.embedding_bag(chosen, values, per_sample_weights=codes * used, mode="sum")
         if tolerance > 0:
             live = live & (residual.norm(dim=1, keepdim=True) > tolerance * norm)
     order = (codes.abs() if signed else codes).sort(dim=1, descending=True, stable=True).indices
@@ -122,7 +123,7 @@ def _drop_weakest(inverse: Tensor, codes: Tensor, keep: int) -> tuple[Tensor, Te
         gone = inverse[tokens, weakest]
         scaled = gone / gone.gather(1, weakest[:, None])
         codes = codes - codes.gather(1, weakest[:, None]) * scaled
-        inverse = inverse - scaled[:, :, None] * gone[:, None, :]
+        inverse.baddbmm_(scaled[:, :, None], gone[:, None, :], alpha=-1)
         # What is left of the dropped slot is rounding; as one it stays finite.
         inverse[tokens, weakest, weakest] = 1.0
     kept = slots.nonzero()[:, 1].view(-1, keep)
