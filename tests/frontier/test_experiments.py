@@ -71,6 +71,9 @@ def test_every_experiment_runs_and_is_drawn_from_its_records(name, place, out):
     drawn = {path.stem: path.read_bytes() for path in (out / name / "figures").glob("*.svg")}
     assert drawn
     assert set(drawn) == set(stored["figures"])
+    if experiment.beside is not None:
+        assert [figure for figure in drawn if figure.endswith("beside_the_paper")]
+        assert any(note.startswith("Grey: the paper's own numbers (pythia-70m") for note in stored["notes"])
 
     for path in (out / name / "figures").glob("*.svg"):
         path.unlink()
@@ -135,6 +138,35 @@ def test_options_are_read_as_their_defaults_type():
         experiment.read_options({"n": "many"})
     with pytest.raises(ExpanderSaeError, match="out of n, share, of, on"):
         experiment.read_options({"m": "1"})
+
+
+class Oracle:
+    """A judge that knows nothing but the text's places: earlier ones score higher."""
+
+    def __init__(self, ids, blocks, store):
+        assert len(ids) == len(blocks)
+        assert store.layer == 1
+
+    def scores(self, examples, counterexamples, candidates):
+        return -candidates.double()
+
+
+def test_another_judge_of_coherence(place, tmp_path):
+    _, _, stores = place
+    experiment = find_experiment("coherence")
+    options = {"latents": "12", "judge": f"{__name__}:Oracle"}
+    settings = small_settings(experiment, options=options)
+    run_experiment(experiment, tmp_path, settings, stores=stores)
+    stored = read_json(tmp_path / "coherence" / "records.json")["measured"]
+    assert stored["judge"] == f"{__name__}:Oracle"
+    by_words = run_experiment(
+        experiment, tmp_path / "words", small_settings(experiment, options={"latents": "12"}), stores=stores
+    )
+    assert by_words.tables != read_json(tmp_path / "coherence" / "page.json")["tables"]
+    for wrong in ("oracle", "no_such_module:Oracle", f"{__name__}:Missing"):
+        settings = small_settings(experiment, options={"latents": "12", "judge": wrong})
+        with pytest.raises(ExpanderSaeError, match="judge as tf-idf or as module:function"):
+            run_experiment(experiment, tmp_path, settings, stores=stores)
 
 
 def test_the_command(place, tmp_path):

@@ -51,6 +51,22 @@ def test_a_recipe_runs_on_its_architecture(name, tmp_path):
     assert first["delta_ce"] is not None
 
 
+def test_a_model_of_a_recipe_is_enough(tmp_path):
+    model = make_tiny_model(tmp_path / "Qwen2.5-3B", "qwen2", n_blocks=3)
+    text = write_jsonl(tmp_path / "text.jsonl", make_documents(24))
+    arguments = [
+        "experiment", "frontier", "--model", model, "--layer", 1, "--text", text, "--out", tmp_path, "--degrees", 4,
+        "--k", 4, "--seeds", 0, "--tokens", 600, "--ce-tokens", 0, "--no-ce", "--set", "controls=dense", "--quiet",
+    ]  # fmt: skip
+    result = CliRunner().invoke(main.app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "acts-qwen2.5-3b-layer1").is_dir()
+    unknown = [str(argument).replace("Qwen2.5-3B", "another") for argument in arguments]
+    result = CliRunner().invoke(main.app, unknown)
+    assert isinstance(result.exception, ExpanderSaeError)
+    assert "beside --recipe or the --model of one" in str(result.exception)
+
+
 def test_what_is_refused(tmp_path):
     with pytest.raises(ExpanderSaeError, match="a recipe out of llama"):
         load_recipe("gpt-5")

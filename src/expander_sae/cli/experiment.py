@@ -43,7 +43,8 @@ def experiment(
         str | None,
         typer.Option(
             help="Harvest as a recipe says, into --out, and take its sizes: pythia-70m, pythia-160m, qwen2.5-3b, "
-            "llama-3.2-1b, smollm2-135m, or a .toml file."
+            "llama-3.2-1b, smollm2-135m, or a .toml file.",
+            show_default="that of --model, if it has one and there is no --acts",
         ),
     ] = None,
     layer: Annotated[
@@ -92,16 +93,21 @@ def experiment(
         raise ExpanderSaeError("expected the name of an experiment and --out FOLDER; --list shows the names")
 
     from expander_sae.activations import ActivationStore, load_language_model  # torch takes seconds to import
-    from expander_sae.frontier import load_recipe
+    from expander_sae.frontier import load_recipe, recipe_of
     from expander_sae.frontier.experiments import Settings, find_experiment, run_experiment
 
     from .report import all_pages
     from .source import model_name, model_note
 
     chosen = find_experiment(name)
-    plan = None if recipe is None else load_recipe(recipe)
+    if recipe is not None:
+        plan = load_recipe(recipe)
+    else:  # a model of a recipe is enough, unless there are activations already
+        plan = recipe_of(model) if model is not None and not acts and "activations" in chosen.needs else None
     if plan is None and (layer is not None or text is not None):
-        raise ExpanderSaeError("expected --layer and --text only beside --recipe; --acts says it all by itself")
+        raise ExpanderSaeError(
+            "expected --layer and --text only beside --recipe or the --model of one; --acts says it all by itself"
+        )
     defaults = plan or Settings()
     settings = Settings(
         preset=preset,

@@ -2,7 +2,7 @@
 
 from .over_seeds import Spread, spread
 from .pieces import EvaluationSettings
-from .recipes import Recipe, load_recipe, recipe_names
+from .recipes import Recipe, load_recipe, recipe_names, recipe_of
 from .report import write_report
 from .results import Frontier, Summary, load_frontier
 from .sweep import run_frontier
@@ -20,6 +20,7 @@ __all__ = [
     "load_recipe",
     "plan",
     "recipe_names",
+    "recipe_of",
     "run_frontier",
     "spread",
     "write_report",

@@ -1,4 +1,4 @@
-"""The numbers of arXiv 2607.01799, shipped as data, to stand grey beside ours."""
+"""The numbers of arXiv 2607.01799, shipped as data, to stand beside ours."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ ARCHITECTURES = {
     "pruned_retuned_dense": "pruned",
 }
 """The paper's kinds of SAE, in words."""
+TOKENS = 200_000
+"""Stored training tokens of every result but those along the data."""
+BATCH = 256
+"""Tokens of a training step; every result had 5,000."""
 
 
 @dataclass(frozen=True)
 class PaperResult:
-    """One row of the paper's results: one kind of SAE, over its seeds, read by its encoder."""
+    """One row of the paper's results: one kind of SAE, over its seeds."""
 
     model: str
     layer: int
@@ -31,6 +35,10 @@ class PaperResult:
     n_latents: int
     degree: int
     k: int
+    inference: str
+    """How codes are read: encoder, omp, omp_iter, omp_oneshot, cosamp or niht."""
+    train_tokens: int
+    """Stored training tokens."""
     rel_err: Spread | None
     ce_recovered_zero: Spread | None
     dead_fraction: Spread | None
@@ -41,31 +49,78 @@ class PaperResult:
         return self.degree * self.n_latents / (8 * self.d_in * self.d_in)
 
 
+@dataclass(frozen=True)
+class Diagnostic:
+    """One quantity of the paper's diagnostics, all of them on Pythia-70M after layer 3."""
+
+    group: str
+    architecture: str
+    degree: int
+    k: int
+    quantity: str
+    value: Spread
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast codes are read on the paper's machines, and how well."""
+
+    architecture: str
+    degree: int
+    inference: str
+    device: str
+    rel_err: float
+    tokens_per_second: float
+
+
 @cache
 def paper_results() -> tuple[PaperResult, ...]:
-    """Every result read by the encoder and trained on all 200,000 tokens.
+    """Every result.
 
     Where the stored cross entropy was made by another formula, it is the one put on the common basis
     (`ce_basis` v2_from_v1): (CE_zero - CE_recon) / (CE_zero - CE_clean).
     """
-    path = resources.files("expander_sae.frontier").joinpath("data/paper_results.csv")
-    table = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
-    rows = [row for row in table if row["inference"] == "encoder"]
     found = []
-    for row in rows:
-        if row["data_budget"] not in ("", "200000"):
-            continue
+    for row in _rows("paper_results.csv"):
         seeds = int(float(row["seeds"] or 1))
         found.append(
             PaperResult(
                 model=row["model"], layer=int(row["layer"]), architecture=row["arch"], d_in=int(row["m"]),
-                n_latents=int(row["n"]), degree=int(row["d"]), k=int(row["k"]),
+                n_latents=int(row["n"]), degree=int(row["d"]), k=int(row["k"]), inference=row["inference"],
+                train_tokens=int(row["data_budget"] or TOKENS),
                 rel_err=_spread(row["rel_err_mean"], row["rel_err_std"], seeds),
                 ce_recovered_zero=_spread(row["ce_rec_mean"], row["ce_rec_std"], int(float(row["ce_seeds"] or seeds))),
                 dead_fraction=_spread(row["dead_mean"], row["dead_std"], seeds),
             )
         )  # fmt: skip
     return tuple(dict.fromkeys(found))
+
+
+@cache
+def paper_diagnostics() -> tuple[Diagnostic, ...]:
+    """Geometry, collisions, features and learning curves of the paper's SAEs."""
+    return tuple(
+        Diagnostic(row["group"], row["arch"], int(row["d"]), int(row["k"]), row["quantity"], value)
+        for row in _rows("paper_diagnostics.csv")
+        if row["d"] and (value := _spread(row["mean"], row["std"], int(row["seeds_or_n"] or 1))) is not None
+    )
+
+
+@cache
+def paper_speeds() -> tuple[Speed, ...]:
+    """Speed against error of Pythia-70M's SAEs, k = 64, by way of reading."""
+    return tuple(
+        Speed(
+            "expander_tied" if row["arch"] == "expander" else row["arch"], int(row["d"]), row["inference"],
+            row["device"], float(row["rel_err"]), float(row["tokens_per_s"]),
+        )
+        for row in _rows("paper_throughput.csv")
+    )  # fmt: skip
+
+
+def _rows(name: str) -> csv.DictReader[str]:
+    path = resources.files("expander_sae.frontier").joinpath(f"data/{name}")
+    return csv.DictReader(path.read_text(encoding="utf-8").splitlines())
 
 
 def _spread(mean: str, std: str, seeds: int) -> Spread | None:
@@ -79,6 +134,9 @@ def _spread(mean: str, std: str, seeds: int) -> Spread | None:
     return Spread(float(mean), deviation, float(mean), float(mean), seeds, interval)
 
 
-def select(model: str, layer: int, k: int) -> list[PaperResult]:
+def select(
+    model: str, layer: int, k: int, *, inference: str = "encoder", train_tokens: int = TOKENS
+) -> list[PaperResult]:
     """The results of one model and layer at one k; empty where the paper has none."""
-    return [r for r in paper_results() if (r.model, r.layer, r.k) == (model, layer, k)]
+    wanted = (model, layer, k, inference, train_tokens)
+    return [r for r in paper_results() if (r.model, r.layer, r.k, r.inference, r.train_tokens) == wanted]

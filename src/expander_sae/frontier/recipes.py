@@ -6,7 +6,7 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from expander_sae.activations import ActivationStore, LanguageModel, harvest
@@ -112,6 +112,20 @@ def load_recipe(name: str) -> Recipe:
         raise ExpanderSaeError(f"the recipe {name} lacks {missing or 'nothing'} and has unknown {unknown or 'nothing'}")
     plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     return Recipe(name=name, **plain)
+
+
+def recipe_of(model: str) -> Recipe | None:
+    """The recipe of a model, by its id on the hub or a folder of that name; None for models without one.
+
+    Example:
+        >>> recipe_of("EleutherAI/pythia-70m-deduped").name
+        'pythia-70m'
+    """
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        if recipe.model is not None and PurePath(recipe.model).name == PurePath(model).name:
+            return recipe
+    return None
 
 
 def _folder() -> Any:

@@ -14,6 +14,7 @@ from .quality import diverged, quality_table, summaries_of
 METRICS = (
     ("fvu", "fvu"),
     ("delta_ce", "delta_ce (nats/token)"),
+    ("kl", "KL (nats/token)"),
     ("ce_recovered_zero", "ce_recovered_zero"),
     ("ce_recovered_mean", "ce_recovered_mean"),
 )
@@ -28,17 +29,24 @@ def figures_along(
     runs: Sequence[tuple[float, Sequence[Summary]]], axis: str, *, log_x: bool, variants: Sequence[str] | None = None
 ) -> list[Figure | None]:
     """One diagram for each metric, one line for each variant."""
-    names = list(dict.fromkeys(s.variant for _, summaries in runs for s in summaries))
-    names = [name for name in names if variants is None or name in variants]
     found = []
     for metric, unit in METRICS:
-        drawn = [
-            Line(name, [(at, s.metrics.get(metric)) for at, of in runs for s in of if s.variant == name])
-            for name in names
-        ]
+        drawn = lines_along(runs, metric, variants)
         caption = f"{metric} along {axis}, one line for each SAE"
         found.append(lines(f"{metric}_along", caption, drawn, x=axis, y=unit, log_x=log_x))
     return found
+
+
+def lines_along(
+    runs: Sequence[tuple[float, Sequence[Summary]]], metric: str, variants: Sequence[str] | None = None
+) -> list[Line]:
+    """A metric along the axis, one line for each variant."""
+    names = list(dict.fromkeys(s.variant for _, summaries in runs for s in summaries))
+    return [
+        Line(name, [(at, s.metrics.get(metric)) for at, of in runs for s in of if s.variant == name])
+        for name in names
+        if variants is None or name in variants
+    ]
 
 
 def tables_along(runs: Sequence[tuple[float, Sequence[Summary]]], axis: str) -> list[Table]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from expander_sae.records import FrontierRecord
 
 from ..figures import draw_speed
 from ..over_seeds import Spread, spread
+from ..paper import PaperResult
 from ..report import in_order
 from ..results import Summary, summarise
+from .beside import Paper
 from .context import Context
 from .drawing import Line, lines
 from .experiment import Experiment, Figure, Measured, Page, Table
@@ -121,7 +123,9 @@ def _claim(splits: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def _by_degree(own: list[FrontierRecord], read: list[FrontierRecord], metric: str) -> Figure | None:
+def _by_degree(
+    own: list[FrontierRecord], read: list[FrontierRecord], metric: str, theirs: Sequence[Line] = ()
+) -> Figure | None:
     drawn, levels = [], []
     for reading, name, records in ((None, "own inference", own), ("omp", "OMP", read)):
         by_place: dict[tuple[str, int | None], list[float]] = {}
@@ -137,8 +141,45 @@ def _by_degree(own: list[FrontierRecord], read: list[FrontierRecord], metric: st
         dense = spread(by_place.get(("dense", None), []))
         if dense is not None:
             levels.append((f"full dense: {name}", dense.mean))
-    caption = f"{metric} against degree, by own inference and by OMP"
-    return lines(f"{metric}_by_degree", caption, drawn, x="degree", y=metric, log_x=True, levels=levels)
+    name, caption = f"{metric}_by_degree", f"{metric} against degree, by own inference and by OMP"
+    if theirs:
+        name, caption = f"{metric}_beside_the_paper", f"{caption}, beside the paper's"
+    return lines(name, caption, [*drawn, *theirs], x="degree", y=metric, log_x=True, levels=levels)
+
+
+def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
+    """rel_err by its encoder and by OMP, and the speed it reports for them."""
+    own = records_from(measured["records"])
+    read = [FrontierRecord.from_dict(record) for record in measured["readings"]]
+    readings = ("encoder", "omp", "omp_iter")
+    theirs = [
+        line for reading in readings for line in paper.lines("rel_err", _degree, ("expander_tied",), inference=reading)
+    ]
+    summaries = in_order(summarise([*own, *read]))
+    speed = "encode_tokens_per_second"
+    ours = [
+        Line(
+            variant,
+            [(s.metrics[speed].mean, s.metrics["rel_err"]) for s in summaries if s.variant == variant
+             and s.metrics["fvu"].mean <= 1 and speed in s.metrics],
+        )
+        for variant in dict.fromkeys(s.variant for s in summaries)
+    ]  # fmt: skip
+    return [
+        _by_degree(own, read, "rel_err", theirs),
+        lines(
+            "rel_err_by_speed_beside_the_paper",
+            "rel_err against the speed of reading codes, beside the paper's on its machines",
+            [*ours, *paper.speeds()],
+            x="tokens/s",
+            y="rel_err",
+            log_x=True,
+        ),
+    ]
+
+
+def _degree(result: PaperResult) -> float:
+    return result.degree
 
 
 def _by_speed(summaries: list[Summary], metric: str, unit: str) -> Figure | None:
@@ -160,4 +201,5 @@ EXPERIMENT = Experiment(
         "controls": ["dense", "oneshot", "matched", "matched-omp"],
         "readings": ["encoder", "refit", "stages:4", "omp"],
     },
+    beside=beside,
 )

@@ -10,9 +10,10 @@ from torch import Tensor
 from expander_sae.saes import AbstractSae
 
 from ..over_seeds import spread
+from .beside import Paper
 from .context import Context
 from .drawing import Line, lines
-from .experiment import Experiment, Measured, Page, Table
+from .experiment import Experiment, Figure, Measured, Page, Table
 from .quality import text_of
 
 KINDS = {
@@ -143,6 +144,17 @@ def _claim(rows: list[dict[str, Any]]) -> str:
     return text[0].upper() + text[1:] + "."
 
 
+def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
+    """The deficit of real codes (ours: mean over tokens, the paper's: median) against the degree."""
+    rows = measured["rows"]
+    drawn = [
+        *(_line(rows, family, "real", family) for family in dict.fromkeys(row["family"] for row in rows)),
+        *paper.diagnostics("active_support", "deficit_median", ("expander_tied", "clustered_sparse")),
+    ]
+    caption = "collision deficit of real codes against degree, beside the paper's"
+    return [lines("deficit_beside_the_paper", caption, drawn, x="degree", y="1 - |N(S)| / (d |S|)", log_x=True)]
+
+
 EXPERIMENT = Experiment(
     name="collisions",
     question="How often do the columns of a real code collide on a row, and how often must they?",
@@ -150,4 +162,5 @@ EXPERIMENT = Experiment(
     show=show,
     needs=("activations",),
     options={"tokens": 20_000, "controls": ["fixed"]},
+    beside=beside,
 )

@@ -19,8 +19,6 @@ from ..results import Frontier
 from ..sweep import run_frontier
 from ..variants import Variant, plan
 
-PAPER_DEGREES = (7, 30, 50, 100, 200)
-
 
 @dataclass(frozen=True)
 class Settings:

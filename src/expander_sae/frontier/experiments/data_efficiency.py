@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from ..results import Summary
-from .along import diverged_along, figures_along, runs_of, tables_along
+from .along import diverged_along, figures_along, lines_along, runs_of, tables_along
+from .beside import Paper
 from .context import Context
-from .experiment import Experiment, Measured, Page
+from .drawing import lines
+from .experiment import Experiment, Figure, Measured, Page
 from .quality import mean_of
 
 _AXIS = "stored training tokens"
@@ -42,6 +44,14 @@ def show(measured: Measured) -> Page:
     )
 
 
+def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
+    """rel_err along the number of stored tokens."""
+    theirs = paper.along_data("rel_err", (("expander_tied", 7), ("expander_tied", 100), ("dense_tied", 512)))
+    caption = "rel_err along stored training tokens, beside the paper's"
+    drawn = [*lines_along(runs_of(measured), "rel_err"), *theirs]
+    return [lines("rel_err_beside_the_paper", caption, drawn, x=_AXIS, y="rel_err", log_x=True)]
+
+
 def _claim(runs: list[tuple[float, list[Summary]]]) -> str:
     (least, few), (most, many) = runs[0], runs[-1]
     parts = []
@@ -60,4 +70,5 @@ EXPERIMENT = Experiment(
     show=show,
     needs=("activations",),
     options={"shares": [0.125, 0.25, 0.5, 1.0], "degrees": [7, 30], "controls": ["dense", "matched"]},
+    beside=beside,
 )

@@ -25,6 +25,8 @@ and its name stands in `NAMES` of `__init__.py`. Two functions do the work:
   runs it from the records alone. Lines and points are drawn with `drawing.lines`; `over_seeds.spread` gives mean, 95%
   interval and every seed. The claim is computed from the numbers, with its hedge where the seeds do not carry it.
 
+A third, `beside(measured, paper) -> figures`, draws the numbers of arXiv 2607.01799 beside ours where it has some.
+
 `tests/frontier/test_experiments.py` runs every registered experiment on a tiny model.
 """
 
@@ -37,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 from expander_sae.records import ExpanderSaeError
 
 if TYPE_CHECKING:
+    from .beside import Paper
     from .context import Context
 
 NEEDS = ("activations", "language model")
@@ -92,6 +95,7 @@ class Experiment:
     show: Callable[[Measured], Page]
     needs: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    beside: Callable[[Measured, Paper], Sequence[Figure | None]] | None = None
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.needs) - set(NEEDS))

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from ..paper import ARCHITECTURES, select
 from ..report import headline, in_order, verdict
-from ..results import Frontier, Summary
+from ..results import Frontier
 from ..results import from_dict as frontier_from_dict
+from .beside import Paper
 from .context import Context
-from .drawing import Line, lines
+from .drawing import lines
 from .experiment import Experiment, Figure, Measured, Page
 from .quality import diverged, family_lines, quality_table
-
-_PAPER = ("pythia-70m", 3)
-"""The paper's model and layer with the most results."""
 
 FAMILIES = {
     "expander": "Expander",
@@ -63,42 +60,31 @@ def show(measured: Measured) -> Page:
     return Page(
         claim=verdict(summaries) or headline(found),
         tables=[quality_table("All SAEs", summaries)],
-        figures=[
-            *figures,
-            *(_beside_the_paper(found, summaries, metric) for metric in ("rel_err", "ce_recovered_zero")),
-        ],
-        notes=[
-            headline(found),
-            "Grey: the paper's own numbers for Pythia-70M, layer 3, at its k, 200,000 tokens, its recipe; another "
-            "model, other text, first tokens kept. They are there for the shape, not for the height.",
-            *diverged(measured),
-        ],
+        figures=figures,
+        notes=[headline(found), *diverged(measured)],
     )
 
 
-def _beside_the_paper(found: Frontier, summaries: list[Summary], metric: str) -> Figure | None:
-    """A metric against the share of a full dense SAE's decoder values, the paper's numbers grey behind."""
+def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
+    """Metrics against the share of a full dense SAE's decoder values."""
+    found: Frontier = frontier_from_dict(measured)
     full = found.settings["n_latents"] * found.settings["d_in"]
-    ours = family_lines(summaries, metric, lambda s: s.decoder_values / full, FAMILIES)
-    if not ours:
-        return None
-    k = found.settings["k"] if select(*_PAPER, found.settings["k"]) else 64
-    theirs = []
-    for architecture, words in ARCHITECTURES.items():
-        points = [
-            (result.share_of_full, getattr(result, metric))
-            for result in select(*_PAPER, k)
-            if result.architecture == architecture
-        ]
-        theirs.append(Line(f"paper, Pythia-70M layer 3, k = {k}: {words}", points, reference=True))
-    return lines(
-        f"{metric}_beside_the_paper",
-        f"{metric} against the share of a full dense SAE's decoder values; grey: the paper, another model",
-        [*ours, *theirs],
-        x="decoder values / those of the full dense SAE",
-        y=metric,
-        log_x=True,
-    )
+    summaries = in_order(found.summaries())
+    return [
+        lines(
+            f"{metric}_beside_the_paper",
+            f"{metric} against the share of a full dense SAE's decoder values, beside the paper's",
+            [
+                *family_lines(summaries, metric, lambda s: s.decoder_values / full, FAMILIES),
+                *paper.lines(metric, lambda result: result.share_of_full),
+            ],
+            x="decoder values / those of the full dense SAE",
+            y=metric,
+            log_x=True,
+        )
+        for metric in ("rel_err", "ce_recovered_zero")
+        if any(metric in summary.metrics for summary in summaries)
+    ]
 
 
 EXPERIMENT = Experiment(
@@ -108,4 +94,5 @@ EXPERIMENT = Experiment(
     show=show,
     needs=("activations",),
     options={"controls": ["dense", "matched", "matched-omp"]},
+    beside=beside,
 )

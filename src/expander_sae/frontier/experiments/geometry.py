@@ -15,9 +15,10 @@ from expander_sae.graphs.overlap import overlap_blocks, overlap_profile
 from expander_sae.theory import dictionary_coherence, flatness, flatten_columns
 
 from ..over_seeds import spread
+from .beside import Paper
 from .context import Context, Grid
 from .drawing import Line, lines
-from .experiment import Experiment, Measured, Page, Table
+from .experiment import Experiment, Figure, Measured, Page, Table
 from .quality import text_of
 
 _SETS = 1000  # random sets of the paper's estimate
@@ -210,6 +211,33 @@ def _claim(rows: list[dict[str, Any]]) -> str:
     return text + "."
 
 
+_BESIDE = (
+    # ours, the paper's, what it is
+    ("beta_median", "beta_median", "√d max|w|, median over columns"),
+    ("mu1_k", "mu1_k", "μ₁(k)"),
+    ("epsilon_2k.greedy", "epsilon_greedy_s2k", "expansion loss found at 2k"),
+)
+
+
+def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
+    """Flatness, coherence and expansion against the degree."""
+    rows = measured["rows"]
+    return [
+        lines(
+            f"{quantity}_beside_the_paper",
+            f"{unit} against degree, beside the paper's",
+            [
+                *(_line(rows, family, metric) for family in dict.fromkeys(row["family"] for row in rows)),
+                *paper.diagnostics("geometry", quantity, ("expander_tied", "clustered_sparse")),
+            ],
+            x="degree",
+            y=unit,
+            log_x=True,
+        )
+        for metric, quantity, unit in _BESIDE
+    ]
+
+
 EXPERIMENT = Experiment(
     name="geometry",
     question="How flat, coherent and expanding are trained dictionaries?",
@@ -221,4 +249,5 @@ EXPERIMENT = Experiment(
         "betas": [2.0, 4.0, 8.0, 16.0],
         "flatten_tokens": 4096,
     },
+    beside=beside,
 )

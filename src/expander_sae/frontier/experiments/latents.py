@@ -14,9 +14,10 @@ from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae
 
 from ..over_seeds import spread
+from .beside import Paper
 from .context import Context, written
 from .drawing import Line, bars, lines
-from .experiment import Experiment, Measured, Page, Table
+from .experiment import Experiment, Figure, Measured, Page, Table
 from .quality import diverged
 
 _QUANTILES = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
@@ -173,6 +174,32 @@ def _claim(of: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     )
 
 
+_BESIDE = (
+    # ours, the paper's, what it is
+    ("dead", "dead_frac_test", "share of dead latents"),
+    ("novel_jaccard_0.3", "jaccard_novel_frac_03", "share with best Jaccard < 0.3"),
+    ("novel_cosine_0.3", "decoder_cos_novel_frac_03", "share with best |cosine| < 0.3"),
+    ("median_entropy", "token_entropy_median", "median token entropy, bits"),
+)
+
+
+def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
+    """Dead, new and word-bound latents against the degree; the paper compares with a dense SAE of the same seed."""
+    degree_of = {
+        r["variant"]: r["matched_degree"] for r in measured["frontier"]["records"] if r["family"] == "expander"
+    }
+    found = []
+    for key, quantity, unit in _BESIDE:
+        ours = [
+            (degree, spread(row[key] for row in measured["saes"] if row["variant"] == variant))
+            for variant, degree in degree_of.items()
+        ]
+        drawn = [Line("Expander", ours), *paper.diagnostics("features", quantity)]
+        caption = f"{unit} against degree, beside the paper's"
+        found.append(lines(f"{quantity}_beside_the_paper", caption, drawn, x="degree", y=unit, log_x=True))
+    return found
+
+
 EXPERIMENT = Experiment(
     name="latents",
     question="Are the latents alive, how many words do they fire on, and are they new beyond the luck of a seed?",
@@ -180,4 +207,5 @@ EXPERIMENT = Experiment(
     show=show,
     needs=("activations",),
     options={"degrees": [7, 30, 200], "controls": ["dense", "matched"], "tokens": 20_000},
+    beside=beside,
 )

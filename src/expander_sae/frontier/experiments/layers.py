@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from expander_sae.records import ExpanderSaeError
 
-from .along import diverged_along, figures_along, first_of, runs_of, tables_along
+from .along import diverged_along, figures_along, first_of, lines_along, runs_of, tables_along
+from .beside import Paper
 from .context import Context
-from .experiment import Experiment, Measured, Page
+from .drawing import lines
+from .experiment import Experiment, Figure, Measured, Page
 from .quality import mean_of
 
 _AXIS = "layer"
@@ -48,6 +50,20 @@ def show(measured: Measured) -> Page:
     )
 
 
+def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
+    """CE recovered and rel_err by layer."""
+    return [
+        lines(
+            f"{metric}_beside_the_paper",
+            f"{metric} by layer, beside the paper's",
+            [*lines_along(runs_of(measured), metric), *paper.along_layers(metric)],
+            x=_AXIS,
+            y=metric,
+        )
+        for metric in ("rel_err", "ce_recovered_zero")
+    ]
+
+
 EXPERIMENT = Experiment(
     name="layers",
     question="Does the comparison come out the same at other layers?",
@@ -55,4 +71,5 @@ EXPERIMENT = Experiment(
     show=show,
     needs=("activations",),
     options={"degrees": [7, 30], "controls": ["dense", "matched", "matched-omp"]},
+    beside=beside,
 )

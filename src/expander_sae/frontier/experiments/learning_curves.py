@@ -9,9 +9,10 @@ from expander_sae.records import ExpanderSaeError
 from expander_sae.training.loop import METRICS
 
 from ..over_seeds import spread
+from .beside import Paper
 from .context import Context
 from .drawing import Line, lines
-from .experiment import Experiment, Measured, Page, Table
+from .experiment import Experiment, Figure, Measured, Page, Table
 from .quality import diverged, quality_table, summaries_of
 
 _KEPT = ("fvu", "dead_fraction")
@@ -98,6 +99,23 @@ def _claim(names: list[str], rows: list[list[object]]) -> str:
     return f"The second half of training lowers the fvu of the training batch by: {', '.join(parts)}."
 
 
+def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
+    """The paper's held-out rel_err along training, and where ours ends."""
+    ends = {
+        curve["variant"]: max(point["tokens"] for point in curve["points"])
+        for curve in measured["curves"]
+        if curve["points"]
+    }
+    ours = [
+        Line(f"{s.variant}, at its end", [(ends[s.variant], s.metrics.get("rel_err"))], joined=False)
+        for s in summaries_of(measured["frontier"])
+        if s.variant in ends
+    ]
+    caption = "held-out rel_err at the end of training, beside the paper's along its training"
+    drawn = [*ours, *paper.learning_curves()]
+    return [lines("rel_err_beside_the_paper", caption, drawn, x="training tokens seen", y="rel_err")]
+
+
 EXPERIMENT = Experiment(
     name="learning-curves",
     question="How fast do the SAEs learn, and have they settled at the end?",
@@ -105,4 +123,5 @@ EXPERIMENT = Experiment(
     show=show,
     needs=("activations",),
     options={"degrees": [7, 30, 200], "controls": ["dense", "matched"], "points": 60},
+    beside=beside,
 )

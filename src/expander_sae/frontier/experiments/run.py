@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from expander_sae.activations import ActivationStore, LanguageModel
 from expander_sae.records import ExpanderSaeError, read_json, write_atomically, write_json
 
 from ..results import settings_of, versions
+from .beside import Paper
 from .context import Context, Settings
 from .experiment import Experiment, Page
 
@@ -106,6 +108,10 @@ def write_page(experiment: Experiment, folder: str | os.PathLike[str]) -> Page:
     folder = Path(folder)
     record = read_record(folder)
     page = experiment.show(record["measured"])
+    if experiment.beside is not None:
+        paper = Paper(record)
+        figures = [*page.figures, *experiment.beside(record["measured"], paper)]
+        page = replace(page, figures=figures, notes=[*page.notes, paper.note()])
     figures = [figure for figure in page.figures if figure is not None]
     for figure in figures:
         with write_atomically(folder / "figures" / f"{figure.name}.svg") as temporary:

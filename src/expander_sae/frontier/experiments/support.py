@@ -11,12 +11,20 @@ from expander_sae.saes import ExpanderSae
 
 from ..report import in_order
 from ..results import Summary
+from .beside import Paper
 from .context import Context
 from .drawing import Line, lines
-from .experiment import Experiment, Measured, Page, Table
-from .quality import diverged, mean_of, quality_table, summaries_of
+from .experiment import Experiment, Figure, Measured, Page, Table
+from .quality import diverged, family_lines, mean_of, quality_table, summaries_of
 
-_METRICS = (("fvu", "fvu"), ("delta_ce", "delta_ce (nats/token)"), ("ce_recovered_mean", "ce_recovered_mean"))
+_METRICS = (
+    ("fvu", "fvu"),
+    ("delta_ce", "delta_ce (nats/token)"),
+    ("kl", "KL (nats/token)"),
+    ("ce_recovered_zero", "ce_recovered_zero"),
+    ("ce_recovered_mean", "ce_recovered_mean"),
+)
+_BESIDE = {"expander": "Expander", "fixed": "fixed mask", "clustered": "clustered", "pruned": "pruned"}
 
 
 def measure(context: Context) -> Measured:
@@ -123,6 +131,17 @@ def _claim(masks: dict[str, dict[str, Any]], summaries: Sequence[Summary], degre
     return "; ".join(parts)[:1].upper() + "; ".join(parts)[1:] + "."
 
 
+def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
+    """rel_err by degree on learned, random, clustered and pruned supports."""
+    summaries = in_order(summaries_of(measured["frontier"]))
+    ours = family_lines(summaries, "rel_err", lambda s: s.matched_degree, _BESIDE)
+    theirs = paper.lines(
+        "rel_err", lambda result: result.degree, ("expander_tied", "clustered_sparse", "pruned_retuned_dense")
+    )
+    caption = "rel_err by degree and kind of support, beside the paper's"
+    return [lines("rel_err_beside_the_paper", caption, [*ours, *theirs], x="degree", y="rel_err", log_x=True)]
+
+
 EXPERIMENT = Experiment(
     name="support",
     question="Does the diversity of supports matter at equal sparsity, and are there better ones than random?",
@@ -133,4 +152,5 @@ EXPERIMENT = Experiment(
         "degrees": [7, 64],
         "controls": ["dense", "fixed", "diversity", "clustered", "banded", "shared", "pruned"],
     },
+    beside=beside,
 )

@@ -1,0 +1,161 @@
+"""The paper's points for a page: in colour where model, layer and k are ours too, grey where they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..over_seeds import Spread
+from ..paper import (
+    ARCHITECTURES,
+    BATCH,
+    TOKENS,
+    PaperResult,
+    paper_diagnostics,
+    paper_results,
+    paper_speeds,
+    select,
+)
+from ..recipes import recipe_of
+from .drawing import Line
+
+FALLBACK = ("pythia-70m", 3)
+"""The paper's model and layer with the most results, and the only one with diagnostics."""
+FALLBACK_K = 64
+
+
+class Paper:
+    """The paper's numbers to draw beside one record's: those under the same conditions, or else Pythia-70M's.
+
+    Attributes:
+        model, layer, k: whose numbers they are.
+        matches: whether the record's SAEs read the same layer of the same model at the same k.
+    """
+
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        settings = record["settings"]
+        stores = [store["settings"] for store in record["activations"]]
+        recipe = recipe_of(stores[0]["model_id"]) if stores else None
+        name = None if recipe is None else recipe.paper
+        layer = stores[0].get("layer") if stores else None
+        self.k: int = settings["k"]
+        self.matches = name is not None and layer is not None and bool(select(name, layer, self.k))
+        self.model, self.layer = (name, layer) if name is not None and layer is not None and self.matches else FALLBACK
+        if not select(self.model, self.layer, self.k):
+            self.k = FALLBACK_K
+
+    def note(self) -> str:
+        """Whose numbers those are, in a sentence for the page."""
+        where = f"{self.model}, layer {self.layer}, k = {self.k}, {TOKENS:,} tokens, its recipe, first tokens kept"
+        if self.matches:
+            return f"Dashed: the paper's own numbers for the same model, layer and k ({where})."
+        return (
+            f"Grey: the paper's own numbers ({where}); another model or size, other text. They are there for the "
+            "shape, not for the height."
+        )
+
+    def line(self, words: str, points: Sequence[tuple[float, Spread | float | None]]) -> Line:
+        """Some of its points, coloured or grey."""
+        name = f"paper, {self.model} layer {self.layer}, k = {self.k}: {words}"
+        return Line(name, points, reference=not self.matches, dashed=self.matches)
+
+    def lines(
+        self,
+        metric: str,
+        x: Callable[[PaperResult], float],
+        architectures: Sequence[str] = tuple(ARCHITECTURES),
+        *,
+        inference: str = "encoder",
+    ) -> list[Line]:
+        """A metric of its results, one line for each kind of SAE."""
+        results = select(self.model, self.layer, self.k, inference=inference)
+        read = "" if inference == "encoder" else f", {inference}"
+        return [
+            self.line(
+                ARCHITECTURES[architecture] + read,
+                [(x(r), getattr(r, metric)) for r in results if r.architecture == architecture],
+            )
+            for architecture in architectures
+        ]
+
+    def along_data(self, metric: str, kinds: Sequence[tuple[str, int]]) -> list[Line]:
+        """A metric against the stored training tokens, for SAEs (architecture, degree)."""
+        found = [
+            r for r in paper_results() if (r.model, r.layer, r.k, r.inference) == (*FALLBACK, FALLBACK_K, "encoder")
+        ]
+        return [
+            self._fallback_line(
+                f"{ARCHITECTURES[architecture]}, {degree} values a column",
+                [
+                    (r.train_tokens, getattr(r, metric))
+                    for r in found
+                    if (r.architecture, r.degree) == (architecture, degree)
+                    and r.n_latents == max(other.n_latents for other in found)
+                ],
+                FALLBACK_K,
+            )
+            for architecture, degree in kinds
+        ]
+
+    def along_layers(self, metric: str) -> list[Line]:
+        """A metric of its Expander SAEs by layer, one line for each degree it has at several; k = 64."""
+        found = [
+            r
+            for r in paper_results()
+            if (r.model, r.k, r.inference, r.architecture) == (self.model, FALLBACK_K, "encoder", "expander_tied")
+        ]
+        degrees = [
+            degree
+            for degree in sorted({r.degree for r in found})
+            if len({r.layer for r in found if r.degree == degree}) > 1
+        ]
+        same = self.matches and self.k == FALLBACK_K
+        return [
+            Line(
+                f"paper, {self.model}, k = {FALLBACK_K}: degree {degree}",
+                [(r.layer, getattr(r, metric)) for r in found if r.degree == degree],
+                reference=not same,
+                dashed=same,
+            )
+            for degree in degrees
+        ]
+
+    def learning_curves(self) -> list[Line]:
+        """Held-out rel_err along the training tokens."""
+        curves: dict[tuple[str, int, int], list[tuple[float, Spread | float | None]]] = {}
+        for d in paper_diagnostics():
+            if d.group == "learning_curve(rel_err)":
+                step = int(d.quantity.removeprefix("step"))
+                curves.setdefault((d.architecture, d.degree, d.k), []).append((step * BATCH, d.value))
+        return [
+            self._fallback_line(f"{ARCHITECTURES[architecture]}, {degree} values a column", points, k)
+            for (architecture, degree, k), points in curves.items()
+        ]
+
+    def speeds(self) -> list[Line]:
+        """rel_err against tokens/s as it reports them, on its own machines: always grey."""
+        found: dict[str, list[tuple[float, Spread | float | None]]] = {}
+        for speed in paper_speeds():
+            name = f"paper, {ARCHITECTURES[speed.architecture]} degree {speed.degree}, {speed.device}"
+            found.setdefault(name, []).append((speed.tokens_per_second, speed.rel_err))
+        return [Line(name, points, reference=True) for name, points in found.items()]
+
+    def diagnostics(self, group: str, quantity: str, architectures: Sequence[str] = ("expander_tied",)) -> list[Line]:
+        """A quantity of its diagnostics against the degree, at our k if it has that, else at 64."""
+        found = [d for d in paper_diagnostics() if (d.group, d.quantity) == (group, quantity)]
+        k = self.k if any(d.k == self.k for d in found) else FALLBACK_K
+        return [
+            self._fallback_line(
+                ARCHITECTURES[architecture],
+                [(d.degree, d.value) for d in found if d.k == k and d.architecture == architecture],
+                k,
+            )
+            for architecture in architectures
+        ]
+
+    def _fallback_line(self, words: str, points: Sequence[tuple[float, Spread | float | None]], k: int) -> Line:
+        """Of numbers that only one model and layer has."""
+        same = self.matches and (self.model, self.layer, self.k) == (*FALLBACK, k)
+        model, layer = FALLBACK
+        name = f"paper, {model} layer {layer}, k = {k}: {words}"
+        return Line(name, points, reference=not same, dashed=same)

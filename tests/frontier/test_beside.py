@@ -1,0 +1,74 @@
+"""The paper's numbers: grey or coloured, and which."""
+
+import pytest
+
+from expander_sae.frontier import load_recipe, recipe_names, recipe_of
+from expander_sae.frontier.experiments.beside import Paper
+from expander_sae.frontier.paper import paper_diagnostics, paper_speeds
+
+
+def record(model_id, layer, k):
+    return {"settings": {"k": k}, "activations": [{"settings": {"model_id": model_id, "layer": layer}}]}
+
+
+def test_a_model_of_the_paper_is_known_by_its_id_or_its_folder():
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        if recipe.model is not None:
+            assert recipe_of(recipe.model) == recipe
+            assert recipe_of("/models/" + recipe.model.partition("/")[2]) == recipe
+    assert recipe_of("somebody/pythia") is None
+    assert recipe_of("model") is None
+
+
+@pytest.mark.parametrize(
+    ("model", "layer", "k", "shown", "matches"),
+    [
+        ("EleutherAI/pythia-70m-deduped", 3, 64, ("pythia-70m", 3, 64), True),
+        ("EleutherAI/pythia-70m-deduped", 3, 32, ("pythia-70m", 3, 32), True),
+        ("Qwen/Qwen2.5-3B", 12, 64, ("qwen2.5-3b", 12, 64), True),
+        ("Qwen/Qwen2.5-3B", 12, 32, ("pythia-70m", 3, 32), False),
+        ("Qwen/Qwen2.5-3B", 13, 64, ("pythia-70m", 3, 64), False),
+        ("model", 14, 32, ("pythia-70m", 3, 32), False),
+        ("model", 14, 5, ("pythia-70m", 3, 64), False),
+    ],
+)
+def test_its_own_conditions_are_drawn_in_colour_and_others_grey(model, layer, k, shown, matches):
+    paper = Paper(record(model, layer, k))
+    assert (paper.model, paper.layer, paper.k, paper.matches) == (*shown, matches)
+    assert paper.note().startswith("Dashed" if matches else "Grey")
+    drawn = [line for line in paper.lines("rel_err", lambda result: result.degree) if line.points]
+    assert drawn
+    for line in drawn:
+        assert line.reference == (not matches)
+        assert line.name.startswith(f"paper, {shown[0]} layer {shown[1]}, k = {shown[2]}: ")
+
+
+def test_numbers_of_one_model_alone_are_grey_beside_any_other():
+    same, qwen = Paper(record("pythia-70m-deduped", 3, 64)), Paper(record("Qwen2.5-3B", 12, 64))
+    for paper, reference in ((same, False), (qwen, True)):
+        (collisions,) = paper.diagnostics("active_support", "deficit_median")
+        assert dict((degree, value.mean) for degree, value in collisions.points)[7] == pytest.approx(0.35565)
+        data = paper.along_data("rel_err", [("expander_tied", 7), ("dense_tied", 512)])
+        assert [sorted({tokens for tokens, _ in line.points}) for line in data] == [
+            [5_000, 10_000, 20_000, 50_000, 100_000, 200_000]
+        ] * 2
+        curves = paper.learning_curves()
+        assert max(tokens for tokens, _ in curves[0].points) == 5_000 * 256
+        assert {line.reference for line in (collisions, *data, *curves)} == {reference}
+    assert {line.reference for line in same.speeds()} == {True}  # another machine, whatever the model
+
+
+def test_layers_are_those_of_the_model_it_stands_beside():
+    by_layer = {
+        line.name: [layer for layer, _ in line.points] for line in Paper(record("x", 1, 64)).along_layers("rel_err")
+    }
+    assert {layer for layers in by_layer.values() for layer in layers} == {1, 3, 5}
+    qwen = Paper(record("Qwen2.5-3B", 24, 64)).along_layers("ce_recovered_zero")
+    assert {layer for line in qwen for layer, _ in line.points} == {12, 24}
+
+
+def test_the_shipped_tables_are_whole():
+    assert len(paper_diagnostics()) > 1_000
+    assert {speed.device for speed in paper_speeds()} == {"cpu-1thread", "A10G"}
+    assert all(speed.tokens_per_second > 0 for speed in paper_speeds())
