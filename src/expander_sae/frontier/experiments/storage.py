@@ -157,5 +157,5 @@ EXPERIMENT = Experiment(
     measure=measure,
     show=show,
     needs=("activations",),
-    options={"degrees": [7, 30, 200], "controls": ["dense", "matched"], "calls": 200},
+    options={"degrees": [7, 30, 200], "controls": ["dense", "matched", "fixed"], "calls": 200},
 )
