@@ -22,6 +22,7 @@ from .drawing import Line
 FALLBACK = ("pythia-70m", 3)
 """The paper's model and layer with the most results, and the only one with diagnostics."""
 FALLBACK_K = 64
+_Points = Sequence[tuple[float, Spread | float | None]]
 
 
 class Paper:
@@ -54,11 +55,6 @@ class Paper:
             "shape, not for the height."
         )
 
-    def line(self, words: str, points: Sequence[tuple[float, Spread | float | None]]) -> Line:
-        """Some of its points, coloured or grey."""
-        name = f"paper, {self.model} layer {self.layer}, k = {self.k}: {words}"
-        return Line(name, points, reference=not self.matches, dashed=self.matches)
-
     def lines(
         self,
         metric: str,
@@ -70,10 +66,12 @@ class Paper:
         """A metric of its results, one line for each kind of SAE."""
         results = select(self.model, self.layer, self.k, inference=inference)
         read = "" if inference == "encoder" else f", {inference}"
+        whose = f"paper, {self.model} layer {self.layer}, k = {self.k}"
         return [
-            self.line(
-                ARCHITECTURES[architecture] + read,
+            _line(
+                f"{whose}: {ARCHITECTURES[architecture]}{read}",
                 [(x(r), getattr(r, metric)) for r in results if r.architecture == architecture],
+                same=self.matches,
             )
             for architecture in architectures
         ]
@@ -83,14 +81,14 @@ class Paper:
         found = [
             r for r in paper_results() if (r.model, r.layer, r.k, r.inference) == (*FALLBACK, FALLBACK_K, "encoder")
         ]
+        full = max(r.n_latents for r in found)  # not the narrow dense ones
         return [
             self._fallback_line(
                 f"{ARCHITECTURES[architecture]}, {degree} values a column",
                 [
                     (r.train_tokens, getattr(r, metric))
                     for r in found
-                    if (r.architecture, r.degree) == (architecture, degree)
-                    and r.n_latents == max(other.n_latents for other in found)
+                    if (r.architecture, r.degree, r.n_latents) == (architecture, degree, full)
                 ],
                 FALLBACK_K,
             )
@@ -111,11 +109,10 @@ class Paper:
         ]
         same = self.matches and self.k == FALLBACK_K
         return [
-            Line(
+            _line(
                 f"paper, {self.model}, k = {FALLBACK_K}: degree {degree}",
                 [(r.layer, getattr(r, metric)) for r in found if r.degree == degree],
-                reference=not same,
-                dashed=same,
+                same=same,
             )
             for degree in degrees
         ]
@@ -153,9 +150,13 @@ class Paper:
             for architecture in architectures
         ]
 
-    def _fallback_line(self, words: str, points: Sequence[tuple[float, Spread | float | None]], k: int) -> Line:
+    def _fallback_line(self, words: str, points: _Points, k: int) -> Line:
         """Of numbers that only one model and layer has."""
-        same = self.matches and (self.model, self.layer, self.k) == (*FALLBACK, k)
         model, layer = FALLBACK
-        name = f"paper, {model} layer {layer}, k = {k}: {words}"
-        return Line(name, points, reference=not same, dashed=same)
+        same = self.matches and (self.model, self.layer, self.k) == (*FALLBACK, k)
+        return _line(f"paper, {model} layer {layer}, k = {k}: {words}", points, same=same)
+
+
+def _line(name: str, points: _Points, *, same: bool) -> Line:
+    """Dashed in colour under the same conditions as ours, otherwise grey."""
+    return Line(name, points, reference=not same, dashed=same)
