@@ -8,6 +8,8 @@ from rich.console import Console
 
 from expander_sae.records import ExpanderSaeError, write_json
 
+from .options import Device
+
 
 def amortise(
     sae: Annotated[Path, typer.Argument(help="Folder of a trained Expander SAE that encodes by pursuit.")],
@@ -17,6 +19,7 @@ def amortise(
     batch_size: Annotated[int, typer.Option(help="Tokens per step.")] = 1024,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
     seed: Annotated[int, typer.Option(help="Order of the activations.")] = 0,
+    device: Device = "cpu",
     json: Annotated[Path | None, typer.Option(help="Also write the training record as JSON to this file.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
@@ -38,7 +41,7 @@ def amortise(
     )
     name = sae.resolve().name
     stream = StoreBatches(ActivationStore.open(activations), config)
-    record = train({name: with_own_encoder(loaded)}, stream, config, folder=out, progress=not quiet)[name]
+    record = train({name: with_own_encoder(loaded).to(device)}, stream, config, folder=out, progress=not quiet)[name]
     if json is not None:
         write_json(json, record.to_dict())
     if record.diverged:

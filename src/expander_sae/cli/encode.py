@@ -66,7 +66,7 @@ def encode(
 
     if (acts is None) == (not text):
         raise ExpanderSaeError("expected either --acts FOLDER or --text SOURCE, and not both")
-    loaded = load_sae(sae).read_by(inference)
+    loaded = load_sae(sae).to(device).read_by(inference)
     if acts is not None:
         store = ActivationStore.open(acts)
         if store.d_in != loaded.d_in:

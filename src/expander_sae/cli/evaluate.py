@@ -89,7 +89,7 @@ def evaluate(
 
     store = ActivationStore.open(acts)
     # Any: an SAE of another library that is no AbstractSae here has what evaluation reads.
-    loaded: dict[str, Any] = {name: read_sae(folder) for name, folder in sae_names(saes).items()}
+    loaded: dict[str, Any] = {name: read_sae(folder).to(device) for name, folder in sae_names(saes).items()}
     if inference is not None:
         readings = [part.strip() for part in inference.split(",") if part.strip()]
         loaded = {

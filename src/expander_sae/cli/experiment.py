@@ -143,6 +143,7 @@ def experiment(
         if where is None
         else lambda: load_language_model(where, dtype=compute_dtype, device=device),
         shared=shared,
+        device=device,
         command=shlex.join(["expander-sae", *sys.argv[1:]]),
         notes=[about_model] if about_model else [],
         say=lambda text: console.print(text, markup=False),

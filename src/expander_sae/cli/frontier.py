@@ -148,6 +148,7 @@ def frontier(
         ),
         **options,
         readings=words(inference),
+        device=device,
         command=shlex.join(["expander-sae", *sys.argv[1:]]),
         notes=[*([about_model] if about_model else []), *(f"{note[:1].upper()}{note[1:]}." for note in notes)],
         progress=not quiet,

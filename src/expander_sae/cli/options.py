@@ -58,7 +58,20 @@ ComputeDtype = Annotated[
         help="What the language model computes in: bfloat16, float32, or auto (bfloat16 where the hardware has it)."
     ),
 ]
-Device = Annotated[str, typer.Option(help="Where the language model runs: cpu, cuda, ...")]
+
+
+def _usable(device: str) -> str:
+    """The device, if there is one: before hours of work, not after."""
+    if device != "cpu":
+        from expander_sae.ops.backends import check_device  # torch takes seconds to import
+
+        check_device(device)
+    return device
+
+
+Device = Annotated[
+    str, typer.Option(help="Where the language model and the SAEs are: cpu, cuda, ...", callback=_usable)
+]
 
 Json = Annotated[Path | None, typer.Option(help="Also write the records as JSON to this file.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar and no table.")]

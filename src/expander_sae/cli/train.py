@@ -14,6 +14,7 @@ from .frontier import integers
 from .options import (
     Activations,
     BatchSize,
+    Device,
     Expansion,
     Json,
     K,
@@ -68,6 +69,7 @@ def train(
         typer.Option(help="Where entries move: no row gets more columns than this many times the mean."),
     ] = None,
     keep_special_tokens: KeepSpecialTokens = False,
+    device: Device = "cpu",
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
@@ -113,6 +115,7 @@ def train(
             saes[f"expander-d{d}"] = ExpanderSae(**given, degree=d)
     if dense:
         saes["dense"] = DenseTopKSae(**shared)
+    saes = {name: sae.to(device) for name, sae in saes.items()}
     stream = StoreBatches(store, config, keep_special_tokens=keep_special_tokens)
     records = run(saes, stream, config, folder=out, progress=not quiet)
     if json is not None:

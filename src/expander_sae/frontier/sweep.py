@@ -38,6 +38,7 @@ def run_frontier(
     spare: int | None = None,
     readings: Sequence[str] = (),
     train_tokens: int | None = None,
+    device: str = "cpu",
     command: str | None = None,
     notes: Sequence[str] = (),
     progress: bool = True,
@@ -65,6 +66,7 @@ def run_frontier(
         readings: other inferences (`expander_sae.saes.INFERENCES`) to read every SAE by as well; one that is
             impossible for k (more stages, say) is an error; SAEs with too few columns for its spare ones are left out.
         train_tokens: train on the first so many stored tokens only; None: on all of them.
+        device: where the SAEs are trained and evaluated; finished pieces are taken over from any.
         command: the command line behind this run, for the report.
         notes: said in the report as they are.
         progress: draw progress bars.
@@ -89,8 +91,12 @@ def run_frontier(
     pieces = Pieces(folder / PIECES, store, train_config, shared, evaluation, train_tokens)
     for reading in readings:
         Inference.parse(reading, variants[0].k)  # before hours of training, not after
-    _train_missing(store, folder, variants, train_config, pieces, shared, evaluation, train_tokens, progress, say)
-    _evaluate_missing(store, folder, variants, (None, *readings), language_model, pieces, evaluation, progress, say)
+    _train_missing(
+        store, folder, variants, train_config, pieces, shared, evaluation, train_tokens, device, progress, say
+    )
+    _evaluate_missing(
+        store, folder, variants, (None, *readings), language_model, pieces, evaluation, device, progress, say
+    )
     records = [_record(pieces, variant, None) for variant in variants]
     read = [_record(pieces, v, reading) for reading in readings for v in variants if v.can_be_read_by(reading)]
     frontier = Frontier(
@@ -138,6 +144,7 @@ def _train_missing(
     shared: dict[str, Any],
     evaluation: EvaluationSettings,
     train_tokens: int | None,
+    device: str,
     progress: bool,
     say: Callable[[str], None],
 ) -> None:
@@ -163,7 +170,7 @@ def _train_missing(
                 done = {v.name: replace(dead_end, name=v.name) for v in now}
             else:
                 settings = _settings_of_pass(way, of_this_seed)
-                saes = _start(way, now, store.d_in, folder, shared)
+                saes = {name: sae.to(device) for name, sae in _start(way, now, store.d_in, folder, shared).items()}
                 batches = _batches(store, settings, kept, train_tokens)
                 done = train(saes, batches, settings, folder=place, progress=progress)
                 _keep_logs(place / METRICS, {v.name: folder / v.sae_path / METRICS for v in now})
@@ -224,6 +231,7 @@ def _evaluate_missing(
     language_model: LanguageModel | Callable[[], LanguageModel] | None,
     pieces: Pieces,
     evaluation: EvaluationSettings,
+    device: str,
     progress: bool,
     say: Callable[[str], None],
 ) -> None:
@@ -241,7 +249,7 @@ def _evaluate_missing(
     # Seed by seed: the runs that all SAEs share are made once for each, and an interruption loses one seed at most.
     for seed in dict.fromkeys(variant.seed for variant, _ in missing):
         now = [pair for pair in missing if pair[0].seed == seed]
-        loaded = {variant.folder: load_sae(folder / variant.sae_path) for variant, _ in now}
+        loaded = {variant.folder: load_sae(folder / variant.sae_path).to(device) for variant, _ in now}
         saes = {_name(*pair): loaded[pair[0].folder].read_by(pair[1]) for pair in now}
         found = evaluate(saes, store, language_model=model, progress=progress, **asdict(evaluation))
         for variant, reading in now:

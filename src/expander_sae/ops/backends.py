@@ -38,6 +38,28 @@ def why_not_triton(device: torch.device) -> str | None:
     return None
 
 
+def check_device(name: str) -> torch.device:
+    """The device of that name, if torch can put a tensor there.
+
+    Raises:
+        ExpanderSaeError: there is no such device here.
+
+    Example:
+        >>> check_device("cpu")
+        device(type='cpu')
+    """
+    try:
+        probe = torch.zeros(1, device=name)
+        probe.item()
+        return probe.device
+    except (RuntimeError, AssertionError, ImportError) as error:  # what it is depends on how torch was built
+        reason = str(error).splitlines()[0]
+        raise ExpanderSaeError(
+            f"expected a device that torch can use here, such as cpu or cuda:0; got {name!r}: {reason}. "
+            "For CUDA, install a torch that was built for it, on a machine that has such a device."
+        ) from error
+
+
 def choose_backend(backend: str, device: torch.device, **reasons: str | None) -> str:
     """The backend that will run: the named one, or the fastest that can.
 

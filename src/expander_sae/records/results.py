@@ -143,6 +143,8 @@ class TrainingRecord(_Record):
     final_dead_fraction: float
     config: dict[str, Any]
     diverged: bool = False
+    device: str = "cpu"
+    """Where, as torch names it."""
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ class ExpanderSae(AbstractSae):
                 f"got {(mask.d_in, mask.n_latents, mask.degree)}"
             )
         self.mask = mask
-        self.rows = self._rows_of(mask)
+        self.rows = self._rows_of(mask).to(self.rows.device)
 
     @property
     def values(self) -> Tensor:

@@ -116,12 +116,13 @@ def _start(raw: Tensor, entries: int) -> None:
 
 
 def pack(arrays: dict[str, Tensor], present: Tensor) -> dict[str, Tensor]:
-    """`values` and `rows` [entries] column by column without the empty slots, and `counts` [n_latents].
+    """`values` and `rows` [entries] column by column without the empty slots, and `counts` [n_latents], on the CPU.
 
     Args:
         arrays: `values` and `rows` [n_latents, degree], and others that are left as they are.
         present: the slots that hold an entry, bool [n_latents, degree].
     """
+    arrays, present = {name: array.cpu() for name, array in arrays.items()}, present.cpu()
     # torch cannot index unsigned rows; numpy can.
     rows = torch.from_numpy(arrays["rows"].numpy()[present.numpy()])
     counts = present.sum(1)

@@ -47,7 +47,7 @@ def with_own_encoder(sae: ExpanderSae) -> ExpanderSae:
         copy.b_dec.copy_(sae.b_dec)
         copy.input_scale.copy_(sae.input_scale)
     copy.metadata = dict(sae.metadata)
-    return copy
+    return copy.to(sae.b_dec.device)
 
 
 def amortisation_loss(sae: ExpanderSae, x: Tensor, target: Codes, own: Codes) -> Tensor:
@@ -110,7 +110,7 @@ class EncoderMember(Member):
         self.descend(step, loss)
         if self.diverged:
             return
-        fired = torch.zeros(sae.n_latents, dtype=torch.bool)
+        fired = torch.zeros(sae.n_latents, dtype=torch.bool, device=x.device)
         fired[own.indices[own.values != 0]] = True
         self.history.update(fired, x.shape[0])
         dead = self.history.dead(self.config.dead_after_tokens)

@@ -19,9 +19,17 @@ def fingerprint(description: dict[str, Any]) -> str:
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write the state of a pass, whole or not at all."""
+    """Write the state of a pass, whole or not at all; wherever its tensors are, on disk they are the CPU's."""
     with write_atomically(folder / CHECKPOINT) as temporary:
-        torch.save(state, temporary)
+        torch.save(_on_the_cpu(state), temporary)
+
+
+def _on_the_cpu(state: Any) -> Any:
+    if isinstance(state, torch.Tensor):
+        return state.cpu()
+    if isinstance(state, dict):
+        return {key: _on_the_cpu(value) for key, value in state.items()}
+    return [_on_the_cpu(value) for value in state] if isinstance(state, list | tuple) else state
 
 
 def load_checkpoint(folder: Path, expected: str) -> dict[str, Any] | None:

@@ -10,9 +10,9 @@ from expander_sae.saes import AbstractSae
 class FiringHistory:
     """Per latent: tokens since it last fired, and firings since the last resampling."""
 
-    def __init__(self, n_latents: int) -> None:
-        self.tokens_since = torch.zeros(n_latents, dtype=torch.int64)
-        self.firings = torch.zeros(n_latents, dtype=torch.int64)
+    def __init__(self, n_latents: int, device: torch.device | None = None) -> None:
+        self.tokens_since = torch.zeros(n_latents, dtype=torch.int64, device=device)
+        self.firings = torch.zeros(n_latents, dtype=torch.int64, device=device)
 
     def update(self, fired: Tensor, tokens: int) -> None:
         """Count one batch; fired is uint8 [n_latents]."""
@@ -77,6 +77,7 @@ def resample(
     if not 0 < candidates.numel() <= 0.8 * sae.n_latents:
         return 0
     errors = residual.double().square().sum(1)
-    draws = torch.multinomial(errors / errors.sum(), candidates.numel(), replacement=True, generator=generator)
+    chances = (errors / errors.sum()).cpu()  # the generator is the CPU's, so that a device changes no draw
+    draws = torch.multinomial(chances, candidates.numel(), replacement=True, generator=generator)
     pairs = zip(candidates.tolist(), draws.tolist(), strict=True)
     return sum(sae.point_latent(latent, residual[draw]) for latent, draw in pairs)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
@@ -59,13 +60,14 @@ def train(
     progress: bool = True,
     extra_losses: Mapping[str, ExtraLoss] | None = None,
 ) -> dict[str, TrainingRecord]:
-    """Train every SAE on the same batches, save each to `folder/NAME`, and return how it went.
+    """Train every SAE on the same batches, where it is (`sae.to("cuda")` first, for a GPU), save each to `folder/NAME`,
+    and return how it went.
 
     Per batch and SAE: squared error (in units of the data's variance by default), its gradients from the sparse
-    kernels, clip,
-    Adam, and the auxiliary loss while some latents are dead. An interrupted call with the same arguments goes on from
-    `folder/checkpoint.pt` and ends with the same numbers to the last bit (one machine, same number of threads). An SAE
-    whose loss stops being finite is reported as diverged and not saved; the others go on.
+    kernels, clip, Adam, and the auxiliary loss while some latents are dead. An interrupted call with the same arguments
+    goes on from `folder/checkpoint.pt` and ends with the same numbers to the last bit (on the CPU of one machine, with
+    the same number of threads). An SAE whose loss stops being finite is reported as diverged and not saved; the others
+    go on.
 
     Args:
         saes: by name; trained in place.
@@ -212,8 +214,11 @@ class _Run:
                 self.outliers += int((~keep).sum())
                 x = x[keep]
         if x.shape[0]:
+            there: dict[torch.device, Tensor] = {}
             for member in self.members:
-                member.step(self.step, x)
+                if member.device not in there:
+                    there[member.device] = x.to(member.device)
+                member.step(self.step, there[member.device])
         self.step += 1
         self.tokens += x.shape[0]
 
@@ -285,6 +290,7 @@ def _finish(run: _Run, statistics: InputStatistics, description: dict[str, Any])
             final_dead_fraction=member.last.get("dead_fraction", float("nan")),
             config=run.config.to_dict(),
             diverged=member.diverged,
+            device=str(member.device),
         )
         records[member.name] = record
         if not member.diverged:

@@ -21,13 +21,15 @@ ExtraLoss = Callable[[AbstractSae, Tensor, Codes], Tensor]
 
 
 class Member:
-    """Trains one SAE batch by batch; everything it needs to go on later is in its `state_dict`."""
+    """Trains one SAE batch by batch, where its parameters are; everything it needs to go on later is in its
+    `state_dict`."""
 
     extra_loss: ExtraLoss | None = None
     """Added to the reconstruction loss as it is."""
 
     def __init__(self, name: str, sae: AbstractSae, config: TrainConfig, statistics: InputStatistics) -> None:
         self.name, self.sae, self.config = name, sae, config
+        self.device = sae.b_dec.device
         self.variance = statistics.variance
         scale = statistics.scale if config.scale_inputs else 1.0
         mean = statistics.mean if config.center_on_mean else torch.zeros_like(statistics.mean)
@@ -39,7 +41,7 @@ class Member:
         self.optimizer = torch.optim.Adam(
             sae.parameters(), lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True
         )
-        self.history = FiringHistory(sae.n_latents)
+        self.history = FiringHistory(sae.n_latents, self.device)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.moved = 0
         self.aux_k = config.aux_k or min(256, max(1, sae.d_in // 2))
@@ -72,7 +74,7 @@ class Member:
             loss = loss + self.extra_loss(sae, x, out.codes)
         if config.coherence > 0:
             sampled = torch.randperm(sae.n_latents, generator=self.generator)[: config.coherence_columns]
-            penalty = coherence_penalty(sae, sampled, min(sae.k, sae.n_latents - 1))
+            penalty = coherence_penalty(sae, sampled.to(self.device), min(sae.k, sae.n_latents - 1))
             loss = loss + config.coherence * penalty
         self.descend(step, loss)
         if self.diverged:
@@ -150,4 +152,4 @@ class Member:
         self.generator.set_state(state["generator"])
         self.diverged, self.last, self.moved = state["diverged"], state["last"], state["moved"]
         if self.moved and isinstance(self.sae, ExpanderSae):
-            self.sae.set_mask(mask_from_rows(self.sae.rows.numpy(), d_in=self.sae.d_in))
+            self.sae.set_mask(mask_from_rows(self.sae.rows.cpu().numpy(), d_in=self.sae.d_in))

@@ -44,9 +44,9 @@ def plan_moves(sae: ExpanderSae, codes: Codes, residual: Tensor, entries: int, r
     rows, values = sae.rows.long(), sae.values
     entries = min(entries, sae.degree, sae.d_in - sae.degree)
     if entries < 1:
-        empty = torch.empty(0, dtype=torch.int64)
-        return Moves(empty, empty, empty, torch.empty(0))
-    energy = torch.zeros(sae.n_latents).index_add_(0, codes.indices.reshape(-1), codes.values.reshape(-1).square())
+        empty = values.new_empty(0, dtype=torch.int64)
+        return Moves(empty, empty, empty, values.new_empty(0))
+    energy = values.new_zeros(sae.n_latents).index_add_(0, codes.indices.reshape(-1), codes.values.reshape(-1).square())
     wanted = _gradient_everywhere(codes, residual, sae.n_latents)
     wanted.scatter_(1, rows, 0.0)
     gain = wanted.abs().topk(entries, dim=1)
@@ -63,7 +63,7 @@ def plan_moves(sae: ExpanderSae, codes: Codes, residual: Tensor, entries: int, r
 def _gradient_everywhere(codes: Codes, residual: Tensor, n_latents: int) -> Tensor:
     """G [n_latents, d_in]: what decoding would pass back to a dense dictionary, codes times residual over tokens."""
     with torch.enable_grad():
-        dictionary = torch.zeros(n_latents, residual.shape[1], requires_grad=True)
+        dictionary = residual.new_zeros(n_latents, residual.shape[1], requires_grad=True)
         sparse_decode(codes, None, dictionary, residual.shape[1]).backward(residual)
     assert dictionary.grad is not None
     return dictionary.grad
@@ -90,7 +90,7 @@ def _rank_within(groups: Tensor) -> Tensor:
     ordered = groups[order]
     starts = torch.ones_like(ordered, dtype=torch.bool)
     starts[1:] = ordered[1:] != ordered[:-1]
-    position = torch.arange(len(groups))
+    position = torch.arange(len(groups), device=groups.device)
     first = torch.where(starts, position, 0).cummax(0).values if len(groups) else position
     return torch.empty_like(position).scatter_(0, order, position - first)
 
@@ -114,7 +114,7 @@ def apply_moves(sae: ExpanderSae, moves: Moves, optimizer: torch.optim.Optimizer
     order = rows.sort(dim=1).indices
     for tensor in (rows, raw, *moments):
         tensor.copy_(tensor.gather(1, order))
-    sae.set_mask(mask_from_rows(rows.numpy(), d_in=sae.d_in))
+    sae.set_mask(mask_from_rows(rows.cpu().numpy(), d_in=sae.d_in))
     return len(moves.latents)
 
 
@@ -136,7 +136,7 @@ def keep_entries(sae: IrregularSae, energy: Tensor, optimizer: torch.optim.Optim
     fewest = max(1, sae.entries // sae.n_latents // 2)
     worth.scatter_(1, worth.topk(fewest, dim=1).indices, torch.inf)
     rows = sae.rows.long().reshape(-1)
-    largest = torch.zeros(sae.d_in).scatter_reduce_(0, rows, worth.reshape(-1), "amax")
+    largest = worth.new_zeros(sae.d_in).scatter_reduce_(0, rows, worth.reshape(-1), "amax")
     last = (worth == largest[rows].view_as(worth)) & worth.isfinite()
     worth[last] = torch.finfo(worth.dtype).max  # after the columns' own
     worth[~present] = -1.0

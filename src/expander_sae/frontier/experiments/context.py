@@ -114,6 +114,7 @@ class Context:
         folder: the experiment's own, `DIR/NAME`.
         settings: what the command line said.
         stores: harvested activations; several for a question about layers.
+        device: where SAEs are trained and evaluated.
         say: tell the reader of the terminal something.
         progress: whether bars are drawn.
     """
@@ -126,11 +127,12 @@ class Context:
         shared: Path,
         stores: Sequence[ActivationStore] = (),
         language_model: Callable[[], LanguageModel] | None = None,
+        device: str = "cpu",
         say: Callable[[str], None] = lambda _text: None,
         progress: bool = False,
     ) -> None:
         self.folder, self.settings, self.stores = folder, settings, tuple(stores)
-        self.say, self.progress = say, progress
+        self.device, self.say, self.progress = device, say, progress
         self._shared, self._load_model = shared, language_model
         self._model: LanguageModel | None = None
 
@@ -216,6 +218,7 @@ class Context:
             **settings.sae_options(),
             readings=readings,
             train_tokens=train_tokens,
+            device=self.device,
             progress=self.progress,
             say=self.say,
         )

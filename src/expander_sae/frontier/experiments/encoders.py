@@ -78,7 +78,7 @@ def _with_encoders(
         )
         made: dict[str, Any] = {}
         if not trained.diverged:
-            again = load_sae(folder / "sae")
+            again = load_sae(folder / "sae").to(context.device)
             assert isinstance(again, ExpanderSae)
             start = again
             depends = {
@@ -107,7 +107,8 @@ def _with_encoders(
 
 def _train(context: Context, sae: ExpanderSae, config: TrainConfig, folder: Path) -> dict[str, Any]:
     stream = StoreBatches(context.store, config)
-    return train({"sae": sae}, stream, config, folder=folder, progress=context.progress)["sae"].to_dict()
+    saes = {"sae": sae.to(context.device)}
+    return train(saes, stream, config, folder=folder, progress=context.progress)["sae"].to_dict()
 
 
 def _evaluate(context: Context, sae: ExpanderSae, readings: Sequence[str]) -> dict[str, Any]:

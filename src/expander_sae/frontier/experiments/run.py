@@ -32,6 +32,7 @@ def run_experiment(
     stores: Sequence[ActivationStore] = (),
     language_model: Callable[[], LanguageModel] | None = None,
     shared: str | os.PathLike[str] | None = None,
+    device: str = "cpu",
     command: str | None = None,
     notes: Sequence[str] = (),
     say: Callable[[str], None] = lambda _text: None,
@@ -46,6 +47,7 @@ def run_experiment(
         stores: harvested activations, the first being the main ones.
         language_model: loads the model they came from; None leaves the cross entropy out.
         shared: where the shared SAEs are, instead of `OUT/saes`.
+        device: where SAEs are trained and evaluated; what an experiment measures besides is measured on the CPU.
         command: the command line behind this run, for the page.
         notes: said on the page as they are.
         say: told what is going on.
@@ -65,6 +67,7 @@ def run_experiment(
         shared=Path(shared) if shared is not None else Path(out) / SHARED,
         stores=stores,
         language_model=language_model,
+        device=device,
         say=say,
         progress=progress,
     )
