@@ -4,7 +4,7 @@ import pytest
 
 from expander_sae.frontier import load_recipe, recipe_names, recipe_of
 from expander_sae.frontier.experiments.beside import Paper
-from expander_sae.frontier.paper import paper_diagnostics, paper_speeds
+from expander_sae.frontier.paper import paper_diagnostics, paper_replication, paper_speeds
 
 
 def record(model_id, layer, k):
@@ -68,7 +68,23 @@ def test_layers_are_those_of_the_model_it_stands_beside():
     assert {layer for line in qwen for layer, _ in line.points} == {12, 24}
 
 
+def test_the_replication_stands_beside_steps_and_layers():
+    other, qwen = Paper(record("model", 14, 32)), Paper(record("Qwen2.5-3B", 12, 64))
+    for paper, reference in ((other, True), (qwen, False)):
+        sparse, dense = paper.replication("ce_recovered_zero", "steps")
+        assert [(tokens, value.mean) for tokens, value in sparse.points] == [(1_280_000, 0.8270), (3_840_000, 0.8998)]
+        assert [value.mean for _, value in dense.points] == [0.9810, 0.9936]
+        assert sparse.points[0][1].interval == pytest.approx(0.0260 * 2.042 / 31**0.5, rel=1e-3)
+        sparse, _ = paper.replication("rel_err", "layer")
+        assert [(layer, value.mean) for layer, value in sparse.points] == [(12, 0.7711), (24, 0.7077)]
+        assert {line.reference for line in paper.replication("rel_err", "steps")} == {reference}
+    deeper = Paper(record("Qwen2.5-3B", 24, 64))
+    assert {line.reference for line in deeper.replication("rel_err", "layer")} == {False}
+    assert {line.reference for line in deeper.replication("rel_err", "steps")} == {True}
+
+
 def test_the_shipped_tables_are_whole():
+    assert len(paper_replication()) == 6
     assert len(paper_diagnostics()) > 1_000
     assert {speed.device for speed in paper_speeds()} == {"cpu-1thread", "A10G"}
     assert all(speed.tokens_per_second > 0 for speed in paper_speeds())

@@ -73,6 +73,18 @@ class Speed:
     tokens_per_second: float
 
 
+@dataclass(frozen=True)
+class Replicated:
+    """One kind of SAE of an independent replication on Qwen2.5-3B: degree 7, 16384 latents, k = 64."""
+
+    architecture: str
+    """expander or dense."""
+    layer: int
+    steps: int
+    rel_err: Spread
+    ce_recovered_zero: Spread
+
+
 @cache
 def paper_results() -> tuple[PaperResult, ...]:
     """Every result.
@@ -116,6 +128,32 @@ def paper_speeds() -> tuple[Speed, ...]:
         )
         for row in _rows("paper_throughput.csv")
     )  # fmt: skip
+
+
+_REPLICATED = (
+    # row of the table, layer, steps, seeds
+    ("31 seeds (0-30), base config: mean", 12, 5_000, 31),
+    ("steps=15000", 12, 15_000, 1),
+    ("layer 24", 24, 5_000, 1),
+)
+
+
+@cache
+def paper_replication() -> tuple[Replicated, ...]:
+    """The replication's runs that change nothing but layer or steps."""
+    rows = {next(iter(row.values())): row for row in _rows("paper_replication.csv")}
+    deviations = rows["31 seeds: std"]
+
+    def of(name: str, column: str, seeds: int) -> Spread:
+        found = _spread(rows[name][column], deviations[column] if seeds > 1 else "", seeds)
+        assert found is not None  # the table has no gaps
+        return found
+
+    return tuple(
+        Replicated(kind, layer, steps, of(name, f"{kind}_rel_err", seeds), of(name, f"{kind}_ce", seeds))
+        for name, layer, steps, seeds in _REPLICATED
+        for kind in ("expander", "dense")
+    )
 
 
 def _rows(name: str) -> csv.DictReader[str]:

@@ -12,6 +12,7 @@ from ..paper import (
     TOKENS,
     PaperResult,
     paper_diagnostics,
+    paper_replication,
     paper_results,
     paper_speeds,
     select,
@@ -22,6 +23,8 @@ from .drawing import Line
 FALLBACK = ("pythia-70m", 3)
 """The paper's model and layer with the most results, and the only one with diagnostics."""
 FALLBACK_K = 64
+REPLICATED = ("qwen2.5-3b", 12, 64)
+"""Model, layer and k of the independent replication, where it changes none of them."""
 _Points = Sequence[tuple[float, Spread | float | None]]
 
 
@@ -115,6 +118,26 @@ class Paper:
                 same=same,
             )
             for degree in degrees
+        ]
+
+    def replication(self, metric: str, axis: str) -> list[Line]:
+        """A metric of the independent replication along its steps (in tokens) or layers."""
+        model, layer, k = REPLICATED
+        along_steps = axis == "steps"
+        found = [r for r in paper_replication() if (r.layer == layer if along_steps else r.steps == 5_000)]
+        words = f"layer {layer}, k = {k}" if along_steps else f"k = {k}"
+        same = self.matches and (self.model, self.k) == (model, k) and (self.layer == layer or not along_steps)
+        return [
+            _line(
+                f"a replication of the paper, {model}, {words}: {name}",
+                [
+                    (r.steps * BATCH if along_steps else r.layer, getattr(r, metric))
+                    for r in found
+                    if r.architecture == kind
+                ],
+                same=same,
+            )
+            for kind, name in (("expander", "degree 7"), ("dense", "full dense"))
         ]
 
     def learning_curves(self) -> list[Line]:

@@ -51,12 +51,16 @@ def show(measured: Measured) -> Page:
 
 
 def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
-    """CE recovered and rel_err by layer."""
+    """CE recovered and rel_err by layer, the paper's and an independent replication's."""
     return [
         lines(
             f"{metric}_beside_the_paper",
             f"{metric} by layer, beside the paper's",
-            [*lines_along(runs_of(measured), metric), *paper.along_layers(metric)],
+            [
+                *lines_along(runs_of(measured), metric),
+                *paper.along_layers(metric),
+                *paper.replication(metric, "layer"),
+            ],
             x=_AXIS,
             y=metric,
         )

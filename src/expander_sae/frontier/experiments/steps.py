@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..results import Summary
-from .along import diverged_along, figures_along, runs_of, tables_along
+from .along import diverged_along, figures_along, lines_along, runs_of, tables_along
+from .beside import Paper
 from .context import Context
-from .experiment import Experiment, Measured, Page
+from .drawing import lines
+from .experiment import Experiment, Figure, Measured, Page
 from .quality import mean_of
 
 _AXIS = "training tokens, counting repeats"
@@ -45,6 +47,21 @@ def show(measured: Measured) -> Page:
     )
 
 
+def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
+    """rel_err and CE recovered along the budget, an independent replication's beside ours."""
+    return [
+        lines(
+            f"{metric}_beside_the_paper",
+            f"{metric} along training tokens, beside a replication of the paper",
+            [*lines_along(runs_of(measured), metric), *paper.replication(metric, "steps")],
+            x=_AXIS,
+            y=metric,
+            log_x=True,
+        )
+        for metric in ("rel_err", "ce_recovered_zero")
+    ]
+
+
 def _claim(runs: list[tuple[float, list[Summary]]]) -> str:
     (fewer, before), (more, after) = runs[max(0, len(runs) - 2)], runs[-1]
     parts = []
@@ -63,4 +80,5 @@ EXPERIMENT = Experiment(
     show=show,
     needs=("activations",),
     options={"budgets": [0.25, 0.5, 1.0, 2.0], "degrees": [7], "controls": ["dense", "matched"]},
+    beside=beside,
 )
