@@ -1,10 +1,12 @@
 """The `expander-sae` command: one thin verb per file."""
 
+import itertools
 import sys
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperCommand
 
 from expander_sae.cli import (
     amortise,
@@ -27,6 +29,28 @@ from expander_sae.cli import (
 )
 from expander_sae.records import ExpanderSaeError
 
+
+class Verb(TyperCommand):
+    """A command that does not take the name of an option for the value of the option before it."""
+
+    def parse_args(self, ctx, args):  # type: ignore[no-untyped-def]  # the types are those of the click in typer
+        """As typer, but `--json --quiet` is a missing file name and not a file named `--quiet`.
+
+        Raises:
+            ExpanderSaeError: an option has another option where its value should be.
+        """
+        takes_value = {
+            name: not (getattr(param, "is_flag", False) or getattr(param, "count", False))
+            for param in self.params
+            for name in (*param.opts, *param.secondary_opts)
+            if name.startswith("-")
+        }
+        for option, value in itertools.pairwise(itertools.takewhile(lambda text: text != "--", args)):
+            if takes_value.get(option) and value in takes_value:
+                raise ExpanderSaeError(f"expected a value after {option}; got the option {value}")
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
     rich_markup_mode="markdown",
     name="expander-sae",
@@ -35,23 +59,23 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("harvest")(harvest.harvest)
-app.command("train")(train.train)
-app.command("eval")(evaluate.evaluate)
-app.command("frontier")(frontier.frontier)
-app.command("experiment")(experiment.experiment)
-app.command("report")(report.report)
-app.command("amortise")(amortise.amortise)
-app.command("encode")(encode.encode)
-app.command("offline")(offline.offline)
-app.command("convert")(convert.convert)
-app.command("export")(export.export)
-app.command("import")(import_.import_)
-app.command("compress")(compress.compress)
-app.command("push")(push.push)
-app.command("certify")(certify.certify)
-app.command("demo")(demo.demo)
-app.command("doctor")(doctor.doctor)
+app.command("harvest", cls=Verb)(harvest.harvest)
+app.command("train", cls=Verb)(train.train)
+app.command("eval", cls=Verb)(evaluate.evaluate)
+app.command("frontier", cls=Verb)(frontier.frontier)
+app.command("experiment", cls=Verb)(experiment.experiment)
+app.command("report", cls=Verb)(report.report)
+app.command("amortise", cls=Verb)(amortise.amortise)
+app.command("encode", cls=Verb)(encode.encode)
+app.command("offline", cls=Verb)(offline.offline)
+app.command("convert", cls=Verb)(convert.convert)
+app.command("export", cls=Verb)(export.export)
+app.command("import", cls=Verb)(import_.import_)
+app.command("compress", cls=Verb)(compress.compress)
+app.command("push", cls=Verb)(push.push)
+app.command("certify", cls=Verb)(certify.certify)
+app.command("demo", cls=Verb)(demo.demo)
+app.command("doctor", cls=Verb)(doctor.doctor)
 
 
 def main() -> None:
