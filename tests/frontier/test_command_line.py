@@ -71,7 +71,7 @@ def test_the_paper_preset(place, tmp_path):
         "--k", 6, "--n-latents", 64, "--tokens", 1000, "--model", place / "model", "--ce-tokens", 100, "--quiet",
     )  # fmt: skip
     record = read_json(tmp_path / "frontier.json")["records"][0]["evaluation"]
-    assert (record["signed"], record["construction"], record["splice"]) == (True, "uniform", "everywhere")
+    assert (record["signed"], record["construction"], record["splice"]) == (True, "repaired", "everywhere")
     assert (record["keep_special_tokens"], record["outlier_medians"]) == (True, None)
 
 

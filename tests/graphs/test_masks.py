@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from expander_sae.graphs import CONSTRUCTIONS, Mask, make_mask, mask_from_rows
 from expander_sae.graphs import balanced as balanced_module
 from expander_sae.graphs.counter import CounterStream
+from expander_sae.graphs.uniform import uniform_rows
 from expander_sae.records import ExpanderSaeError
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -65,6 +66,39 @@ def test_balanced_needs_no_luck(size: dict[str, int]) -> None:
         assert np.ptp(make_mask("balanced", **size).right_degrees()) <= 1
     finally:
         patch.undo()
+
+
+@given(sizes())
+@settings(max_examples=200, deadline=None)
+def test_a_repaired_mask_is_a_uniform_one_with_no_row_empty(size: dict[str, int]) -> None:
+    d_in, n_latents, degree = size["d_in"], size["n_latents"], size["degree"]
+    if n_latents * degree < d_in:
+        with pytest.raises(ExpanderSaeError, match="may stay empty"):
+            make_mask("repaired", **size)
+        return
+    if n_latents * degree < 2 * d_in:
+        return  # so few entries that the repair may run out of tries
+    mask = make_mask("repaired", **size)
+    assert mask == make_mask("repaired", **size)
+    assert mask.empty_rows.size == 0
+    assert (mask.rows[:, 1:] > mask.rows[:, :-1]).all()
+    stream = CounterStream(f"repaired|{d_in}|{n_latents}|{degree}|{size['seed']}")
+    drawn = uniform_rows(d_in, n_latents, degree, stream)
+    # One entry moved for every row that was empty, no other touched.
+    missed = d_in - np.unique(drawn).size
+    moved = sum(degree - np.intersect1d(a, b).size for a, b in zip(drawn, mask.rows, strict=True))
+    assert moved == missed
+
+
+def test_repaired_masks_move_entries_where_rows_are_missed() -> None:
+    missed = [np.unique(make_mask("uniform", d_in=50, n_latents=30, degree=4, seed=s).rows).size < 50 for s in range(8)]
+    assert any(missed)
+    assert all(make_mask("repaired", d_in=50, n_latents=30, degree=4, seed=s).empty_rows.size == 0 for s in range(8))
+
+
+def test_a_mask_that_cannot_be_repaired_says_so() -> None:
+    with pytest.raises(ExpanderSaeError, match="draws left some empty"):
+        make_mask("repaired", d_in=5000, n_latents=5000, degree=1, seed=0)
 
 
 @given(sizes())
@@ -205,7 +239,7 @@ def test_rows_left_empty_are_listed() -> None:
         ({"seed": -1}, "seed"),
         ({"seed": 1 << 64}, "seed"),
         ({"seed": None}, "seed"),
-        ({"construction": "greed"}, "balanced, uniform, clustered"),
+        ({"construction": "greed"}, "balanced, uniform, repaired, clustered"),
     ],
 )
 def test_impossible_requests_say_why(change: dict, words: str) -> None:

@@ -91,6 +91,27 @@ def test_point_latent(kind):
     assert not sae.point_latent(4, torch.zeros(40))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_point_latent_at_a_raw_length(kind):
+    sae = make(kind)
+    sae.point_latent(4, torch.arange(40.0), 0.25)
+    assert sae.columns.raw[4].norm().item() == pytest.approx(0.25)
+    assert sae.values[4].norm().item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_sparse_sae_can_start_at_the_values_of_the_dense_one(tied):
+    sparse = ExpanderSae(d_in=40, n_latents=300, degree=5, k=8, seed=3, tied=tied)
+    drawn_alone = sparse.columns.raw.detach().clone()
+    sparse.draw_as_dense()
+    dense = DenseTopKSae(d_in=40, n_latents=300, k=8, seed=3)
+    on_the_mask = dense.columns.raw.detach().gather(1, sparse.rows.long())
+    torch.testing.assert_close(sparse.columns.raw.detach() / on_the_mask, torch.full((300, 5), 8**0.5))
+    assert not torch.allclose(sparse.columns.raw.detach(), drawn_alone)
+    if not tied:
+        torch.testing.assert_close(sparse.encoder.detach(), sparse.values.detach())
+
+
 def test_outliers_do_not_drag_the_statistics():
     x = torch.randn(1000, 16, generator=torch.Generator().manual_seed(0)) + 2
     giant = torch.cat([x, torch.full((3, 16), 1e5)])

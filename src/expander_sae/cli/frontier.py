@@ -104,7 +104,7 @@ def frontier(
 
     from expander_sae.activations import ActivationStore, load_language_model  # torch takes seconds to import
     from expander_sae.frontier import EvaluationSettings, plan, run_frontier, write_report
-    from expander_sae.training import PRESETS, paper_sae_options
+    from expander_sae.training import PRESETS, paper_grid_options
 
     from .source import model_name, model_note
 
@@ -128,7 +128,7 @@ def frontier(
     config = replace(PRESETS[preset], **{option: value for option, value in given.items() if value is not None})
     options: dict[str, Any] = {"signed": signed, "stages": stages, "spare": spare}
     if preset == "paper":
-        options = {**paper_sae_options(), "construction": "uniform", "stages": 0, "spare": 0}
+        options = paper_grid_options()
         keep_special_tokens, splice = True, "everywhere"
     # Before hours of training, not after: is there a model to evaluate with?
     name = model_name(model, store.manifest["settings"]) if ce else None

@@ -39,7 +39,8 @@ def train(
     expansion: Expansion = 8,
     n_latents: NLatents = None,
     construction: Annotated[
-        str, typer.Option(help="How the mask is made: balanced, uniform or clustered.")
+        str,
+        typer.Option(help="How the mask is made: balanced, uniform, repaired (uniform, no row empty) or clustered."),
     ] = "balanced",
     preset: Preset = "default",
     tokens: Tokens = None,
@@ -79,7 +80,7 @@ def train(
     """
     from expander_sae.activations import ActivationStore  # torch takes seconds to import
     from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, IrregularSae, usual_spare
-    from expander_sae.training import PRESETS, StoreBatches, paper_sae_options
+    from expander_sae.training import PRESETS, StoreBatches, paper_grid_options, paper_sae_options
     from expander_sae.training import train as run
 
     if preset not in PRESETS:
@@ -90,7 +91,8 @@ def train(
     config = replace(config, flatness=flatness, coherence=coherence, rewire_row_cap=row_cap)
     options: dict[str, Any] = {"signed": signed, "latent_bias": latent_bias}
     if preset == "paper":
-        options, construction, keep_special_tokens, stages, spare = paper_sae_options(), "uniform", True, 0, 0
+        options, keep_special_tokens, stages, spare = paper_sae_options(), True, 0, 0
+        construction = paper_grid_options()["construction"]
     store = ActivationStore.open(activations)
     shared: dict[str, Any] = {
         "d_in": store.d_in,
@@ -112,7 +114,9 @@ def train(
         if irregular:
             saes[f"irregular-d{d}"] = IrregularSae.averaging(d, **given)
         else:
-            saes[f"expander-d{d}"] = ExpanderSae(**given, degree=d)
+            saes[f"expander-d{d}"] = sae = ExpanderSae(**given, degree=d)
+            if preset == "paper":
+                sae.draw_as_dense()
     if dense:
         saes["dense"] = DenseTopKSae(**shared)
     saes = {name: sae.to(device) for name, sae in saes.items()}

@@ -121,11 +121,11 @@ def _identity(store: ActivationStore) -> str:
 
 
 def _with_defaults(mark: Any) -> Any:
-    """A mark with the settings of training that did not exist when it was made: they were at their defaults."""
+    """A mark with the settings that did not exist when it was made: they were at their defaults."""
     if not isinstance(mark, dict) or not isinstance(mark.get("config"), dict):
         return mark
     known = {name: v for name, v in asdict(TrainConfig()).items() if name not in _NOT_LEARNED}
-    return {"spare": 0, **mark, "config": {**known, **mark["config"]}}
+    return {"spare": 0, "dense_draw": False, **mark, "config": {**known, **mark["config"]}}
 
 
 def _difference(piece: dict[str, Any], mark: dict[str, Any]) -> str:

@@ -34,6 +34,7 @@ def run_frontier(
     signed: bool = False,
     latent_bias: bool = False,
     construction: str = "balanced",
+    dense_draw: bool = False,
     stages: int = 0,
     spare: int | None = None,
     readings: Sequence[str] = (),
@@ -61,6 +62,7 @@ def run_frontier(
         signed: build every SAE with signed TopK.
         latent_bias: build every SAE with a latent bias.
         construction: how the masks of the Expander SAEs are made.
+        dense_draw: start them at the values of the dense SAE of their seed, on their mask.
         stages: stages of block OMP that find the codes of the Expander SAEs; 0: one-shot TopK.
         spare: columns each stage picks beyond its share and drops again; None: two for each it adds.
         readings: other inferences (`expander_sae.saes.INFERENCES`) to read every SAE by as well; one that is
@@ -85,6 +87,7 @@ def run_frontier(
         "signed": signed,
         "latent_bias": latent_bias,
         "construction": construction,
+        "dense_draw": dense_draw,
         "stages": stages,
         "spare": spare,
     }

@@ -109,10 +109,12 @@ class Variant:
         signed: bool = False,
         latent_bias: bool = False,
         construction: str = "balanced",
+        dense_draw: bool = False,
         stages: int = 0,
         spare: int | None = None,
     ) -> AbstractSae:
-        """The untrained SAE; `construction` is the mask of an Expander SAE.
+        """The untrained SAE; `construction` is the mask of an Expander SAE, `dense_draw` starts it at the values of the
+        dense SAE of its seed (`ExpanderSae.draw_as_dense`).
 
         `stages` is how many stages of block OMP find the codes of the Expander SAEs, of the controls on fixed masks and
         of those whose name says `omp` (0: one-shot TopK), `spare` how many columns too many each stage picks (None: two
@@ -146,7 +148,10 @@ class Variant:
         else:
             mask = masks[self.family](**sizes) if self.family in masks else None
         construction = "clustered" if self.family == "clustered" else construction
-        return ExpanderSae(**shared, degree=self.degree, construction=construction, mask=mask)
+        sae = ExpanderSae(**shared, degree=self.degree, construction=construction, mask=mask)
+        if dense_draw:
+            sae.draw_as_dense()
+        return sae
 
     def pursuit(self, stages: int, spare: int | None) -> dict[str, Any]:
         """Stages and spare columns of this SAE's pursuit, as many of those asked for as its sizes allow."""

@@ -14,11 +14,13 @@ from .galois import galois_rows
 from .greedy import greedy_rows
 from .mask import Mask, check_sizes
 from .polynomial import polynomial_rows
+from .repaired import repaired_rows
 from .uniform import uniform_rows
 
 _BUILDERS: dict[str, Callable[[int, int, int, CounterStream], np.ndarray]] = {
     "balanced": balanced_rows,
     "uniform": uniform_rows,
+    "repaired": repaired_rows,
     "clustered": clustered_rows,
     "greedy": greedy_rows,
     "polynomial": polynomial_rows,
@@ -36,8 +38,9 @@ def make_mask(construction: str = "balanced", *, d_in: int, n_latents: int, degr
     Memory is a few times n_latents * degree; [d_in, n_latents] is never held.
 
     Args:
-        construction: "balanced" (right degrees differ by at most one), "uniform" (i.i.d. d-subsets, the
-            paper's), "clustered" (disjoint row blocks, a control), "greedy" (smallest overlap that a greedy search
+        construction: "balanced" (right degrees differ by at most one), "uniform" (i.i.d. d-subsets), "repaired" (the
+            paper's: uniform, with an entry moved into every empty row), "clustered" (disjoint row blocks, a control),
+            "greedy" (smallest overlap that a greedy search
             keeps; seconds to minutes), "capped" (balanced, the few large overlaps taken apart), "galois" (algebraic,
             overlap known without counting, rows by a formula; needs a degree of about sqrt(d_in) at most) or
             "polynomial" (the same over prime fields only, kept for masks that were made by it).
@@ -52,7 +55,7 @@ def make_mask(construction: str = "balanced", *, d_in: int, n_latents: int, degr
 
     Raises:
         ExpanderSaeError: unknown construction, a size that is not positive, degree > d_in, a bad seed, or sizes
-            that "polynomial" or "galois" cannot have or "capped" cannot count.
+            that "polynomial", "galois" or "repaired" cannot have or "capped" cannot count.
 
     Example:
         >>> make_mask("balanced", d_in=512, n_latents=4096, degree=7, seed=0).right_degrees().max()

@@ -12,9 +12,9 @@ def uniform_rows(d_in: int, n_latents: int, degree: int, stream: CounterStream) 
     Draw `degree` rows with replacement, keep the distinct ones, draw again for the missing ones, and so on.
     The procedure treats all rows alike, so by symmetry every subset is equally likely.
 
-    Right degrees are binomial with mean n_latents * degree / d_in, and a row may stay empty. The source paper
-    moves an entry of another column into an empty row; that is not done here, because the probability
-    bounds on expansion and on stopping sets hold for exactly i.i.d. columns. `Mask.empty_rows` tells; the
+    Right degrees are binomial with mean n_latents * degree / d_in, and a row may stay empty: `Mask.empty_rows` tells.
+    The source paper moves an entry of another column into an empty row; that is the construction "repaired", and not
+    done here, because the probability bounds on expansion and on stopping sets hold for exactly i.i.d. columns. The
     balanced construction leaves no row empty once n_latents * degree >= d_in.
 
     Source: Expander SAE paper, mask construction (without its repair of empty rows).

@@ -27,6 +27,8 @@ class AbstractSae(nn.Module, ABC):
     """Name in `config.json`: "expander", "irregular" or "dense"."""
     d_in: int
     n_latents: int
+    degree: int
+    """Values a column holds; d_in where the dictionary is dense."""
     k: int
     signed: bool
     columns: UnitColumns
@@ -56,9 +58,9 @@ class AbstractSae(nn.Module, ABC):
         """(rows, decoder values, encoder values or None when tied, bias or None) of some latents, differentiable."""
 
     @abstractmethod
-    def point_latent(self, latent: int, direction: Tensor) -> bool:
+    def point_latent(self, latent: int, direction: Tensor, norm: float = 1.0) -> bool:
         """Set one column to the unit vector of direction [d_in], as far as its support allows; False if it is zero
-        there."""
+        there. `norm`: the raw column's length, by which Adam's steps turn it less or more."""
 
     @abstractmethod
     def decoder_values(self) -> int:

@@ -85,14 +85,15 @@ class DenseTopKSae(AbstractSae):
         return None, self.values[latents], encoder, None if bias is None else bias[latents]
 
     @torch.no_grad()
-    def point_latent(self, latent: int, direction: Tensor) -> bool:
-        """Point a column, and its encoder if it has one, at direction [d_in]; its latent bias goes to zero."""
-        norm = direction.norm()
-        if not norm > 0:
+    def point_latent(self, latent: int, direction: Tensor, norm: float = 1.0) -> bool:
+        """Point a column, of raw length `norm`, and its encoder if it has one, at direction [d_in]; its latent bias
+        goes to zero."""
+        length = direction.norm()
+        if not length > 0:
             return False
-        self.columns.raw[latent] = direction / norm
+        self.columns.raw[latent] = direction * (norm / length)
         if self.encoder is not None:
-            self.encoder[latent] = direction / norm
+            self.encoder[latent] = direction / length
         if self.b_enc is not None:
             self.b_enc[latent] = 0.0
         return True

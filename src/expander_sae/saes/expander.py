@@ -109,6 +109,15 @@ class ExpanderSae(AbstractSae):
         self.mask = mask
         self.rows = self._rows_of(mask).to(self.rows.device)
 
+    @torch.no_grad()
+    def draw_as_dense(self) -> None:
+        """Start at those values on the mask that a `DenseTopKSae` of the same sizes and seed starts with, as the source
+        paper's SAEs do: V = M * G / sqrt(degree), where the dense one has G / sqrt(d_in)."""
+        drawn = random_columns(self.n_latents, self.d_in, self.seed).raw
+        self.columns.raw.copy_(drawn.gather(1, self.rows.long()) * (self.d_in / self.degree) ** 0.5)
+        if self.encoder is not None:
+            self.encoder.copy_(self.columns())
+
     @property
     def values(self) -> Tensor:
         """Unit-norm dictionary values [n_latents, degree]."""
@@ -132,16 +141,16 @@ class ExpanderSae(AbstractSae):
         return self.rows.view(torch.int16)[latents].view(torch.uint16)
 
     @torch.no_grad()
-    def point_latent(self, latent: int, direction: Tensor) -> bool:
-        """Point a column, and its encoder if it has one, at direction [d_in] restricted to its rows; its latent bias
-        goes to zero."""
+    def point_latent(self, latent: int, direction: Tensor, norm: float = 1.0) -> bool:
+        """Point a column, of raw length `norm`, and its encoder if it has one, at direction [d_in] restricted to its
+        rows; its latent bias goes to zero."""
         wanted = direction[self.rows[latent].long()]
-        norm = wanted.norm()
-        if not norm > 0:
+        length = wanted.norm()
+        if not length > 0:
             return False
-        self.columns.raw[latent] = wanted / norm
+        self.columns.raw[latent] = wanted * (norm / length)
         if self.encoder is not None:
-            self.encoder[latent] = wanted / norm
+            self.encoder[latent] = wanted / length
         if self.b_enc is not None:
             self.b_enc[latent] = 0.0
         return True

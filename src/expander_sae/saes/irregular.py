@@ -83,12 +83,12 @@ class IrregularSae(ExpanderSae):
         return self.entries
 
     @torch.no_grad()
-    def point_latent(self, latent: int, direction: Tensor) -> bool:
+    def point_latent(self, latent: int, direction: Tensor, norm: float = 1.0) -> bool:
         """Point a column at direction [d_in] restricted to the rows of its entries."""
         kept = torch.zeros_like(direction)
         rows = self.rows[latent].long()[self.present()[latent]]
         kept[rows] = direction[rows]
-        return super().point_latent(latent, kept)
+        return super().point_latent(latent, kept, norm)
 
     def describe(self) -> dict[str, Any]:
         """As an Expander SAE, with `entries`; the mask is that of the entries, on the slots that a loader gives

@@ -2,7 +2,7 @@
 
 from .amortise import amortisation_loss, with_own_encoder
 from .batches import StoreBatches
-from .config import PRESETS, TrainConfig, paper_sae_options
+from .config import PRESETS, TrainConfig, paper_grid_options, paper_sae_options
 from .loop import train
 from .member import ExtraLoss
 
@@ -12,6 +12,7 @@ __all__ = [
     "StoreBatches",
     "TrainConfig",
     "amortisation_loss",
+    "paper_grid_options",
     "paper_sae_options",
     "train",
     "with_own_encoder",

@@ -164,3 +164,8 @@ PRESETS: dict[str, TrainConfig] = {
 def paper_sae_options() -> dict[str, Any]:
     """Constructor options that make an SAE the paper's: signed TopK, a latent bias."""
     return {"signed": True, "latent_bias": True}
+
+
+def paper_grid_options() -> dict[str, Any]:
+    """What makes many SAEs the paper's: `paper_sae_options`, its masks and shared initial values, no pursuit."""
+    return {**paper_sae_options(), "construction": "repaired", "dense_draw": True, "stages": 0, "spare": 0}

@@ -67,10 +67,8 @@ def resample(
     """The paper's revival: point every latent with too few firings at a residual of this batch.
 
     Samples are drawn with probability proportional to their squared error; a column takes the residual restricted to
-    its
-    support, rescaled to unit length, and its latent bias goes to zero. Skipped if no latent or more than 80% are
-    candidates;
-    the optimiser's moments are left alone. Returns how many latents were moved.
+    its support, at a raw length of 1 / sqrt(degree), and its latent bias goes to zero. Skipped if no latent or more
+    than 80% are candidates; the optimiser's moments are left alone. Returns how many latents were moved.
     """
     candidates = (history.firings < fewer_than).nonzero()[:, 0]
     history.firings.zero_()
@@ -80,4 +78,4 @@ def resample(
     chances = (errors / errors.sum()).cpu()  # the generator is the CPU's, so that a device changes no draw
     draws = torch.multinomial(chances, candidates.numel(), replacement=True, generator=generator)
     pairs = zip(candidates.tolist(), draws.tolist(), strict=True)
-    return sum(sae.point_latent(latent, residual[draw]) for latent, draw in pairs)
+    return sum(sae.point_latent(latent, residual[draw], sae.degree**-0.5) for latent, draw in pairs)

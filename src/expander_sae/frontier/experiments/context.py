@@ -12,7 +12,7 @@ from expander_sae.activations import ActivationStore, LanguageModel
 from expander_sae.evaluation.codes import TokenBatch, store_batches
 from expander_sae.records import ExpanderSaeError, FrontierRecord, read_json, write_json
 from expander_sae.saes import AbstractSae, load_sae
-from expander_sae.training import PRESETS, TrainConfig, paper_sae_options
+from expander_sae.training import PRESETS, TrainConfig, paper_grid_options
 
 from ..pieces import EvaluationSettings
 from ..results import Frontier
@@ -25,8 +25,8 @@ class Settings:
     """What the command line says to every experiment."""
 
     preset: str = "default"
-    """`default`, or `paper`: its training, SAEs (signed TopK, latent bias, uniform masks, no pursuit), tokens and
-    splice."""
+    """`default`, or `paper`: its training, SAEs (signed TopK, latent bias, uniform masks with no empty row, initial
+    values shared with the dense SAE, no pursuit), tokens and splice."""
     degrees: tuple[int, ...] = (4, 7, 16, 30, 64, 200)
     k: int = 32
     expansion: int = 8
@@ -77,7 +77,7 @@ class Settings:
     def sae_options(self) -> dict[str, Any]:
         """Options of every SAE, as `run_frontier` takes them."""
         if self.paper:
-            return {**paper_sae_options(), "construction": "uniform", "stages": 0, "spare": 0}
+            return paper_grid_options()
         return {"stages": min(self.stages, self.k)}
 
     def to_dict(self) -> dict[str, Any]:
