@@ -130,7 +130,7 @@ class Forward : TilePursuit<Q, D, absolute> {
     pieces.add(latents_, width * capacity);
     pieces.add(change_, capacity);
     pieces.add(own_, capacity);
-    for (int g = 0; g < (shared_ ? 1 : Q); ++g) fit_[g].add_to(pieces, capacity, w_.degree);
+    for (int g = 0; g < (shared_ ? 1 : Q); ++g) fit_[g].add_to(pieces, capacity, w_);
     pieces.place(scratch);
     work_.start(w_.d_in);
     for (int g = 0; g < Q; ++g) {
@@ -260,7 +260,7 @@ class Backward : TilePursuit<Q, D, absolute> {
     pieces.add(fresh_, lanes * capacity_);
     pieces.add(own_, capacity_);
     pieces.add(live_, capacity_);
-    fit_.add_to(pieces, capacity_, w_.degree);
+    fit_.add_to(pieces, capacity_, w_);
     inverse_.add_to(pieces, capacity_);
     pieces.place(scratch);
     work_.start(w_.d_in);

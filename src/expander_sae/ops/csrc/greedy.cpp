@@ -304,7 +304,7 @@ void refit(const GreedyArguments& a) {
     pieces.add(x, w.d_in);
     pieces.add(own, a.k);
     pieces.add(fit.latents, lanes * a.k);
-    fit.add_to(pieces, a.k, w.degree);
+    fit.add_to(pieces, a.k, w);
     work.add_to(pieces, w.d_in, w.degree, a.k);
     pieces.place(scratch);
     work.start(w.d_in);

@@ -21,16 +21,73 @@ struct Meeting {
   float value;
 };
 
-// What a lane's new columns (slots for which `fresh`) have to do with each other, with the old ones, and with x: adds to
-// the packed Gram matrix, zero there before, and sets the right-hand side. Which columns meet is data that no branch
-// predicts, so meetings are listed first, with the latest new column on the row, and then passed down the chains.
-// `latents` are the lane's, -1 where dead; `meetings` has room for slots * degree + 1.
+// Room to find out which columns of a lane's support share rows.
+struct MeetingPlace {
+  Meeting* meetings;  // [slots * degree + 1]
+  float* dense;       // [slots, stride] columns with their zeros, where `is_dense`
+  int64_t stride;
+
+  // Two columns share degree^2 / d_in rows on the average, each of which takes some cycles that no vector helps with; with
+  // their zeros they are d_in / 16 vectors.
+  static bool is_dense(const Dictionary& w) { return 128 * w.degree * w.degree > w.d_in * w.d_in; }
+
+  void add_to(Pieces& pieces, const Dictionary& w, int64_t slots) {
+    stride = (w.d_in + 15) / 16 * 16;
+    pieces.add(meetings, is_dense(w) ? 0 : slots * w.degree + 1);
+    pieces.add(dense, is_dense(w) ? slots * stride : 0);
+  }
+};
+
+// As `describe_columns`, from the columns with their zeros.
 template <class D, class Fresh>
-void describe_columns(const Dictionary& w, SupportWork& work, Meeting* meetings, const int32_t* latents, int64_t slots,
-                      int lane, const float* x, Vector16* gram_of_all, Vector16* right_of_all, Fresh&& fresh) {
+void describe_dense_columns(const Dictionary& w, const MeetingPlace& place, const int32_t* latents, int64_t slots,
+                            const float* x, float* gram, float* right, Fresh&& fresh) {
+  constexpr int together = 4;  // new columns that share each load of the other one
+  const int64_t d = D::of(w.degree), stride = place.stride;
+  for (int64_t i = 0; i < slots; ++i) {
+    if (latents[i] < 0) continue;
+    float* column = place.dense + i * stride;
+    std::fill(column, column + stride, 0.0f);
+    subtract_column(w, d, latents[i], -1.0f, column);
+  }
+  auto is_new = [&](int64_t j) { return latents[j] >= 0 && fresh(j); };
+  for (int64_t j = 0; j < slots;) {
+    int64_t chosen[together];
+    int count = 0;
+    for (; j < slots && count < together; ++j)
+      if (is_new(j)) chosen[count++] = j;
+    if (!count) break;
+    for (int c = count; c < together; ++c) chosen[c] = chosen[0];
+    for (int c = 0; c < count; ++c) right[chosen[c] * 16] = dot(place.dense + chosen[c] * stride, x, w.d_in);
+    for (int64_t i = 0; i < slots; ++i) {
+      // Of two new columns the later one has been here, or will be, with the earlier.
+      if (latents[i] < 0 || (fresh(i) && i > chosen[count - 1])) continue;
+      const float* other = place.dense + i * stride;
+      Vector16 sum[together] = {};
+      for (int64_t r = 0; r < stride; r += 16) {
+        const Vector16 part = load_unaligned<Vector16>(other + r);
+        for (int c = 0; c < together; ++c) sum[c] += part * load_unaligned<Vector16>(place.dense + chosen[c] * stride + r);
+      }
+      for (int c = 0; c < count; ++c)
+        if (!fresh(i) || i <= chosen[c])
+          gram[packed(std::max(i, chosen[c]), std::min(i, chosen[c])) * 16] = sum_of(sum[c]);
+    }
+  }
+}
+
+// What a lane's new columns (slots for which `fresh`) have to do with each other, with the old ones, and with x: sets their
+// entries of the packed Gram matrix, zero there before, and of the right-hand side. Which columns meet is data that no
+// branch predicts, so meetings are listed first, with the latest new column on the row, and then passed down the chains.
+// `latents` are the lane's, -1 where dead.
+template <class D, class Fresh>
+void describe_columns(const Dictionary& w, SupportWork& work, const MeetingPlace& place, const int32_t* latents,
+                      int64_t slots, int lane, const float* x, Vector16* gram_of_all, Vector16* right_of_all,
+                      Fresh&& fresh) {
   const int64_t d = D::of(w.degree);
+  Meeting* meetings = place.meetings;
   float* gram = reinterpret_cast<float*>(gram_of_all) + lane;
   float* right = reinterpret_cast<float*>(right_of_all) + lane;
+  if (MeetingPlace::is_dense(w)) return describe_dense_columns<D>(w, place, latents, slots, x, gram, right, fresh);
   int64_t met = 0;
   auto meet = [&](int64_t slot, int32_t id, float value) {
     meetings[met] = {static_cast<int32_t>(slot), id, value};
@@ -84,19 +141,19 @@ class Lockstep {
 
   V* coefficients;   // [capacity] z
   int32_t* latents;  // [lanes, capacity], -1 where dead; placed by the owner
-  Meeting* meetings;  // [capacity * degree + 1]
+  MeetingPlace meetings;
   int64_t capacity, slots = 0;
 
   const V& inverse(int64_t slot) const { return inverse_[slot]; }
   V* row(int64_t i) const { return lower_ + row_start(i); }
 
-  void add_to(Pieces& pieces, int64_t columns, int64_t degree) {
+  void add_to(Pieces& pieces, int64_t columns, const Dictionary& w) {
     capacity = columns;
     pieces.add(lower_, row_start(capacity));
     pieces.add(right_, capacity);
     pieces.add(inverse_, capacity);
     pieces.add(coefficients, capacity);
-    pieces.add(meetings, capacity * degree + 1);
+    meetings.add_to(pieces, w, capacity);
   }
   int32_t& latent(int lane, int64_t slot) { return latents[lane * capacity + slot]; }
   float coefficient(int lane, int64_t slot) const { return reinterpret_cast<const float*>(coefficients)[slot * lanes + lane]; }

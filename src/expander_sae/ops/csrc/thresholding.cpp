@@ -103,7 +103,7 @@ class Cosamp : TileCodes<Q, D, absolute> {
     Base::add_to(pieces);
     pieces.add(fit_.latents, lanes * capacity);
     pieces.add(chosen_, lanes * a.k);
-    fit_.add_to(pieces, capacity, w_.degree);
+    fit_.add_to(pieces, capacity, w_);
     work_.add_to(pieces, w_.d_in, w_.degree, capacity);
     pieces.place(scratch);
     work_.start(w_.d_in);
