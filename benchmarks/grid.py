@@ -1,0 +1,226 @@
+"""Every run behind docs/results.md by one command: harvest once, then experiments side by side, resumable at any point.
+
+    python benchmarks/grid.py                        # all of grid.toml into grid/, two runs at a time
+    python benchmarks/grid.py --only k64,n18432      # groups, or records by name
+    python benchmarks/grid.py --list
+
+A group of `grid.toml` is what shares SAEs: its runs follow each other in one folder and train each SAE once. Groups
+know nothing of each other and run side by side, each on its share of the cores. A run that finished is not started
+again (its records name the command that made them); one that was interrupted goes on where it stopped. With --keep,
+records are copied to docs/results.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PLAN = HERE / "grid.toml"
+RESULTS = HERE.parent / "docs" / "results"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One experiment and where its records go."""
+
+    record: str
+    """Name of the file in docs/results, without its ending."""
+    group: str
+    experiment: str
+    layer: int | None
+    """Whose activations; None: it needs none."""
+    arguments: tuple[str, ...]
+
+    def folder(self, out: Path) -> Path:
+        """The experiment's `--out`."""
+        return out / self.group / self.record
+
+    def command(self, out: Path) -> list[str]:
+        """Arguments of `expander-sae`."""
+        given = [
+            "experiment",
+            self.experiment,
+            "--out",
+            str(self.folder(out)),
+            "--shared",
+            str(out / self.group / "saes"),
+        ]
+        if self.layer is not None:
+            given += ["--acts", str(activations(out, self.layer))]
+        return [*given, "--quiet", *self.arguments]
+
+    def records(self, out: Path) -> Path:
+        """The file that the experiment writes when it is done."""
+        return self.folder(out) / self.experiment / "records.json"
+
+    def is_done(self, out: Path) -> bool:
+        """Whether its records are there and were made by this very command."""
+        path = self.records(out)
+        if not path.is_file():
+            return False
+        made_by = json.loads(path.read_text(encoding="utf-8")).get("command")
+        return made_by == shlex.join(["expander-sae", *self.command(out)])
+
+
+def activations(out: Path, layer: int) -> Path:
+    """Where a layer's harvest is."""
+    return out / f"activations-layer{layer}"
+
+
+def read_plan(path: Path = PLAN) -> tuple[dict[str, list[str]], list[Run]]:
+    """Shared arguments by name, and every run in order."""
+    plan = tomllib.loads(path.read_text(encoding="utf-8"))
+    shared = {name: shlex.split(text) for name, text in plan["shared"].items()}
+    runs = []
+    for group in plan["group"]:
+        for run in group["run"]:
+            layer = run.get("layer", group.get("layer"))
+            own = [word for name in ("all", *(["activations"] if layer is not None else [])) for word in shared[name]]
+            arguments = (*own, *shlex.split(group.get("arguments", "")), *shlex.split(run.get("arguments", "")))
+            runs.append(Run(run["record"], group["name"], run["experiment"], layer, arguments))
+    names = [run.record for run in runs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SystemExit(f"expected every record once in {path}, got twice: {', '.join(twice)}")
+    return shared, runs
+
+
+def choose(runs: Sequence[Run], only: str | None) -> list[Run]:
+    """The runs of the groups and records named, with commas; all of them where nothing is."""
+    if only is None:
+        return list(runs)
+    wanted = [name.strip() for name in only.split(",") if name.strip()]
+    known = {run.record for run in runs} | {run.group for run in runs}
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise SystemExit(f"expected --only out of the groups and records of the plan, got {', '.join(unknown)}")
+    return [run for run in runs if run.record in wanted or run.group in wanted]
+
+
+class Lanes:
+    """Commands of `expander-sae`, so many at a time, each on its share of the cores."""
+
+    def __init__(self, program: Sequence[str], out: Path, lanes: int) -> None:
+        self.program, self.out, self.lanes = list(program), out, lanes
+        self.stopped = threading.Event()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        threads = str(max(1, (os.cpu_count() or 1) // lanes))
+        self._environment = {**os.environ, "OMP_NUM_THREADS": threads}
+
+    def call(self, name: str, arguments: Sequence[str]) -> bool:
+        """Run one command, its output into OUT/log/NAME.log; whether it went well."""
+        if self.stopped.is_set():
+            return False
+        log = self.out / "log" / f"{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        print(f"{time.strftime('%H:%M:%S')} {name}: started", flush=True)
+        with open(log, "wb") as output:
+            # Of its own process group, so that Ctrl-C comes once, from us.
+            process = subprocess.Popen(
+                [*self.program, *arguments], stdout=output, stderr=subprocess.STDOUT, env=self._environment,
+                start_new_session=True,
+            )  # fmt: skip
+            self._running.add(process)
+            code = process.wait()
+            self._running.discard(process)
+        how = "done" if code == 0 else f"failed ({code}), see {log}"
+        print(f"{time.strftime('%H:%M:%S')} {name}: {how}, {(time.monotonic() - started) / 60:.1f} min", flush=True)
+        return code == 0
+
+    def stop(self) -> None:
+        """Interrupt what runs, as Ctrl-C would, so that it leaves checkpoints."""
+        self.stopped.set()
+        for process in list(self._running):
+            process.send_signal(signal.SIGINT)
+
+
+def prepare(lanes: Lanes, runs: Sequence[Run], harvesting: Sequence[str], wheels: Path) -> None:
+    """The offline model, and a harvest for each layer; the same calls again find them done."""
+    layers = sorted({run.layer for run in runs if run.layer is not None})
+    if not layers:
+        return
+    base = lanes.out / "base"
+    if not lanes.call("offline", ["offline", "--out", str(base), "--wheels", str(wheels), "--quiet"]):
+        raise SystemExit("the offline model could not be made: see the log")
+
+    def harvest(layer: int) -> bool:
+        return lanes.call(
+            f"harvest-layer{layer}",
+            ["harvest", "--model", str(base / "model"), "--text", str(base / "text.jsonl"), "--layer", str(layer),
+             "--out", str(activations(lanes.out, layer)), "--quiet", *harvesting],
+        )  # fmt: skip
+
+    with ThreadPoolExecutor(lanes.lanes) as pool:
+        if not all(pool.map(harvest, layers)):
+            raise SystemExit("a harvest failed: see the log")
+
+
+def run_groups(lanes: Lanes, runs: Sequence[Run], keep: Path | None) -> list[str]:
+    """Every run, groups side by side; the records of those that failed."""
+    failed = []
+
+    def run_group(group: str) -> None:
+        for run in (run for run in runs if run.group == group):
+            done = run.is_done(lanes.out) or lanes.call(run.record, run.command(lanes.out))
+            if not done:
+                failed.append(run.record)
+            elif keep is not None:
+                kept = json.loads(run.records(lanes.out).read_text(encoding="utf-8"))
+                (keep / f"{run.record}.json").write_text(
+                    json.dumps(kept, separators=(",", ":")) + "\n", encoding="utf-8"
+                )
+
+    groups = list(dict.fromkeys(run.group for run in runs))
+    with ThreadPoolExecutor(lanes.lanes) as pool:
+        waiting = [pool.submit(run_group, group) for group in groups]
+        try:
+            for each in waiting:
+                each.result()
+        except KeyboardInterrupt:
+            lanes.stop()
+            raise
+    return failed
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("grid"), help="folder for everything; a rerun goes on there")
+    parser.add_argument("--only", help="groups or records, with commas; default: all")
+    parser.add_argument("--lanes", type=int, default=2, help="how many runs at a time, each on its share of the cores")
+    parser.add_argument("--wheels", type=Path, default=Path(".dl"), help="folder with the wheels of model and text")
+    parser.add_argument("--keep", action="store_true", help="copy the records to docs/results")
+    parser.add_argument("--list", action="store_true", help="show every run and whether it is done")
+    given = parser.parse_args()
+    shared, everything = read_plan()
+    runs = choose(everything, given.only)
+    if given.list:
+        for run in runs:
+            done = "done" if run.is_done(given.out) else "    "
+            print(f"{done} {run.group:8} {run.record}: expander-sae {shlex.join(run.command(given.out))}")
+        return
+    program = [str(Path(sys.executable).with_name("expander-sae"))]
+    lanes = Lanes(program, given.out, given.lanes)
+    started = time.monotonic()
+    missing = [run for run in runs if not run.is_done(given.out)]
+    prepare(lanes, missing, shared["harvest"], given.wheels)
+    failed = run_groups(lanes, runs, RESULTS if given.keep else None)
+    print(f"{len(runs) - len(failed)} of {len(runs)} done, {(time.monotonic() - started) / 60:.0f} min")
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

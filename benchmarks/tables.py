@@ -1,0 +1,184 @@
+"""The tables of docs/results.md, from the records in docs/results.
+
+    python benchmarks/tables.py            # fills every table below a marker in docs/results.md
+    python benchmarks/tables.py --check    # fails if one is not what the records say
+
+A marker is a comment on a line of its own, with the lines of its table below:
+
+    <!-- quality: RECORD [RECORD ...] | variant, variant, ... | column, column, ... -->
+
+Rows: the variants named (of the first record that has each), all where none is. Columns: of `COLUMNS`, all where none
+is.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from expander_sae.frontier.experiments.quality import records_from
+from expander_sae.frontier.over_seeds import Spread
+from expander_sae.frontier.report import in_order
+from expander_sae.frontier.results import Summary, summarise
+
+DOCS = Path(__file__).parent.parent / "docs"
+MARKER = re.compile(r"^<!-- quality: (?P<text>.+) -->$")
+
+
+def number(value: float, digits: int) -> str:
+    """Without the zero before the point."""
+    return f"{value:.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.{digits}f}"
+
+
+def mean(metric: str, digits: int) -> Callable[[Summary], str]:
+    """A metric's mean over seeds."""
+    return lambda s: "" if metric not in s.metrics else number(s.metrics[metric].mean, digits)
+
+
+def mean_and_std(metric: str, digits: int) -> Callable[[Summary], str]:
+    """With the sample standard deviation where there are several seeds."""
+
+    def text(summary: Summary) -> str:
+        found: Spread | None = summary.metrics.get(metric)
+        if found is None:
+            return ""
+        std = "" if found.std is None else f" ± {number(found.std, digits)}"
+        return number(found.mean, digits) + std
+
+    return text
+
+
+COLUMNS: dict[str, Callable[[Summary], str]] = {
+    "learned values": lambda s: f"{s.learned_values:,}",
+    "bytes": lambda s: f"{s.bytes_on_disk:,}",
+    "fvu": mean_and_std("fvu", 4),
+    "Δ CE, nats": mean_and_std("delta_ce", 3),
+    "KL": mean("kl", 3),
+    "CE recovered, zero": mean_and_std("ce_recovered_zero", 3),
+    "mean form": mean_and_std("ce_recovered_mean", 3),
+    "retention, zero": mean("retention_zero", 3),
+    "retention, mean form": mean("retention_mean", 3),
+    "dead": lambda s: f"{100 * s.metrics['dead_fraction'].mean:.1f}%",
+}
+FULL = {
+    "dense": "full dense",
+    "dense-untied": "full dense, encoder of its own",
+    "dense-randinit": "full dense, random encoder",
+    "dense-omp": "full dense, trained and read by pursuit",
+}
+SPARSE = {
+    "expander": "degree {d}",
+    "irregular": "degree {d} on the average, irregular",
+    "oneshot": "degree {d}, fixed mask, one-shot",
+    "fixed": "degree {d}, random mask",
+    "clustered": "degree {d}, disjoint blocks as in the paper",
+    "banded": "degree {d}, windows of neighbouring rows",
+    "shared": "degree {d}, few supports, shared",
+    "pruned": "degree {d}, cut out of the full dense SAE and retuned",
+}
+SMALL = {
+    "matched": "dense, n′ = {n}",
+    "matched-omp": "dense, n′ = {n}, pursuit",
+    "matched-bytes": "dense of degree {d}'s bytes, n′ = {n}",
+    "matched-bytes-omp": "dense of degree {d}'s bytes, n′ = {n}, pursuit",
+    "matched-decoder": "dense, own encoder, n′ = {n} (decoder values of degree {d})",
+    "matched-untied": "dense, own encoder, n′ = {n} (learned values of degree {d})",
+    "pca": "{n} directions, all used",
+}
+
+
+def name_of(summary: Summary, k: int) -> str:
+    """What the documents call an SAE."""
+    family, variant = summary.family, summary.variant
+    if family in FULL:
+        return FULL[family]
+    if family in SPARSE:
+        return SPARSE[family].format(d=summary.matched_degree)
+    found = re.search(r"[nr](\d+)", variant)
+    if found is None:  # the dial of diversity
+        return variant
+    if family == "pca-topk":
+        return f"best {k} of {found.group(1)} directions"
+    return SMALL[family].format(n=found.group(1), d=summary.matched_degree)
+
+
+def table(text: str, results: Path) -> list[str]:
+    """The lines of a marker's table."""
+    parts = [part.strip() for part in text.split("|")] + ["", ""]
+    records, variants, columns = parts[0].split(), _words(parts[1]), _words(parts[2])
+    unknown = [column for column in columns if column not in COLUMNS]
+    if unknown:
+        raise SystemExit(f"expected columns out of {', '.join(COLUMNS)}; got {', '.join(unknown)}")
+    found: dict[str, tuple[Summary, int]] = {}
+    for record in records:
+        measured = _measured(results / f"{record}.json")
+        for summary in in_order(summarise(records_from(measured["records"]))):
+            found.setdefault(summary.variant, (summary, measured["settings"]["k"]))
+    missing = [variant for variant in variants if variant not in found]
+    if missing:
+        raise SystemExit(f"expected {', '.join(missing)} among {', '.join(found)} of {', '.join(records)}")
+    shown = columns or list(COLUMNS)
+    lines = [f"| SAE | {' | '.join(shown)} |", "|---" * (1 + len(shown)) + "|"]
+    for variant in variants or found:
+        summary, k = found[variant]
+        cells = [name_of(summary, k), *(COLUMNS[column](summary) for column in shown)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _words(text: str) -> list[str]:
+    # Commas inside a column's name are not followed by a known start, so names are looked up longest first.
+    names, rest = [], text
+    while rest:
+        known = next((c for c in sorted(COLUMNS, key=len, reverse=True) if rest.startswith(c)), rest.split(",")[0])
+        names.append(known.strip())
+        rest = rest[len(known) :].lstrip(" ,")
+    return names
+
+
+def _measured(path: Path) -> dict[str, object] | dict:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    found = record.get("measured", record)
+    return found if "records" in found else found["frontier"]
+
+
+def filled(lines: Sequence[str], results: Path) -> list[str]:
+    """A document's lines, every table below a marker made anew."""
+    made: list[str] = []
+    at = 0
+    while at < len(lines):
+        made.append(lines[at])
+        marker = MARKER.match(lines[at])
+        at += 1
+        if marker is not None:
+            while at < len(lines) and lines[at].startswith("|"):
+                at += 1
+            made += table(marker.group("text"), results)
+    return made
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail if a table is not what its records say"
+    )
+    parser.add_argument("--show", help="print one marker's table, given as in the marker")
+    given = parser.parse_args()
+    if given.show:
+        print("\n".join(table(given.show, DOCS / "results")))
+        return
+    path = DOCS / "results.md"
+    before = path.read_text(encoding="utf-8").splitlines()
+    after = filled(before, DOCS / "results")
+    if given.check and before != after:
+        wrong = next(number for number, (a, b) in enumerate(zip(before, after, strict=False), 1) if a != b)
+        sys.exit(f"{path}: line {wrong} is not what the records say; run python benchmarks/tables.py")
+    if not given.check:
+        path.write_text("\n".join(after) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

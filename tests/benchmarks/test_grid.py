@@ -1,0 +1,138 @@
+"""The plan behind docs/results.md runs; its runner resumes, keeps records and says what failed."""
+
+import importlib.util
+import json
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import typer
+
+from expander_sae.cli.main import app
+from expander_sae.frontier import CONTROLS
+from expander_sae.frontier.experiments import find_experiment
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+grid, tables = load("grid"), load("tables")
+PLAN = """
+[shared]
+harvest = ""
+all = "--preset default"
+activations = ""
+
+[[group]]
+name = "one"
+arguments = "--k 4"
+  [[group.run]]
+  record = "a"
+  experiment = "synthetic"
+  arguments = "--set trials=1"
+  [[group.run]]
+  record = "b"
+  experiment = "broken"
+
+[[group]]
+name = "two"
+  [[group.run]]
+  record = "c"
+  experiment = "synthetic"
+"""
+PROGRAM = """
+import json, pathlib, shlex, sys
+arguments = sys.argv[1:]
+name, out = arguments[1], pathlib.Path(arguments[arguments.index("--out") + 1])
+if name == "broken":
+    sys.exit("no such experiment")
+(out / name).mkdir(parents=True)
+made = {"command": shlex.join(["expander-sae", *arguments]), "calls": 1}
+(out / name / "records.json").write_text(json.dumps(made))
+"""
+
+
+def test_every_run_of_the_plan_is_one_the_command_line_takes():
+    command = typer.main.get_command(app).commands["experiment"]
+    _, runs = grid.read_plan()
+    assert {run.experiment for run in runs} >= {"frontier", "amortisation", "support", "steps", "latents", "storage"}
+    for run in runs:
+        arguments = run.command(Path("grid"))[1:]
+        parsed = command.make_context("experiment", list(arguments), resilient_parsing=False).params
+        assert parsed["quiet"], run
+        assert parsed["compute_dtype"] == "float32", run
+        pairs = dict(text.split("=", 1) for text in parsed["option"] or [])
+        options = find_experiment(run.experiment).read_options(pairs)
+        assert set(options.get("controls", [])) <= {*CONTROLS, "none"}, run
+
+
+def test_groups_are_run_kept_and_not_run_again(tmp_path, capsys):
+    (tmp_path / "plan.toml").write_text(PLAN)
+    (tmp_path / "program.py").write_text(textwrap.dedent(PROGRAM))
+    _, runs = grid.read_plan(tmp_path / "plan.toml")
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    program = [sys.executable, str(tmp_path / "program.py")]
+    assert grid.run_groups(grid.Lanes(program, tmp_path / "out", 2), runs, kept) == ["b"]
+    assert sorted(path.name for path in kept.iterdir()) == ["a.json", "c.json"]
+    command = json.loads((kept / "a.json").read_text())["command"]
+    assert command.endswith("--quiet --preset default --k 4 --set trials=1")
+    assert "no such experiment" in (tmp_path / "out/log/b.log").read_text()
+    assert [run.is_done(tmp_path / "out") for run in runs] == [True, False, True]
+    before = (tmp_path / "out/one/a/synthetic/records.json").stat().st_mtime_ns
+    capsys.readouterr()
+    assert grid.run_groups(grid.Lanes(program, tmp_path / "out", 2), runs, None) == ["b"]
+    said = capsys.readouterr().out
+    assert "b: started" in said
+    assert "a: started" not in said
+    assert (tmp_path / "out/one/a/synthetic/records.json").stat().st_mtime_ns == before
+
+
+def test_a_run_with_other_arguments_is_not_done(tmp_path):
+    (tmp_path / "plan.toml").write_text(PLAN)
+    (tmp_path / "program.py").write_text(textwrap.dedent(PROGRAM))
+    _, runs = grid.read_plan(tmp_path / "plan.toml")
+    program = [sys.executable, str(tmp_path / "program.py")]
+    grid.run_groups(grid.Lanes(program, tmp_path / "out", 1), grid.choose(runs, "c"), None)
+    assert runs[2].is_done(tmp_path / "out")
+    (tmp_path / "plan.toml").write_text(PLAN.replace("--preset default", "--preset paper"))
+    _, changed = grid.read_plan(tmp_path / "plan.toml")
+    assert not changed[2].is_done(tmp_path / "out")
+
+
+def test_what_is_chosen():
+    _, runs = grid.read_plan()
+    assert grid.choose(runs, None) == runs
+    assert {run.group for run in grid.choose(runs, "k64")} == {"k64"}
+    assert [run.record for run in grid.choose(runs, "smollm2-135m-layer22-k32")] == ["smollm2-135m-layer22-k32"]
+    with pytest.raises(SystemExit, match="got k65"):
+        grid.choose(runs, "k64,k65")
+
+
+def test_the_tables_of_the_results_are_what_the_records_say():
+    lines = (tables.DOCS / "results.md").read_text(encoding="utf-8").splitlines()
+    assert sum(tables.MARKER.match(line) is not None for line in lines) >= 5
+    assert tables.filled(lines, tables.DOCS / "results") == lines
+
+
+def test_a_table_that_disagrees_with_its_records_is_made_anew():
+    lines = [
+        "<!-- quality: smollm2-135m-layer14-k32 | dense | fvu, Δ CE, nats -->",
+        "| SAE | fvu |",
+        "|---|---|",
+        "| a | 1 |",
+    ]
+    made = tables.filled([*lines, "", "text"], tables.DOCS / "results")
+    assert made[:3] == [lines[0], "| SAE | fvu | Δ CE, nats |", "|---|---|---|"]
+    assert made[3].startswith("| full dense | .2393 ± .0010 | .49")
+    assert made[4:] == ["", "text"]
+    with pytest.raises(SystemExit, match="expected expander-d8 among"):
+        tables.filled(["<!-- quality: smollm2-135m-layer14-k32 | expander-d8 -->"], tables.DOCS / "results")
