@@ -68,7 +68,7 @@ def test_every_run_of_the_plan_is_one_the_command_line_takes():
         arguments = run.command(Path("grid"))[1:]
         parsed = command.make_context("experiment", list(arguments), resilient_parsing=False).params
         assert parsed["quiet"], run
-        assert parsed["compute_dtype"] == "float32", run
+        assert parsed["compute_dtype"] == ("auto" if run.layer is None else "float32"), run
         pairs = dict(text.split("=", 1) for text in parsed["option"] or [])
         options = find_experiment(run.experiment).read_options(pairs)
         assert set(options.get("controls", [])) <= {*CONTROLS, "none"}, run

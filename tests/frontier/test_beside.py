@@ -68,6 +68,21 @@ def test_layers_are_those_of_the_model_it_stands_beside():
     assert {layer for line in qwen for layer, _ in line.points} == {12, 24}
 
 
+def test_the_paper_stands_beside_every_k():
+    same, other = Paper(record("pythia-70m-deduped", 3, 32)), Paper(record("model", 14, 32))
+    for paper, reference in ((same, False), (other, True)):
+        drawn = {line.name.rpartition(": ")[2]: line for line in paper.along_k("rel_err") if line.points}
+        sparse = [f"Expander, degree {degree}" for degree in (7, 50, 200)]
+        assert list(drawn) == [*sparse, "dense tied", "dense, encoder of its own"]
+        for line in drawn.values():
+            assert [k for k, _ in line.points] == [16, 32, 64, 128]
+            values = [value.mean for _, value in line.points]
+            assert values == sorted(values, reverse=True)  # more latents leave less
+            assert line.reference == reference
+        assert dict(drawn["Expander, degree 7"].points)[64].mean == pytest.approx(0.532, abs=5e-4)
+    assert any(line.points for line in other.along_k("dead_fraction"))
+
+
 def test_the_replication_stands_beside_steps_and_layers():
     other, qwen = Paper(record("model", 14, 32)), Paper(record("Qwen2.5-3B", 12, 64))
     for paper, reference in ((other, True), (qwen, False)):

@@ -13,6 +13,7 @@ from expander_sae.frontier.experiments.context import Context
 from expander_sae.records import ExpanderSaeError, read_json
 
 OPTIONS = {
+    "active-latents": {"ks": "3,5"},
     "support": {"controls": "dense,diversity,pruned"},
     "steps": {"budgets": "0.5,1"},
     "data-efficiency": {"shares": "0.5,1"},

@@ -87,7 +87,7 @@ class Replicated:
 
 @cache
 def paper_results() -> tuple[PaperResult, ...]:
-    """Every result.
+    """Every result, once: the table has four of Pythia-70M again, from the sweep over layers.
 
     Where the stored cross entropy was made by another formula, it is the one put on the common basis
     (`ce_basis` v2_from_v1): (CE_zero - CE_recon) / (CE_zero - CE_clean).
@@ -105,7 +105,11 @@ def paper_results() -> tuple[PaperResult, ...]:
                 dead_fraction=_spread(row["dead_mean"], row["dead_std"], seeds),
             )
         )  # fmt: skip
-    return tuple(dict.fromkeys(found))
+    first: dict[tuple[object, ...], PaperResult] = {}
+    for r in found:
+        what = (r.model, r.layer, r.architecture, r.d_in, r.n_latents, r.degree, r.k, r.inference, r.train_tokens)
+        first.setdefault(what, r)
+    return tuple(first.values())
 
 
 @cache

@@ -13,6 +13,7 @@ from .run import run_experiment
 
 NAMES = (
     "frontier",
+    "active-latents",
     "amortisation",
     "encoders",
     "support",

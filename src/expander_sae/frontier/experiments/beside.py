@@ -120,6 +120,31 @@ class Paper:
             for degree in degrees
         ]
 
+    def along_k(self, metric: str) -> list[Line]:
+        """A metric along k, for its Expander SAEs of the least, a middle and the highest degree, and the dense ones."""
+        found = [
+            r
+            for r in paper_results()
+            if (r.model, r.layer, r.inference, r.train_tokens) == (self.model, self.layer, "encoder", TOKENS)
+        ]
+        full = max((r.n_latents for r in found), default=0)  # not the narrow dense ones
+        degrees = sorted({r.degree for r in found if r.architecture == "expander_tied"})
+        shown = sorted({degrees[0], degrees[len(degrees) // 2], degrees[-1]}) if degrees else []
+        kinds: list[tuple[str, int | None, str]] = [("expander_tied", d, f"Expander, degree {d}") for d in shown]
+        kinds += [(dense, None, ARCHITECTURES[dense]) for dense in ("dense_tied", "dense_warmtied")]
+        return [
+            _line(
+                f"paper, {self.model} layer {self.layer}: {name}",
+                [
+                    (r.k, getattr(r, metric))
+                    for r in sorted(found, key=lambda r: r.k)
+                    if r.architecture == architecture and r.n_latents == full and degree in (None, r.degree)
+                ],
+                same=self.matches,
+            )
+            for architecture, degree, name in kinds
+        ]
+
     def replication(self, metric: str, axis: str) -> list[Line]:
         """A metric of the independent replication along its steps (in tokens) or layers."""
         model, layer, k = REPLICATED

@@ -177,6 +177,7 @@ class Context:
         store: ActivationStore | None = None,
         config: TrainConfig | None = None,
         train_tokens: int | None = None,
+        k: int | None = None,
         label: str = "",
     ) -> Grid:
         """Train and evaluate what is missing of a grid of SAEs, and give all of it.
@@ -192,12 +193,14 @@ class Context:
             store: other activations than the first.
             config: another training pass than the command line's; needs a `label` of its own.
             train_tokens: train on the first so many stored tokens only; needs a `label` of its own.
+            k: other active latents per token than the command line's.
             label: added to the folder's name.
 
         Raises:
             ExpanderSaeError: as in `plan` and `run_frontier`.
         """
-        settings, store = self.settings, store or self.store
+        settings = self.settings if k is None else replace(self.settings, k=k)
+        store = store or self.store
         n_latents = settings.n_for(store.d_in)
         if variants is None:
             chosen = self.degrees(store) if degrees is None else list(degrees)
