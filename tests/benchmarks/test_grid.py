@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -24,7 +25,7 @@ def load(name):
     return module
 
 
-grid, tables = load("grid"), load("tables")
+grid, documents = load("grid"), load("documents")
 PLAN = """
 [shared]
 harvest = ""
@@ -118,9 +119,19 @@ def test_what_is_chosen():
 
 
 def test_the_tables_of_the_results_are_what_the_records_say():
-    lines = (tables.DOCS / "results.md").read_text(encoding="utf-8").splitlines()
-    assert sum(tables.MARKER.match(line) is not None for line in lines) >= 5
-    assert tables.filled(lines, tables.DOCS / "results") == lines
+    lines = (documents.DOCS / "results.md").read_text(encoding="utf-8").splitlines()
+    assert sum(documents.MARKER.match(line) is not None for line in lines) >= 5
+    assert documents.filled(lines, documents.DOCS / "results") == lines
+
+
+def test_every_figure_of_the_documents_is_one_of_a_record():
+    texts = [path.read_text(encoding="utf-8") for path in documents.DOCS.glob("*.md")]
+    shown = {name for text in texts for name in re.findall(r"(\w+)\.svg", text)} - {"cpu"}
+    assert shown == set(documents.FIGURES)
+    for name, (record, figure) in documents.FIGURES.items():
+        assert (documents.DOCS / "figures" / f"{name}.svg").is_file(), name
+        if record in ("smollm2-135m-layer14-k64", "collisions"):  # drawing all of them takes half a minute
+            assert b"<svg" in documents.draw(record, figure, documents.DOCS / "results")
 
 
 def test_a_table_that_disagrees_with_its_records_is_made_anew():
@@ -130,9 +141,9 @@ def test_a_table_that_disagrees_with_its_records_is_made_anew():
         "|---|---|",
         "| a | 1 |",
     ]
-    made = tables.filled([*lines, "", "text"], tables.DOCS / "results")
+    made = documents.filled([*lines, "", "text"], documents.DOCS / "results")
     assert made[:3] == [lines[0], "| SAE | fvu | Δ CE, nats |", "|---|---|---|"]
     assert made[3].startswith("| full dense | .2393 ± .0010 | .49")
     assert made[4:] == ["", "text"]
     with pytest.raises(SystemExit, match="expected expander-d8 among"):
-        tables.filled(["<!-- quality: smollm2-135m-layer14-k32 | expander-d8 -->"], tables.DOCS / "results")
+        documents.filled(["<!-- quality: smollm2-135m-layer14-k32 | expander-d8 -->"], documents.DOCS / "results")

@@ -1,7 +1,7 @@
-"""The tables of docs/results.md, from the records in docs/results.
+"""Tables and figures of the documents, from the records in docs/results.
 
-    python benchmarks/tables.py            # fills every table below a marker in docs/results.md
-    python benchmarks/tables.py --check    # fails if one is not what the records say
+    python benchmarks/documents.py            # fills every table below a marker in docs/results.md, draws docs/figures
+    python benchmarks/documents.py --check    # fails if a table is not what the records say
 
 A marker is a comment on a line of its own, with the lines of its table below:
 
@@ -18,12 +18,37 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from expander_sae.frontier.experiments import find_experiment
+from expander_sae.frontier.experiments.beside import Paper
 from expander_sae.frontier.experiments.quality import records_from
 from expander_sae.frontier.over_seeds import Spread
 from expander_sae.frontier.report import in_order
 from expander_sae.frontier.results import Summary, summarise
 
 DOCS = Path(__file__).parent.parent / "docs"
+FIGURES = {
+    # name in docs/figures: record, figure of its page
+    "fvu_by_learned_values": ("smollm2-135m-layer14-k32", "fvu_by_learned_values"),
+    "delta_ce_by_learned_values": ("smollm2-135m-layer14-k32", "delta_ce_by_learned_values"),
+    "fvu_by_bytes_on_disk": ("smollm2-135m-layer14-k32", "fvu_by_bytes_on_disk"),
+    "ce_recovered_zero_beside_the_paper": ("smollm2-135m-layer14-k32", "ce_recovered_zero_beside_the_paper"),
+    "fvu_by_learned_values_k64": ("smollm2-135m-layer14-k64", "fvu_by_learned_values"),
+    "delta_ce_by_learned_values_k64": ("smollm2-135m-layer14-k64", "delta_ce_by_learned_values"),
+    "fvu_by_diversity": ("smollm2-135m-layer14-k32-support", "fvu_by_diversity"),
+    "fvu_by_speed_k32": ("smollm2-135m-layer14-k32-amortisation-speed", "fvu_by_speed"),
+    "delta_ce_by_speed_k32": ("smollm2-135m-layer14-k32-amortisation-speed", "delta_ce_by_speed"),
+    "fvu_by_speed_k64": ("smollm2-135m-layer14-k64-amortisation", "fvu_by_speed"),
+    "delta_ce_by_speed_k64": ("smollm2-135m-layer14-k64-amortisation", "delta_ce_by_speed"),
+    "fvu_by_speed_budget8": ("smollm2-135m-layer14-k32-encoders", "fvu_by_speed_budget8"),
+    "fvu_by_speed_budget16": ("smollm2-135m-layer14-k32-encoders", "fvu_by_speed_budget16"),
+    "fvu_by_speed_budget32": ("smollm2-135m-layer14-k32-encoders", "fvu_by_speed_budget32"),
+    "collision_deficit": ("collisions", "deficit"),
+    "planted_omp_by_construction": ("synthetic", "omp_by_construction"),
+    "planted_methods": ("synthetic", "methods"),
+    "planted_phases_omp": ("synthetic", "phases_omp"),
+    "planted_paper_grid": ("synthetic", "paper_grid"),
+    "certificate_gap": ("certificate-gap", "gap"),
+}
 MARKER = re.compile(r"^<!-- quality: (?P<text>.+) -->$")
 
 
@@ -144,6 +169,19 @@ def _measured(path: Path) -> dict[str, object] | dict:
     return found if "records" in found else found["frontier"]
 
 
+def draw(record: str, name: str, results: Path) -> bytes:
+    """One figure of a record's page, as SVG."""
+    stored = json.loads((results / f"{record}.json").read_text(encoding="utf-8"))
+    experiment = find_experiment(stored["experiment"])
+    figures = list(experiment.show(stored["measured"]).figures)
+    if experiment.beside is not None:
+        figures += experiment.beside(stored["measured"], Paper(stored))
+    found = {figure.name: figure.svg for figure in figures if figure is not None}
+    if name not in found:
+        raise SystemExit(f"expected the figure {name} of {record} among {', '.join(found)}")
+    return found[name]
+
+
 def filled(lines: Sequence[str], results: Path) -> list[str]:
     """A document's lines, every table below a marker made anew."""
     made: list[str] = []
@@ -175,9 +213,11 @@ def main() -> None:
     after = filled(before, DOCS / "results")
     if given.check and before != after:
         wrong = next(number for number, (a, b) in enumerate(zip(before, after, strict=False), 1) if a != b)
-        sys.exit(f"{path}: line {wrong} is not what the records say; run python benchmarks/tables.py")
+        sys.exit(f"{path}: line {wrong} is not what the records say; run python benchmarks/documents.py")
     if not given.check:
         path.write_text("\n".join(after) + "\n", encoding="utf-8")
+        for name, (record, figure) in FIGURES.items():
+            (DOCS / "figures" / f"{name}.svg").write_bytes(draw(record, figure, DOCS / "results"))
 
 
 if __name__ == "__main__":
