@@ -6,9 +6,13 @@
 A marker is a comment on a line of its own, with the lines of its table below:
 
     <!-- quality: RECORD [RECORD ...] | variant, variant, ... | column, column, ... -->
+    <!-- readings: RECORD [RECORD] | variant, variant, ... -->
+    <!-- page: RECORD | title of a table of its page -->
 
-Rows: the variants named (of the first record that has each), all where none is. Columns: of `COLUMNS`, all where none
-is.
+Quality: a row for each of the variants named (of the first record that has it), all where none is; columns of
+`COLUMNS`, all where none is. Readings: fvu / delta_ce (where measured) / tokens per second, a row for each inference,
+a column for each variant; the speeds are those of a second record where one is named. Page: the table as the
+experiment's own page has it, without the single seeds.
 """
 
 import argparse
@@ -24,6 +28,7 @@ from expander_sae.frontier.experiments.quality import records_from
 from expander_sae.frontier.over_seeds import Spread
 from expander_sae.frontier.report import in_order
 from expander_sae.frontier.results import Summary, summarise
+from expander_sae.records import FrontierRecord
 
 DOCS = Path(__file__).parent.parent / "docs"
 FIGURES = {
@@ -49,7 +54,7 @@ FIGURES = {
     "planted_paper_grid": ("synthetic", "paper_grid"),
     "certificate_gap": ("certificate-gap", "gap"),
 }
-MARKER = re.compile(r"^<!-- quality: (?P<text>.+) -->$")
+MARKER = re.compile(r"^<!-- (?P<kind>quality|readings|page): (?P<text>.+) -->$")
 
 
 def number(value: float, digits: int) -> str:
@@ -62,15 +67,15 @@ def mean(metric: str, digits: int) -> Callable[[Summary], str]:
     return lambda s: "" if metric not in s.metrics else number(s.metrics[metric].mean, digits)
 
 
-def mean_and_std(metric: str, digits: int) -> Callable[[Summary], str]:
-    """With the sample standard deviation where there are several seeds."""
+def mean_and_interval(metric: str, digits: int) -> Callable[[Summary], str]:
+    """With half the 95% interval where there are several seeds."""
 
     def text(summary: Summary) -> str:
         found: Spread | None = summary.metrics.get(metric)
         if found is None:
             return ""
-        std = "" if found.std is None else f" ± {number(found.std, digits)}"
-        return number(found.mean, digits) + std
+        half = "" if found.interval is None else f" ± {number(found.interval, digits)}"
+        return number(found.mean, digits) + half
 
     return text
 
@@ -78,11 +83,11 @@ def mean_and_std(metric: str, digits: int) -> Callable[[Summary], str]:
 COLUMNS: dict[str, Callable[[Summary], str]] = {
     "learned values": lambda s: f"{s.learned_values:,}",
     "bytes": lambda s: f"{s.bytes_on_disk:,}",
-    "fvu": mean_and_std("fvu", 4),
-    "Δ CE, nats": mean_and_std("delta_ce", 3),
+    "fvu": mean_and_interval("fvu", 4),
+    "Δ CE, nats": mean_and_interval("delta_ce", 3),
     "KL": mean("kl", 3),
-    "CE recovered, zero": mean_and_std("ce_recovered_zero", 3),
-    "mean form": mean_and_std("ce_recovered_mean", 3),
+    "CE recovered, zero": mean_and_interval("ce_recovered_zero", 3),
+    "mean form": mean_and_interval("ce_recovered_mean", 3),
     "retention, zero": mean("retention_zero", 3),
     "retention, mean form": mean("retention_mean", 3),
     "dead": lambda s: f"{100 * s.metrics['dead_fraction'].mean:.1f}%",
@@ -129,8 +134,58 @@ def name_of(summary: Summary, k: int) -> str:
     return SMALL[family].format(n=found.group(1), d=summary.matched_degree)
 
 
-def table(text: str, results: Path) -> list[str]:
+def table(kind: str, text: str, results: Path) -> list[str]:
     """The lines of a marker's table."""
+    return {"quality": quality, "readings": readings, "page": page}[kind](text, results)
+
+
+def readings(text: str, results: Path) -> list[str]:
+    """Every inference of an `amortisation` record."""
+    records, _, variants = (part.strip() for part in text.partition("|"))
+    both = [_measured(results / f"{record}.json") for record in records.split()]
+    own = summarise(records_from(both[0]["records"]))
+    every = [*own, *summarise(FrontierRecord.from_dict(one) for one in both[0]["readings"])]
+    timed = summarise(FrontierRecord.from_dict(one) for one in [*both[-1]["records"], *both[-1]["readings"]])
+    names = _words(variants) or [s.variant for s in own]
+    columns = [next(s for s in own if s.variant == name) for name in names]
+    k = both[0]["settings"]["k"]
+    lines = [f"| read by | {' | '.join(name_of(s, k) for s in columns)} |", "|---" * (1 + len(columns)) + "|"]
+    # The inference that Expander SAEs have of their own first; a dense SAE's is its encoder.
+    for inference in dict.fromkeys(s.inference for s in every):
+        cells = []
+        for column in columns:
+            which = (column.variant, inference)
+            found = [[s for s in of if (s.variant, s.inference) == which] for of in (every, timed)]
+            cells.append(_reading(*(of[0] for of in found)) if all(found) else "")
+        lines.append(f"| `{inference}` | {' | '.join(cells)} |")
+    return lines
+
+
+def _reading(summary: Summary, timed: Summary) -> str:
+    shown = [mean(metric, digits)(summary) for metric, digits in (("fvu", 3), ("delta_ce", 2))]
+    return " / ".join([*filter(None, shown), f"{timed.metrics['encode_tokens_per_second'].mean:,.0f}"])
+
+
+def page(text: str, results: Path) -> list[str]:
+    """A table of a record's own page."""
+    record, _, title = (part.strip() for part in text.partition("|"))
+    stored = json.loads((results / f"{record}.json").read_text(encoding="utf-8"))
+    tables = {one.title: one for one in find_experiment(stored["experiment"]).show(stored["measured"]).tables}
+    if title not in tables:
+        raise SystemExit(f"expected {title!r} among the tables of {record}: {', '.join(tables)}")
+    found = tables[title]
+    lines = [f"| {' | '.join(found.columns)} |", "|---" * len(found.columns) + "|"]
+    return [*lines, *(f"| {' | '.join(_cell(cell) for cell in row)} |" for row in found.rows)]
+
+
+def _cell(value: str | int | float | None) -> str:
+    if value is None or isinstance(value, str):
+        return (value or "").partition("\n")[0]
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def quality(text: str, results: Path) -> list[str]:
+    """Metrics of the SAEs of frontiers."""
     parts = [part.strip() for part in text.split("|")] + ["", ""]
     records, variants, columns = parts[0].split(), _words(parts[1]), _words(parts[2])
     unknown = [column for column in columns if column not in COLUMNS]
@@ -193,7 +248,7 @@ def filled(lines: Sequence[str], results: Path) -> list[str]:
         if marker is not None:
             while at < len(lines) and lines[at].startswith("|"):
                 at += 1
-            made += table(marker.group("text"), results)
+            made += table(marker.group("kind"), marker.group("text"), results)
     return made
 
 
@@ -203,10 +258,11 @@ def main() -> None:
     parser.add_argument(
         "--check", action="store_true", help="write nothing; fail if a table is not what its records say"
     )
-    parser.add_argument("--show", help="print one marker's table, given as in the marker")
+    parser.add_argument("--show", help="print one marker's table, given as in the marker: 'quality: RECORD'")
     given = parser.parse_args()
     if given.show:
-        print("\n".join(table(given.show, DOCS / "results")))
+        kind, _, text = given.show.partition(":")
+        print("\n".join(table(kind, text, DOCS / "results")))
         return
     path = DOCS / "results.md"
     before = path.read_text(encoding="utf-8").splitlines()

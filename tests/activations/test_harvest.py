@@ -123,6 +123,16 @@ def test_wide_ranges_are_stored_as_bfloat16(text, tmp_path):
         assert torch.isfinite(tensors.get_tensor("x")).all()
 
 
+def test_stored_as_the_model_computes_them(text, tmp_path):
+    model = load_language_model(make_tiny_model(tmp_path / "m"), dtype="float32")
+    exact = harvest(model, text, tmp_path / "a", context=32, dtype="float32", progress=False)
+    half = harvest(model, text, tmp_path / "b", context=32, dtype="float16", progress=False)
+    assert exact.dtype == torch.float32
+    x, rounded = next(iter(exact.blocks("train"))), next(iter(half.blocks("train")))
+    assert not torch.equal(x, rounded.float())
+    assert torch.equal(x.half(), rounded)
+
+
 def test_the_middle_layer_and_a_fast_dtype_are_the_defaults(text, tmp_path):
     store = harvest(make_tiny_model(tmp_path / "m", "gpt_neox"), text, tmp_path / "h", context=32, progress=False)
     assert store.layer == 1

@@ -126,6 +126,20 @@ def test_limits(tmp_path, tokenizer):
     assert spread.n_documents["train"] + spread.n_documents["heldout"] == 40
 
 
+def test_short_documents_are_left_out_from_a_length_on(tmp_path, tokenizer):
+    words = DOCUMENTS[0].split()
+    texts = [" ".join(words[start : start + 6]) for start in range(0, 60, 6)]
+    path = write_jsonl(tmp_path / "short.jsonl", texts)
+    with pytest.raises(ExpanderSaeError, match="one document of 16 tokens"):
+        tokenize(path, tokenizer, context=128)
+    lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    kept = tokenize(path, tokenizer, context=128, min_piece=4, heldout_share=0.0).blocks["train"]
+    assert min(lengths) >= 4
+    assert sorted(kept.lengths.tolist()) == sorted(lengths)
+    with pytest.raises(ExpanderSaeError, match="at least 1 token"):
+        tokenize(path, tokenizer, context=128, min_piece=0)
+
+
 def test_token_blocks_survive_the_disk(tmp_path, tokenizer):
     source = write_jsonl(tmp_path / "t.jsonl", DOCUMENTS)
     blocks = tokenize(source, tokenizer, context=32, heldout_share=0).blocks["train"]

@@ -1,6 +1,7 @@
 """Every experiment runs on a tiny model, goes on where it stopped, and is drawn again from its records alone."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from experiment_place import make_place, small_settings
@@ -98,6 +99,26 @@ def test_a_rerun_trains_nothing_and_says_the_same(place, tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "train", never)
     monkeypatch.setattr(sweep, "evaluate", never)
     assert run_experiment(experiment, tmp_path, settings, stores=stores, language_model=never) == first
+
+
+def test_claims_of_few_seeds_say_so_and_runs_worse_than_nothing_are_named(place, tmp_path):
+    _, _, stores = place
+    experiment = find_experiment("steps")
+    options = {"budgets": "1", "controls": "none"}
+    pages = [
+        run_experiment(
+            experiment, tmp_path, replace(small_settings(experiment, options=options), seeds=seeds), stores=stores
+        )
+        for seeds in ((0,), (0, 1, 2))
+    ]
+    assert pages[0].claim.endswith(" With 1 seed this is no claim yet.")
+    assert "no claim" not in pages[1].claim
+    measured = read_json(tmp_path / "steps" / "records.json")["measured"]
+    record = measured["runs"][0]["frontier"]["records"][0]
+    assert not [note for note in pages[1].notes if "Worse" in note]
+    record["evaluation"]["rel_err"] = 1.13
+    (note,) = [note for note in experiment.show(measured).notes if "Worse than reconstructing zero" in note]
+    assert f"{record['variant']} seed 0 (1.13)" in note
 
 
 def test_pieces_are_made_once_for_what_they_depend_on(tmp_path):

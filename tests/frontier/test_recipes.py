@@ -45,6 +45,11 @@ def test_a_recipe_runs_on_its_architecture(name, tmp_path):
     record = read_json(tmp_path / "frontier" / "records.json")
     assert record["activations"][0]["settings"]["layer"] == layer
     assert record["settings"]["expansion"] == 8
+    harvested = record["activations"][0]["settings"]
+    # As the paper takes the Pile: documents from four tokens on, activations as the model computes them.
+    recipe = load_recipe(name)
+    assert harvested.get("min_piece", 16) == (16 if name == "smollm2-135m" else 4)
+    assert harvested["requested_dtype"] == ("auto" if name == "smollm2-135m" else recipe.compute_dtype)
     first = record["measured"]["records"][0]["evaluation"]
     assert (first["n_latents"], first["k"]) == (8 * 32, 4)
     assert first["keep_special_tokens"] == (preset == "paper")

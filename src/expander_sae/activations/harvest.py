@@ -26,7 +26,7 @@ from .documents import SPLITS, TextSource
 from .models import LanguageModel, d_in_of, load_language_model, n_blocks
 from .modules import activations_at
 from .shards import FORMAT_VERSION, MANIFEST, STORED_DTYPES, ActivationStore, shard_name, tokens_name, write_shard
-from .tokens import TokenBlocks, TokenizedText, tokenize, tokenizer_hash
+from .tokens import MIN_PIECE, TokenBlocks, TokenizedText, tokenize, tokenizer_hash
 
 FLOAT16_MAX = 65504.0
 _BYTES_BESIDE_X = 13  # position, block, token_id: 4 each; special: 1
@@ -67,6 +67,7 @@ def harvest(
     device: str = "cpu",
     revision: str | None = None,
     bos: bool | None = None,
+    min_piece: int = MIN_PIECE,
     text_field: str = "text",
     dataset_split: str = "train",
     shard_tokens: int = 65_536,
@@ -75,10 +76,11 @@ def harvest(
     """Write the residual stream after block `layer` (from 0; by default the middle one), or the output of a module by
     name such as "model.layers.3.mlp", of a text to the folder `out`.
 
-    `dtype` is what is stored: "float16", "bfloat16", or "auto", which looks at the range of a first batch.
+    `dtype` is what is stored: "float16", "bfloat16", "float32", or "auto": of the first two what the range of a first
+    batch asks for.
     `compute_dtype` is what the model runs in ("float32", "bfloat16", or "auto": bfloat16 where the hardware has it),
-    `batch_size` counts blocks of `context` tokens. The limits and `bos` are those of `tokenize`. A second call with the
-    same arguments goes on after an interruption, keeps intact shards, and ends with the same bytes.
+    `batch_size` counts blocks of `context` tokens. The limits, `bos` and `min_piece` are those of `tokenize`. A second
+    call with the same arguments goes on after an interruption, keeps intact shards, and ends with the same bytes.
 
     Raises:
         ExpanderSaeError: model, text or settings are impossible; `out` holds a harvest with other settings;
@@ -117,6 +119,7 @@ def harvest(
         max_heldout_tokens=max_heldout_tokens,
         max_document_tokens=max_document_tokens,
         bos=bos,
+        min_piece=min_piece,
         field=text_field,
         dataset_split=dataset_split,
     )
@@ -127,6 +130,7 @@ def harvest(
         "layer": layer,
         **({} if module is None else {"module": module}),
         "d_in": d_in_of(lm.model) if module is None else _width(lm.model, module, tokenized.blocks["train"]),
+        **({} if min_piece == MIN_PIECE else {"min_piece": min_piece}),
         "tokenizer_sha256": tokenizer_hash(lm.tokenizer),
         "text_sha256": tokenized.text_sha256,
         "context": context,

@@ -18,7 +18,7 @@ from .tokens import TokenBlocks
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-STORED_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+STORED_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _DTYPES = {
     "x": None,
     "position": torch.int32,
@@ -41,7 +41,7 @@ def tokens_name(split: str) -> str:
 def write_shard(folder: Path, number: int, split: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Write one shard atomically and return its entry for the manifest.
 
-    `tensors` are x [tokens, d_in] (float16 or bfloat16) and position, block, token_id, special [tokens].
+    `tensors` are x [tokens, d_in] (of `STORED_DTYPES`) and position, block, token_id, special [tokens].
 
     Raises:
         ExpanderSaeError: the file cannot be written; earlier shards are untouched.

@@ -118,6 +118,7 @@ def tokenize(
     max_heldout_tokens: int | None = None,
     max_document_tokens: int | None = None,
     bos: bool | None = None,
+    min_piece: int = MIN_PIECE,
     field: str = "text",
     dataset_split: str = "train",
     on_document: Callable[[], None] | None = None,
@@ -127,7 +128,7 @@ def tokenize(
     `max_tokens` limits the train split; the held-out split is limited by `max_heldout_tokens`, by default
     `max_tokens` times the ratio of the shares. `max_document_tokens` spreads a small limit over many
     documents. With `bos` (by default, when the tokenizer does so itself) every block begins with the
-    beginning-of-sequence token. A last piece of at least `MIN_PIECE` tokens is kept, padded.
+    beginning-of-sequence token. A last piece of at least `min_piece` tokens is kept, padded.
 
     Raises:
         ExpanderSaeError: the text cannot be read or split, or a setting is impossible.
@@ -137,6 +138,8 @@ def tokenize(
         raise ExpanderSaeError(
             "expected a tokenizer with a beginning-of-sequence token, this one has none; use --no-bos"
         )
+    if min_piece < 1:
+        raise ExpanderSaeError(f"expected pieces of at least 1 token, got a least length of {min_piece}")
     if context < 2 + bos:
         raise ExpanderSaeError(f"expected a context of at least {2 + bos} tokens, got {context}")
     if max_heldout_tokens is None and max_tokens is not None:
@@ -148,7 +151,8 @@ def tokenize(
     side_of = split_rule(documents(), heldout_share=heldout_share, seed=seed)
     limits = {"train": max_tokens, "heldout": max_heldout_tokens if heldout_share > 0 else 0}
     cutters = {
-        split: _Cutter(context, tokenizer.bos_token_id if bos else None, limit) for split, limit in limits.items()
+        split: _Cutter(context, tokenizer.bos_token_id if bos else None, limit, min_piece)
+        for split, limit in limits.items()
     }
     digest = hashlib.sha256()
     for text in documents():
@@ -166,11 +170,11 @@ def tokenize(
     blocks = {split: cutters[split].blocks(padding, specials) for split in SPLITS}
     if len(blocks["train"]) == 0:
         raise ExpanderSaeError(
-            f"expected at least one document of {min(MIN_PIECE, context)} tokens to train on, found none in {source}"
+            f"expected at least one document of {min(min_piece, context)} tokens to train on, found none in {source}"
         )
     if heldout_share > 0 and len(blocks["heldout"]) == 0:
         raise ExpanderSaeError(
-            f"expected held-out documents of at least {min(MIN_PIECE, context)} tokens, found none. "
+            f"expected held-out documents of at least {min(min_piece, context)} tokens, found none. "
             "Give more text, a larger held-out share or another seed."
         )
     return TokenizedText(blocks, {split: cutters[split].n_documents for split in SPLITS}, digest.hexdigest(), bool(bos))
@@ -179,16 +183,13 @@ def tokenize(
 class _Cutter:
     """Collects one split: documents in, blocks of at most `context` tokens out, until the limit."""
 
-    def __init__(self, context: int, bos_id: int | None, limit: int | None) -> None:
+    def __init__(self, context: int, bos_id: int | None, limit: int | None, min_piece: int) -> None:
         self._context = context
+        self._min_piece = min(min_piece, context)
         self._bos = [] if bos_id is None else [bos_id]
         self._left = limit
         self._pieces: list[np.ndarray] = []
         self.n_documents = 0
-
-    @property
-    def _min_piece(self) -> int:
-        return min(MIN_PIECE, self._context)
 
     @property
     def full(self) -> bool:

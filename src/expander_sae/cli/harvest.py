@@ -48,7 +48,7 @@ def harvest(
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Blocks per forward pass.")] = 8,
     dtype: Annotated[
-        str, typer.Option(help="Stored dtype: float16, bfloat16, or auto (looks at the range first).")
+        str, typer.Option(help="Stored dtype: float16, bfloat16, float32, or auto (float16 or bfloat16 by range).")
     ] = "auto",
     compute_dtype: ComputeDtype = "auto",
     device: Device = "cpu",

@@ -31,6 +31,10 @@ class Recipe:
     train_tokens: int
     heldout_tokens: int
     compute_dtype: str
+    stored_dtype: str = "auto"
+    """Of the activations on disk."""
+    min_document_tokens: int = 16
+    """Documents with fewer tokens are left out."""
     model: str | None = None
     """Id on the hub; None where `offline`."""
     text: str | None = None
@@ -78,6 +82,8 @@ class Recipe:
             max_heldout_tokens=self.heldout_tokens,
             max_document_tokens=self.document_tokens,
             compute_dtype=self.compute_dtype,
+            dtype=self.stored_dtype,
+            min_piece=self.min_document_tokens,
             device=device,
             progress=progress,
         )

@@ -176,8 +176,9 @@ def _rows(summaries: list[Summary]) -> list[dict[str, Any]]:
                 continue
             rivals = [better * _mean(s, metric) for s in group if metric in s.metrics]
             best = better != 0 and len(set(rivals)) > 1 and better * spread.mean == max(rivals)
-            spread_text = f"± {spread.std:,.{digits}f}" if spread.std is not None else ""
-            cells.append({"text": f"{spread.mean:,.{digits}f}", "spread": spread_text, "best": best})
+            _, _, seeds = spread.text(digits).partition("\n")
+            half = "" if spread.interval is None else f"± {spread.interval:,.{digits}f} ({seeds})"
+            cells.append({"text": f"{spread.mean:,.{digits}f}", "spread": half, "best": best})
         size = "–" if summary.bytes_on_disk is None else f"{summary.bytes_on_disk / 1024:,.0f} KiB"
         rows.append(
             {
@@ -278,7 +279,8 @@ def _notes(frontier: Frontier) -> list[str]:
         )
     else:
         notes.append(
-            "± is the sample standard deviation over seeds; bars and bands in the figures run from lowest to highest."
+            "± is half the 95% interval of the mean (Student's t over seeds), every seed behind it; bars in the "
+            "figures run from the lowest seed to the highest."
         )
     if settings["evaluation"]["outlier_medians"] is not None:
         notes.append(

@@ -151,10 +151,15 @@ def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
     """rel_err by its encoder and by OMP, and the speed it reports for them."""
     own = records_from(measured["records"])
     read = [FrontierRecord.from_dict(record) for record in measured["readings"]]
-    readings = ("encoder", "omp", "omp_iter")
-    theirs = [
-        line for reading in readings for line in paper.lines("rel_err", _degree, ("expander_tied",), inference=reading)
-    ]
+    kinds = ("expander_tied", "dense_tied", "dense_warmtied")
+    theirs = {
+        metric: [
+            line
+            for reading in ("encoder", "omp", "omp_iter", "omp_oneshot", "cosamp", "niht")
+            for line in paper.lines(metric, _degree, kinds, inference=reading)
+        ]
+        for metric in ("rel_err", "ce_recovered_zero")
+    }
     summaries = in_order(summarise([*own, *read]))
     speed = "encode_tokens_per_second"
     ours = [
@@ -166,7 +171,7 @@ def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
         for variant in dict.fromkeys(s.variant for s in summaries)
     ]  # fmt: skip
     return [
-        _by_degree(own, read, "rel_err", theirs),
+        *(_by_degree(own, read, metric, lines_of_paper) for metric, lines_of_paper in theirs.items()),
         lines(
             "rel_err_by_speed_beside_the_paper",
             "rel_err against the speed of reading codes, beside the paper's on its machines",

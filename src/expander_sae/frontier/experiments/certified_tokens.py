@@ -51,7 +51,8 @@ def certify_tokens(sae: Any, reading: str, context: Context) -> dict[str, Any]:
     """The summary of `CodeShares` on the first held-out tokens."""
     shares = CodeShares(rows_of(sae), sae.values.detach(), d_in=sae.d_in, signed=sae.signed)
     reader, left = sae.read_by(reading), context.option("tokens")
-    for block in context.store.blocks("heldout"):
+    for batch in context.heldout_batches():
+        block = batch.x
         for x in block[:left].float().split(_BLOCK):
             shares.update(x - sae.center(), reader.encode(x))
         left -= len(block)

@@ -49,7 +49,8 @@ def _collisions(sae: Any, context: Context) -> dict[str, Any]:
     sums = dict.fromkeys(KINDS, 0.0)
     tokens, active_sum, bound, expected = 0, 0, 0.0, 0.0
     degree = rows.shape[1]
-    for block in context.store.blocks("heldout"):
+    for batch in context.heldout_batches():
+        block = batch.x
         for x in block[:left].split(_BLOCK):
             codes = sae.encode(x.float())
             active = codes.values != 0

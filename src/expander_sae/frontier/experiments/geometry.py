@@ -56,8 +56,8 @@ def _grid_rows(context: Context, grid: Grid) -> list[dict[str, Any]]:
 def flattened_fvu(sae: Any, context: Context) -> dict[str, float]:
     """fvu on held-out tokens once the columns are flattened to a ratio, by ratio; nothing is trained afterwards."""
     left, parts = context.option("flatten_tokens"), []
-    for block in context.store.blocks("heldout"):
-        parts.append(block[:left].float())
+    for batch in context.heldout_batches():
+        parts.append(batch.x[:left].float())
         left -= len(parts[-1])
         if left <= 0:
             break
@@ -215,6 +215,8 @@ _BESIDE = (
     # ours, the paper's, what it is
     ("beta_median", "beta_median", "√d max|w|, median over columns"),
     ("mu1_k", "mu1_k", "μ₁(k)"),
+    ("R_OMP", "R_OMP", "R_OMP (below 1 would certify OMP)"),
+    ("R_id", "R_id", "R_id (below 1 would certify identifiability)"),
     ("epsilon_2k.greedy", "epsilon_greedy_s2k", "expansion loss found at 2k"),
 )
 

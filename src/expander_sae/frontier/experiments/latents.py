@@ -177,6 +177,8 @@ def _claim(of: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 _BESIDE = (
     # ours, the paper's, what it is
     ("dead", "dead_frac_test", "share of dead latents"),
+    ("median_rate", "firing_rate_median", "median firing rate"),
+    ("novel_jaccard_0.1", "jaccard_novel_frac_01", "share with best Jaccard < 0.1"),
     ("novel_jaccard_0.3", "jaccard_novel_frac_03", "share with best Jaccard < 0.3"),
     ("novel_cosine_0.3", "decoder_cos_novel_frac_03", "share with best |cosine| < 0.3"),
     ("median_entropy", "token_entropy_median", "median token entropy, bits"),

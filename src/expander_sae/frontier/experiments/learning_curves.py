@@ -8,14 +8,15 @@ from pathlib import Path
 from expander_sae.records import ExpanderSaeError
 from expander_sae.training.loop import METRICS
 
-from ..over_seeds import spread
+from ..over_seeds import Spread, spread
 from .beside import Paper
 from .context import Context
 from .drawing import Line, lines
 from .experiment import Experiment, Figure, Measured, Page, Table
-from .quality import diverged, quality_table, summaries_of
+from .quality import diverged, quality_table, summaries_of, text_of
 
 _KEPT = ("fvu", "dead_fraction")
+_NOTE = "Mean over seeds ± half width of the 95% interval (Student's t); below it every seed."
 
 
 def measure(context: Context) -> Measured:
@@ -62,12 +63,13 @@ def show(measured: Measured) -> Page:
             drawn.append(Line(name, [(tokens, spread(values)) for tokens, values in by_tokens.items()]))
         caption = f"{key} during training, one line for each SAE"
         figures.append(lines(f"{key}_by_tokens", caption, drawn, x="training tokens seen", y=unit))
-    rows = [[name, *_milestones(measured, name)] for name in names]
+    milestones = {name: _milestones(measured, name) for name in names}
+    rows = [[name, *(text_of(found, 4) for found in milestones[name])] for name in names]
     shares = ["at 25%", "at 50%", "at 75%", "at the end"]
     return Page(
-        claim=_claim(names, rows),
+        claim=_claim(milestones),
         tables=[
-            Table("fvu of the training batch, mean over seeds", ["SAE", *shares], rows),
+            Table("fvu of the training batch", ["SAE", *shares], rows, _NOTE),
             quality_table("Held out, at the end", summaries),
         ],
         figures=figures,
@@ -79,23 +81,21 @@ def show(measured: Measured) -> Page:
     )
 
 
-def _milestones(measured: Measured, name: str) -> list[float | None]:
+def _milestones(measured: Measured, name: str) -> list[Spread | None]:
     found: list[list[float | None]] = [[], [], [], []]
     for curve in measured["curves"]:
         if curve["variant"] == name and curve["points"]:
             last = curve["points"][-1]["tokens"]
             for place, share in enumerate((0.25, 0.5, 0.75, 1.0)):
                 found[place].append(min(curve["points"], key=lambda p: abs(p["tokens"] - share * last))["fvu"])
-    means = [spread(values) for values in found]
-    return [None if mean is None else round(mean.mean, 4) for mean in means]
+    return [spread(values) for values in found]
 
 
-def _claim(names: list[str], rows: list[list[object]]) -> str:
+def _claim(milestones: dict[str, list[Spread | None]]) -> str:
     parts = []
-    for name, row in zip(names, rows, strict=True):
-        middle, end = row[2], row[4]
-        if isinstance(middle, float) and isinstance(end, float) and middle > 0:
-            parts.append(f"{name} {(1 - end / middle) * 100:.1f}%")
+    for name, (_, middle, _, end) in milestones.items():
+        if middle is not None and end is not None and middle.mean > 0:
+            parts.append(f"{name} {(1 - end.mean / middle.mean) * 100:.1f}%")
     return f"The second half of training lowers the fvu of the training batch by: {', '.join(parts)}."
 
 

@@ -43,9 +43,22 @@ def summaries_of(measured: Mapping[str, Any]) -> list[Summary]:
 
 
 def diverged(measured: Mapping[str, Any]) -> list[str]:
-    """A note on the runs that diverged, if any."""
-    names = [f"{r['variant']} seed {r['seed']}" for r in measured["records"] if r["evaluation"] is None]
-    return [f"Training diverged and is not in any mean: {', '.join(names)}."] if names else []
+    """Notes on the runs that diverged, and on those that came out worse than no SAE at all, if any."""
+    lost, worse = [], []
+    for record in measured["records"]:
+        name = f"{record['variant']} seed {record['seed']}"
+        if record["evaluation"] is None:
+            lost.append(name)
+        elif record["evaluation"]["rel_err"] > 1:
+            worse.append(f"{name} ({record['evaluation']['rel_err']:.2f})")
+    notes = []
+    if lost:
+        notes.append(f"Training diverged and is not in any mean: {', '.join(lost)}.")
+    if worse:
+        notes.append(
+            f"Worse than reconstructing zero (rel_err above 1), and in the means all the same: {', '.join(worse)}."
+        )
+    return notes
 
 
 def quality_table(title: str, summaries: Sequence[Summary], *, inference: bool = False, note: str = "") -> Table:

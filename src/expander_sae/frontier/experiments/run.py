@@ -102,6 +102,17 @@ def read_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return record
 
 
+_SMALLEST_CLAIM = 3
+"""Seeds."""
+
+
+def _hedged(claim: str, seeds: int) -> str:
+    """A claim about trained SAEs, with what its seeds do not carry."""
+    if seeds >= _SMALLEST_CLAIM or "no claim yet" in claim:
+        return claim
+    return f"{claim} With {seeds} seed{'s' if seeds > 1 else ''} this is no claim yet."
+
+
 def write_page(experiment: Experiment, folder: str | os.PathLike[str]) -> Page:
     """Draw the page of a folder's records: figures as SVG, the rest as `page.json`.
 
@@ -111,6 +122,8 @@ def write_page(experiment: Experiment, folder: str | os.PathLike[str]) -> Page:
     folder = Path(folder)
     record = read_record(folder)
     page = experiment.show(record["measured"])
+    if "activations" in experiment.needs:
+        page = replace(page, claim=_hedged(page.claim, len(record["settings"]["seeds"])))
     if experiment.beside is not None:
         paper = Paper(record)
         figures = [*page.figures, *experiment.beside(record["measured"], paper)]
