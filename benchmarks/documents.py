@@ -7,12 +7,14 @@ A marker is a comment on a line of its own, with the lines of its table below:
 
     <!-- quality: RECORD [RECORD ...] | variant, variant, ... | column, column, ... -->
     <!-- readings: RECORD [RECORD] | variant, variant, ... -->
+    <!-- along: RECORD | heading of the axis -->
     <!-- page: RECORD | title of a table of its page -->
 
 Quality: a row for each of the variants named (of the first record that has it), all where none is; columns of
 `COLUMNS`, all where none is. Readings: fvu / delta_ce (where measured) / tokens per second, a row for each inference,
-a column for each variant; the speeds are those of a second record where one is named. Page: the table as the
-experiment's own page has it, without the single seeds.
+a column for each variant; the speeds are those of a second record where one is named. Along: what an experiment along
+an axis (steps, data-efficiency, active-latents) measured, three rows for each place, a column for each SAE. Page: the
+table as the experiment's own page has it, without the single seeds.
 """
 
 import argparse
@@ -54,7 +56,7 @@ FIGURES = {
     "planted_paper_grid": ("synthetic", "paper_grid"),
     "certificate_gap": ("certificate-gap", "gap"),
 }
-MARKER = re.compile(r"^<!-- (?P<kind>quality|readings|page): (?P<text>.+) -->$")
+MARKER = re.compile(r"^<!-- (?P<kind>quality|readings|along|page): (?P<text>.+) -->$")
 
 
 def number(value: float, digits: int) -> str:
@@ -136,7 +138,7 @@ def name_of(summary: Summary, k: int) -> str:
 
 def table(kind: str, text: str, results: Path) -> list[str]:
     """The lines of a marker's table."""
-    return {"quality": quality, "readings": readings, "page": page}[kind](text, results)
+    return {"quality": quality, "readings": readings, "along": along, "page": page}[kind](text, results)
 
 
 def readings(text: str, results: Path) -> list[str]:
@@ -164,6 +166,31 @@ def readings(text: str, results: Path) -> list[str]:
 def _reading(summary: Summary, timed: Summary) -> str:
     shown = [mean(metric, digits)(summary) for metric, digits in (("fvu", 3), ("delta_ce", 2))]
     return " / ".join([*filter(None, shown), f"{timed.metrics['encode_tokens_per_second'].mean:,.0f}"])
+
+
+def along(text: str, results: Path) -> list[str]:
+    """Fidelity at every place of an axis."""
+    record, _, axis = (part.strip() for part in text.partition("|"))
+    stored = json.loads((results / f"{record}.json").read_text(encoding="utf-8"))
+    places = [
+        (run["at"], run["frontier"]["settings"]["k"], in_order(summarise(records_from(run["frontier"]["records"]))))
+        for run in stored["measured"]["runs"]
+    ]
+    names = {s.variant: name_of(s, k) for _, k, summaries in places for s in summaries}
+    lines = [f"| {axis} | | {' | '.join(names.values())} |", "|---" * (2 + len(names)) + "|"]
+    rows = {
+        "fvu": [mean_and_interval("fvu", 4)],
+        "Δ CE, KL": [mean_and_interval("delta_ce", 3), mean("kl", 3)],
+        "CE recovered, zero / mean": [mean("ce_recovered_zero", 3), mean("ce_recovered_mean", 3)],
+    }
+    for at, _, summaries in places:
+        of = {summary.variant: summary for summary in summaries}
+        for number_of_row, (heading, columns) in enumerate(rows.items()):
+            between = " / " if "/" in heading else ", "
+            cells = [between.join(c(of[v]) for c in columns if c(of[v])) if v in of else "" for v in names]
+            if any(cells):
+                lines.append(f"| {f'{at:,.0f}' if number_of_row == 0 else ''} | {heading} | {' | '.join(cells)} |")
+    return lines
 
 
 def page(text: str, results: Path) -> list[str]:
