@@ -10,7 +10,8 @@ A marker is a comment on a line of its own, with the lines of its table below:
     <!-- along: RECORD | heading of the axis -->
     <!-- page: RECORD | title of a table of its page -->
 
-Quality: a row for each of the variants named (of the first record that has it), all where none is; columns of
+Quality: a row for each of the variants named (of the first record that has it), all where none is; A+B are the SAEs
+of record A as `expander-sae eval --json` measured them for B; columns of
 `COLUMNS`, all where none is. Readings: fvu / delta_ce (where measured) / tokens per second, a row for each inference,
 a column for each variant; the speeds are those of a second record where one is named. Along: what an experiment along
 an axis (steps, data-efficiency, active-latents) measured, three rows for each place, a column for each SAE. Page: the
@@ -23,6 +24,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from expander_sae.frontier.experiments import find_experiment
 from expander_sae.frontier.experiments.beside import Paper
@@ -245,10 +247,19 @@ def _words(text: str) -> list[str]:
     return names
 
 
-def _measured(path: Path) -> dict[str, object] | dict:
-    record = json.loads(path.read_text(encoding="utf-8"))
+def _measured(path: Path) -> dict[str, Any]:
+    """A frontier; for a name A+B that of A with the evaluations that `expander-sae eval --json` wrote to B."""
+    name, _, other = path.stem.partition("+")
+    record = json.loads(path.with_name(f"{name}.json").read_text(encoding="utf-8"))
     found = record.get("measured", record)
-    return found if "records" in found else found["frontier"]
+    found = found if "records" in found else found["frontier"]
+    if other:
+        read_anew = json.loads(path.with_name(f"{other}.json").read_text(encoding="utf-8"))
+        kept = [
+            one | {"evaluation": read_anew[one["folder"]]} for one in found["records"] if one["folder"] in read_anew
+        ]
+        found = found | {"records": kept}
+    return found
 
 
 def draw(record: str, name: str, results: Path) -> bytes:
