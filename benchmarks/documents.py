@@ -11,11 +11,11 @@ A marker is a comment on a line of its own, with the lines of its table below:
     <!-- page: RECORD | title of a table of its page -->
 
 Quality: a row for each of the variants named (of the first record that has it), all where none is; A+B are the SAEs
-of record A as `expander-sae eval --json` measured them for B; columns of
-`COLUMNS`, all where none is. Readings: fvu / delta_ce (where measured) / tokens per second, a row for each inference,
-a column for each variant; the speeds are those of a second record where one is named. Along: what an experiment along
-an axis (steps, data-efficiency, active-latents) measured, three rows for each place, a column for each SAE. Page: the
-table as the experiment's own page has it, without the single seeds.
+of record A as `expander-sae eval --json` measured them for B; columns of `COLUMNS`, `USUAL` where none is. Readings:
+fvu / delta_ce (where measured) / tokens per second, a row for each inference, a column for each variant; the speeds are
+those of a second record where one is named. Along: what an experiment along an axis (steps, data-efficiency,
+active-latents) measured, three rows for each place, a column for each SAE. Page: the table as the experiment's own page
+has it, without the single seeds.
 """
 
 import argparse
@@ -88,6 +88,7 @@ COLUMNS: dict[str, Callable[[Summary], str]] = {
     "learned values": lambda s: f"{s.learned_values:,}",
     "bytes": lambda s: f"{s.bytes_on_disk:,}",
     "fvu": mean_and_interval("fvu", 4),
+    "rel_err": mean_and_interval("rel_err", 3),
     "Δ CE, nats": mean_and_interval("delta_ce", 3),
     "KL": mean("kl", 3),
     "CE recovered, zero": mean_and_interval("ce_recovered_zero", 3),
@@ -96,6 +97,7 @@ COLUMNS: dict[str, Callable[[Summary], str]] = {
     "retention, mean form": mean("retention_mean", 3),
     "dead": lambda s: f"{100 * s.metrics['dead_fraction'].mean:.1f}%",
 }
+USUAL = [column for column in COLUMNS if column != "rel_err"]
 FULL = {
     "dense": "full dense",
     "dense-untied": "full dense, encoder of its own",
@@ -228,7 +230,7 @@ def quality(text: str, results: Path) -> list[str]:
     missing = [variant for variant in variants if variant not in found]
     if missing:
         raise SystemExit(f"expected {', '.join(missing)} among {', '.join(found)} of {', '.join(records)}")
-    shown = columns or list(COLUMNS)
+    shown = columns or USUAL
     lines = [f"| SAE | {' | '.join(shown)} |", "|---" * (1 + len(shown)) + "|"]
     for variant in variants or found:
         summary, k = found[variant]
