@@ -26,9 +26,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from expander_sae.frontier.experiments import find_experiment
-from expander_sae.frontier.experiments.beside import Paper
+from expander_sae.frontier.experiments import Page, find_experiment
 from expander_sae.frontier.experiments.quality import records_from
+from expander_sae.frontier.experiments.run import page_of
 from expander_sae.frontier.over_seeds import Spread
 from expander_sae.frontier.report import in_order
 from expander_sae.frontier.results import Summary, summarise
@@ -200,8 +200,7 @@ def along(text: str, results: Path) -> list[str]:
 def page(text: str, results: Path) -> list[str]:
     """A table of a record's own page."""
     record, _, title = (part.strip() for part in text.partition("|"))
-    stored = json.loads((results / f"{record}.json").read_text(encoding="utf-8"))
-    tables = {one.title: one for one in find_experiment(stored["experiment"]).show(stored["measured"]).tables}
+    tables = {one.title: one for one in _page_of(record, results).tables}
     if title not in tables:
         raise SystemExit(f"expected {title!r} among the tables of {record}: {', '.join(tables)}")
     found = tables[title]
@@ -264,14 +263,14 @@ def _measured(path: Path) -> dict[str, Any]:
     return found
 
 
+def _page_of(record: str, results: Path) -> Page:
+    stored = json.loads((results / f"{record}.json").read_text(encoding="utf-8"))
+    return page_of(find_experiment(stored["experiment"]), stored)
+
+
 def draw(record: str, name: str, results: Path) -> bytes:
     """One figure of a record's page, as SVG."""
-    stored = json.loads((results / f"{record}.json").read_text(encoding="utf-8"))
-    experiment = find_experiment(stored["experiment"])
-    figures = list(experiment.show(stored["measured"]).figures)
-    if experiment.beside is not None:
-        figures += experiment.beside(stored["measured"], Paper(stored))
-    found = {figure.name: figure.svg for figure in figures if figure is not None}
+    found = {figure.name: figure.svg for figure in _page_of(record, results).figures if figure is not None}
     if name not in found:
         raise SystemExit(f"expected the figure {name} of {record} among {', '.join(found)}")
     return found[name]

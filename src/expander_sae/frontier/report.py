@@ -138,9 +138,15 @@ def verdict(summaries: list[Summary]) -> str | None:
             ahead = sum(sign * _mean(a, metric) > sign * _mean(b, metric) for a, b in measured)
             parts.append(f"{words} in {ahead} of {len(measured)}")
     seeds = min(summary.metrics["fvu"].seeds for pair in pairs for summary in pair if "fvu" in summary.metrics)
-    caution = "" if seeds >= _SMALLEST_CLAIM else f" With {seeds} seed{'s' if seeds > 1 else ''} this is no claim yet."
     ahead_in = ", and ".join(parts)
-    return f"Against a dense SAE with as many learned values, the Expander SAE has {ahead_in} comparisons.{caution}"
+    return (
+        f"Against a dense SAE with as many learned values, the Expander SAE has {ahead_in} comparisons.{caution(seeds)}"
+    )
+
+
+def caution(seeds: int) -> str:
+    """The sentence to add to a claim about trained SAEs that so many seeds do not carry; empty where they do."""
+    return "" if seeds >= _SMALLEST_CLAIM else f" With {seeds} seed{'s' if seeds > 1 else ''} this is no claim yet."
 
 
 def _twin(sparse: Summary, summaries: list[Summary]) -> Summary | None:

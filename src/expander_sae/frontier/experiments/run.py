@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from expander_sae.activations import ActivationStore, LanguageModel
 from expander_sae.records import ExpanderSaeError, read_json, write_atomically, write_json
 
+from ..report import caution
 from ..results import settings_of, versions
 from .beside import Paper
 from .context import Context, Settings
@@ -102,15 +103,17 @@ def read_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return record
 
 
-_SMALLEST_CLAIM = 3
-"""Seeds."""
-
-
-def _hedged(claim: str, seeds: int) -> str:
-    """A claim about trained SAEs, with what its seeds do not carry."""
-    if seeds >= _SMALLEST_CLAIM or "no claim yet" in claim:
-        return claim
-    return f"{claim} With {seeds} seed{'s' if seeds > 1 else ''} this is no claim yet."
+def page_of(experiment: Experiment, record: Mapping[str, Any]) -> Page:
+    """The page of an experiment's records: what it shows, the paper's numbers beside it, and what its seeds do not
+    carry."""
+    page = experiment.show(record["measured"])
+    if "activations" in experiment.needs and "no claim yet" not in page.claim:  # some claims say so themselves
+        page = replace(page, claim=page.claim + caution(len(record["settings"]["seeds"])))
+    if experiment.beside is not None:
+        paper = Paper(record)
+        figures = [*page.figures, *experiment.beside(record["measured"], paper)]
+        page = replace(page, figures=figures, notes=[*page.notes, paper.note()])
+    return page
 
 
 def write_page(experiment: Experiment, folder: str | os.PathLike[str]) -> Page:
@@ -121,13 +124,7 @@ def write_page(experiment: Experiment, folder: str | os.PathLike[str]) -> Page:
     """
     folder = Path(folder)
     record = read_record(folder)
-    page = experiment.show(record["measured"])
-    if "activations" in experiment.needs:
-        page = replace(page, claim=_hedged(page.claim, len(record["settings"]["seeds"])))
-    if experiment.beside is not None:
-        paper = Paper(record)
-        figures = [*page.figures, *experiment.beside(record["measured"], paper)]
-        page = replace(page, figures=figures, notes=[*page.notes, paper.note()])
+    page = page_of(experiment, record)
     figures = [figure for figure in page.figures if figure is not None]
     for figure in figures:
         with write_atomically(folder / "figures" / f"{figure.name}.svg") as temporary:
