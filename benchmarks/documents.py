@@ -1,6 +1,6 @@
 """Tables and figures of the documents, from the records in docs/results.
 
-    python benchmarks/documents.py            # fills every table below a marker in docs/results.md, draws docs/figures
+    python benchmarks/documents.py            # fills every table below a marker in docs/*.md, draws docs/figures
     python benchmarks/documents.py --check    # fails if a table is not what the records say
 
 A marker is a comment on a line of its own, with the lines of its table below:
@@ -8,14 +8,14 @@ A marker is a comment on a line of its own, with the lines of its table below:
     <!-- quality: RECORD [RECORD ...] | variant, variant, ... | column, column, ... -->
     <!-- readings: RECORD [RECORD] | variant, variant, ... -->
     <!-- along: RECORD | heading of the axis -->
-    <!-- page: RECORD | title of a table of its page -->
+    <!-- page: RECORD | title of a table of its page | column; column; ... | column=cell, cell, ...; column=... -->
 
 Quality: a row for each of the variants named (of the first record that has it), all where none is; A+B are the SAEs
 of record A as `expander-sae eval --json` measured them for B; columns of `COLUMNS`, `USUAL` where none is. Readings:
 fvu / delta_ce (where measured) / tokens per second, a row for each inference, a column for each variant; the speeds are
 those of a second record where one is named. Along: what an experiment along an axis (steps, data-efficiency,
 active-latents) measured, three rows for each place, a column for each SAE. Page: the table as the experiment's own page
-has it, without the single seeds.
+has it, without the single seeds; all of its columns and rows where none is named.
 """
 
 import argparse
@@ -133,8 +133,8 @@ def name_of(summary: Summary, k: int) -> str:
     if family in SPARSE:
         return SPARSE[family].format(d=summary.matched_degree)
     found = re.search(r"[nr](\d+)", variant)
-    if found is None:  # the dial of diversity
-        return variant
+    if found is None:
+        return name_of_variant(variant)
     if family == "pca-topk":
         return f"best {k} of {found.group(1)} directions"
     return SMALL[family].format(n=found.group(1), d=summary.matched_degree)
@@ -198,20 +198,60 @@ def along(text: str, results: Path) -> list[str]:
 
 
 def page(text: str, results: Path) -> list[str]:
-    """A table of a record's own page."""
-    record, _, title = (part.strip() for part in text.partition("|"))
+    """A table of a record's own page, or some of its columns and rows."""
+    # Not at the bars within a column's name.
+    parts = [part.strip() for part in re.split(r"\s\|(?=\s)", text)] + ["", ""]
+    record, title, columns, conditions = parts[0], parts[1], _named(parts[2]), _named(parts[3])
     tables = {one.title: one for one in _page_of(record, results).tables}
     if title not in tables:
         raise SystemExit(f"expected {title!r} among the tables of {record}: {', '.join(tables)}")
     found = tables[title]
-    lines = [f"| {' | '.join(found.columns)} |", "|---" * len(found.columns) + "|"]
-    return [*lines, *(f"| {' | '.join(_cell(cell) for cell in row)} |" for row in found.rows)]
+    wanted = {column: _cells(cells) for column, _, cells in (one.partition("=") for one in conditions)}
+    unknown = [column for column in (*columns, *wanted) if column not in found.columns]
+    if unknown:
+        raise SystemExit(f"expected columns out of {'; '.join(found.columns)}; got {'; '.join(unknown)}")
+    rows = [dict(zip(found.columns, (_cell(cell) for cell in row), strict=True)) for row in found.rows]
+    for column, cells in wanted.items():
+        missing = [cell for cell in cells if all(row[column] != cell for row in rows)]
+        if missing:
+            raise SystemExit(f"expected {', '.join(missing)} in the column {column} of {record}")
+    shown = columns or found.columns
+    lines = [f"| {' | '.join(name.replace('|', chr(92) + '|') for name in shown)} |", "|---" * len(shown) + "|"]
+    for row in rows:
+        if all(row[column] in cells for column, cells in wanted.items()):
+            lines.append(f"| {' | '.join(name_of_variant(row[column]) for column in shown)} |")
+    return lines
+
+
+def _named(text: str) -> list[str]:
+    return [name.strip() for name in text.split(";") if name.strip()]
+
+
+def _cells(text: str) -> list[str]:
+    return [cell.strip() for cell in text.split(",") if cell.strip()]
 
 
 def _cell(value: str | int | float | None) -> str:
     if value is None or isinstance(value, str):
         return (value or "").partition("\n")[0]
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def name_of_variant(variant: str) -> str:
+    """What the documents call an SAE of which only the variant is known; any other text as it is."""
+    variant, comma, reading = variant.partition(", ")
+    if comma:
+        return f"{name_of_variant(variant)}, {reading}"
+    if variant in FULL:
+        return FULL[variant]
+    sparse = re.fullmatch(r"([a-z]+)-d(\d+)", variant)
+    if sparse is not None and sparse.group(1) in SPARSE:
+        return SPARSE[sparse.group(1)].format(d=sparse.group(2))
+    dialled = re.fullmatch(r"diversity([\d.]+)-d(\d+)", variant)
+    if dialled is not None:
+        return f"degree {dialled.group(2)}, diversity {dialled.group(1)}"
+    small = re.fullmatch(r"dense-n(\d+)", variant)
+    return variant if small is None else SMALL["matched"].format(n=small.group(1))
 
 
 def quality(text: str, results: Path) -> list[str]:
@@ -297,20 +337,22 @@ def main() -> None:
     parser.add_argument(
         "--check", action="store_true", help="write nothing; fail if a table is not what its records say"
     )
+    parser.add_argument("--tables", action="store_true", help="fill the tables only; figures take most of a minute")
     parser.add_argument("--show", help="print one marker's table, given as in the marker: 'quality: RECORD'")
     given = parser.parse_args()
     if given.show:
         kind, _, text = given.show.partition(":")
         print("\n".join(table(kind, text, DOCS / "results")))
         return
-    path = DOCS / "results.md"
-    before = path.read_text(encoding="utf-8").splitlines()
-    after = filled(before, DOCS / "results")
-    if given.check and before != after:
-        wrong = next(number for number, (a, b) in enumerate(zip(before, after, strict=False), 1) if a != b)
-        sys.exit(f"{path}: line {wrong} is not what the records say; run python benchmarks/documents.py")
-    if not given.check:
-        path.write_text("\n".join(after) + "\n", encoding="utf-8")
+    for path in sorted(DOCS.glob("*.md")):
+        before = path.read_text(encoding="utf-8").splitlines()
+        after = filled(before, DOCS / "results")
+        if given.check and before != after:
+            wrong = next(number for number, (a, b) in enumerate(zip(before, after, strict=False), 1) if a != b)
+            sys.exit(f"{path}: line {wrong} is not what the records say; run python benchmarks/documents.py")
+        if not given.check and before != after:
+            path.write_text("\n".join(after) + "\n", encoding="utf-8")
+    if not given.check and not given.tables:
         for name, (record, figure) in FIGURES.items():
             (DOCS / "figures" / f"{name}.svg").write_bytes(draw(record, figure, DOCS / "results"))
 

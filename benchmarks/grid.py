@@ -4,10 +4,10 @@
     python benchmarks/grid.py --only k64,n18432      # groups, or records by name
     python benchmarks/grid.py --list
 
-A group of `grid.toml` is what shares SAEs: its runs follow each other in one folder and train each SAE once. Groups
-know nothing of each other and run side by side, each on its share of the cores. A run that finished is not started
-again (its records name the command that made them); one that was interrupted goes on where it stopped. With --keep,
-records are copied to docs/results.
+Every SAE is trained once: all runs share OUT/saes. Runs of a group of `grid.toml` follow each other, groups run side by
+side, each on its share of the cores; where two need the SAEs of one seed, one waits for the other. A run that finished
+is not started again (its records name the command that made them); one that was interrupted goes on where it stopped.
+What each took is added to OUT/took.jsonl. With --keep, records are copied to docs/results.
 """
 
 import argparse
@@ -54,10 +54,10 @@ class Run:
             "--out",
             str(self.folder(out)),
             "--shared",
-            str(out / self.group / "saes"),
+            str(out / "saes"),
         ]
         if self.layer is not None:
-            given += ["--acts", str(activations(out, self.layer))]
+            given += ["--acts", str(activations(out, self.layer)), "--model", str(language_model(out))]
         return [*given, "--quiet", *self.arguments]
 
     def records(self, out: Path) -> Path:
@@ -78,6 +78,11 @@ def activations(out: Path, layer: int) -> Path:
     return out / f"activations-layer{layer}"
 
 
+def language_model(out: Path) -> Path:
+    """Where the model is; a harvest out of a folder does not say."""
+    return out / "base" / "model"
+
+
 def read_plan(path: Path = PLAN) -> tuple[dict[str, list[str]], list[Run]]:
     """Shared arguments by name, and every run in order."""
     plan = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -86,7 +91,7 @@ def read_plan(path: Path = PLAN) -> tuple[dict[str, list[str]], list[Run]]:
     for group in plan["group"]:
         for run in group["run"]:
             layer = run.get("layer", group.get("layer"))
-            own = [word for name in ("all", *(["activations"] if layer is not None else [])) for word in shared[name]]
+            own = shared["activations"] if layer is not None else []
             arguments = (*own, *shlex.split(group.get("arguments", "")), *shlex.split(run.get("arguments", "")))
             runs.append(Run(run["record"], group["name"], run["experiment"], layer, arguments))
     names = [run.record for run in runs]
@@ -115,11 +120,12 @@ class Lanes:
         self.program, self.out, self.lanes = list(program), out, lanes
         self.stopped = threading.Event()
         self._running: set[subprocess.Popen[bytes]] = set()
+        self._writing = threading.Lock()
         threads = str(max(1, (os.cpu_count() or 1) // lanes))
         self._environment = {**os.environ, "OMP_NUM_THREADS": threads}
 
     def call(self, name: str, arguments: Sequence[str]) -> bool:
-        """Run one command, its output into OUT/log/NAME.log; whether it went well."""
+        """Run one command, output into OUT/log/NAME.log, minutes into OUT/took.jsonl; whether it went well."""
         if self.stopped.is_set():
             return False
         log = self.out / "log" / f"{name}.log"
@@ -133,10 +139,21 @@ class Lanes:
                 start_new_session=True,
             )  # fmt: skip
             self._running.add(process)
-            code = process.wait()
+            # Not wait(), which does not say how busy the cores were.
+            _, status, used = os.wait4(process.pid, 0)
             self._running.discard(process)
+            code = process.returncode = os.waitstatus_to_exitcode(status)
         how = "done" if code == 0 else f"failed ({code}), see {log}"
-        print(f"{time.strftime('%H:%M:%S')} {name}: {how}, {(time.monotonic() - started) / 60:.1f} min", flush=True)
+        took = {
+            "name": name,
+            "minutes": round((time.monotonic() - started) / 60, 2),
+            "core_minutes": round((used.ru_utime + used.ru_stime) / 60, 2),
+            "exit_code": code,
+        }
+        with self._writing, open(self.out / "took.jsonl", "a", encoding="utf-8") as ledger:
+            ledger.write(json.dumps(took) + "\n")
+        minutes = f"{took['minutes']:.1f} min ({took['core_minutes']:.1f} of a core)"
+        print(f"{time.strftime('%H:%M:%S')} {name}: {how}, {minutes}", flush=True)
         return code == 0
 
     def stop(self) -> None:
@@ -158,8 +175,8 @@ def prepare(lanes: Lanes, runs: Sequence[Run], harvesting: Sequence[str], wheels
     def harvest(layer: int) -> bool:
         return lanes.call(
             f"harvest-layer{layer}",
-            ["harvest", "--model", str(base / "model"), "--text", str(base / "text.jsonl"), "--layer", str(layer),
-             "--out", str(activations(lanes.out, layer)), "--quiet", *harvesting],
+            ["harvest", "--model", str(language_model(lanes.out)), "--text", str(base / "text.jsonl"),
+             "--layer", str(layer), "--out", str(activations(lanes.out, layer)), "--quiet", *harvesting],
         )  # fmt: skip
 
     with ThreadPoolExecutor(lanes.lanes) as pool:

@@ -7,7 +7,7 @@ import torch
 from experiment_place import make_place
 from tiny_models import D_IN
 
-from expander_sae.frontier import plan, run_frontier, sweep
+from expander_sae.frontier import passes, plan, run_frontier
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import ExpanderSae, IrregularSae, load_sae
 from expander_sae.training import TrainConfig
@@ -71,7 +71,7 @@ def test_fixed_supports_stay_and_learned_ones_move(store, tmp_path):
 def test_pruned_saes_start_at_the_largest_entries_of_the_dense_one(store, tmp_path, monkeypatch):
     variants = plan([4], ["dense", "pruned"], **SIZES)
     starts = {}
-    real = sweep.train
+    real = passes.train
 
     def look(saes, stream, config, **options):
         if config.fine_tune:
@@ -79,7 +79,7 @@ def test_pruned_saes_start_at_the_largest_entries_of_the_dense_one(store, tmp_pa
             assert config.rewire_every == 0
         return real(saes, stream, config, **options)
 
-    monkeypatch.setattr(sweep, "train", look)
+    monkeypatch.setattr(passes, "train", look)
     found = run(store, tmp_path, variants)
     dense = load_sae(tmp_path / "seed0/dense").values.detach()
     rows, values = starts["pruned-d4"]
@@ -94,13 +94,13 @@ def test_pruned_saes_start_at_the_largest_entries_of_the_dense_one(store, tmp_pa
 
 
 def test_pruning_a_diverged_sae_is_reported(store, tmp_path, monkeypatch):
-    real = sweep.train
+    real = passes.train
 
     def diverge(saes, *args, **kwargs):
         done = real(saes, *args, **kwargs)
         return {name: replace(record, diverged=name == "dense") for name, record in done.items()}
 
-    monkeypatch.setattr(sweep, "train", diverge)
+    monkeypatch.setattr(passes, "train", diverge)
     found = run(store, tmp_path, plan([4], ["dense", "pruned"], **SIZES))
     assert {r.variant for r in found.records if r.evaluation is None} == {"dense", "pruned-d4"}
 

@@ -8,7 +8,7 @@ from experiment_place import make_place, small_settings
 from typer.testing import CliRunner
 
 from expander_sae.cli import main
-from expander_sae.frontier import sweep
+from expander_sae.frontier import passes, sweep
 from expander_sae.frontier.experiments import NAMES, Experiment, Page, find_experiment, run_experiment, write_reports
 from expander_sae.frontier.experiments.context import Context
 from expander_sae.records import ExpanderSaeError, read_json
@@ -96,7 +96,7 @@ def test_a_rerun_trains_nothing_and_says_the_same(place, tmp_path, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("this was finished")
 
-    monkeypatch.setattr(sweep, "train", never)
+    monkeypatch.setattr(passes, "train", never)
     monkeypatch.setattr(sweep, "evaluate", never)
     assert run_experiment(experiment, tmp_path, settings, stores=stores, language_model=never) == first
 

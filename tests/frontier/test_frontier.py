@@ -7,7 +7,7 @@ import pytest
 from tiny_models import D_IN, make_documents, make_tiny_model, write_jsonl
 
 from expander_sae.activations import harvest, load_language_model
-from expander_sae.frontier import EvaluationSettings, load_frontier, plan, run_frontier, sweep, write_report
+from expander_sae.frontier import EvaluationSettings, load_frontier, passes, plan, run_frontier, sweep, write_report
 from expander_sae.frontier.report import headline, verdict
 from expander_sae.records import ExpanderSaeError, read_json, write_json
 from expander_sae.saes import load_sae
@@ -103,7 +103,7 @@ def test_a_rerun_does_nothing_twice(finished, store, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("this was finished")
 
-    monkeypatch.setattr(sweep, "train", never)
+    monkeypatch.setattr(passes, "train", never)
     monkeypatch.setattr(sweep, "evaluate", never)
     said = []
     again = run_frontier(
@@ -138,7 +138,7 @@ def test_other_settings_need_another_folder(finished, store):
 
 def test_another_evaluation_evaluates_again_without_training(store, tmp_path, monkeypatch):
     run_frontier(store, tmp_path, variants(), CONFIG, progress=False)
-    monkeypatch.setattr(sweep, "train", None)
+    monkeypatch.setattr(passes, "train", None)
     again = run_frontier(
         store, tmp_path, variants(), CONFIG, evaluation=EvaluationSettings(max_tokens=50), progress=False
     )
@@ -146,14 +146,14 @@ def test_another_evaluation_evaluates_again_without_training(store, tmp_path, mo
 
 
 def test_a_diverged_run_is_told_and_not_evaluated(store, tmp_path, monkeypatch):
-    real = sweep.train
+    real = passes.train
 
     def diverge(saes, *args, **kwargs):
         done = real(saes, *args, **kwargs)
         done["expander-d4"] = replace(done["expander-d4"], diverged=True, final_loss=float("nan"))
         return done
 
-    monkeypatch.setattr(sweep, "train", diverge)
+    monkeypatch.setattr(passes, "train", diverge)
     frontier = run_frontier(store, tmp_path, variants(), CONFIG, progress=False)
     assert [record.variant for record in frontier.records if record.evaluation is None] == ["expander-d4"]
     page = write_report(load_frontier(frontier.save(tmp_path)), tmp_path).read_text()
@@ -207,7 +207,7 @@ def test_nothing_to_do_is_an_error(store, tmp_path):
 def test_other_readings_share_the_training(store, language_model, tmp_path, monkeypatch):
     options = {"evaluation": EVALUATION, "stages": 2, "progress": False}
     run_frontier(store, tmp_path, variants(), CONFIG, language_model, **options)
-    monkeypatch.setattr(sweep, "train", lambda *args, **kwargs: pytest.fail("trained again"))
+    monkeypatch.setattr(passes, "train", lambda *args, **kwargs: pytest.fail("trained again"))
     readings = ("encoder", "refit", "omp", "mp:3")
     frontier = run_frontier(store, tmp_path, variants(), CONFIG, language_model, **options, readings=readings)
     assert [r.reading for r in frontier.readings] == [reading for reading in readings for _ in range(5)]
@@ -236,6 +236,6 @@ def test_other_readings_share_the_training(store, language_model, tmp_path, monk
 
 
 def test_an_unknown_reading_is_refused_before_training(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "train", lambda *args, **kwargs: pytest.fail("trained"))
+    monkeypatch.setattr(passes, "train", lambda *args, **kwargs: pytest.fail("trained"))
     with pytest.raises(ExpanderSaeError, match="inference"):
         run_frontier(store, tmp_path, variants(), CONFIG, readings=("lasso",))

@@ -80,7 +80,7 @@ def train(
     """
     from expander_sae.activations import ActivationStore  # torch takes seconds to import
     from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, IrregularSae, usual_spare
-    from expander_sae.training import PRESETS, StoreBatches, paper_grid_options, paper_sae_options
+    from expander_sae.training import PRESETS, StoreBatches, paper_grid_options
     from expander_sae.training import train as run
 
     if preset not in PRESETS:
@@ -90,9 +90,12 @@ def train(
     config = replace(PRESETS[preset], seed=seed, **given)
     config = replace(config, flatness=flatness, coherence=coherence, rewire_row_cap=row_cap)
     options: dict[str, Any] = {"signed": signed, "latent_bias": latent_bias}
+    dense_draw = False
     if preset == "paper":
-        options, keep_special_tokens, stages, spare = paper_sae_options(), True, 0, 0
-        construction = paper_grid_options()["construction"]
+        options, keep_special_tokens = paper_grid_options(), True
+        construction, dense_draw, stages, spare = (
+            options.pop(name) for name in ("construction", "dense_draw", "stages", "spare")
+        )
     store = ActivationStore.open(activations)
     shared: dict[str, Any] = {
         "d_in": store.d_in,
@@ -115,7 +118,7 @@ def train(
             saes[f"irregular-d{d}"] = IrregularSae.averaging(d, **given)
         else:
             saes[f"expander-d{d}"] = sae = ExpanderSae(**given, degree=d)
-            if preset == "paper":
+            if dense_draw:
                 sae.draw_as_dense()
     if dense:
         saes["dense"] = DenseTopKSae(**shared)

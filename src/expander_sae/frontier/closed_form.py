@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from .variants import Variant
 
 
 def principal_saes(
-    variants: list[Variant],
+    variants: Sequence[Variant],
     store: ActivationStore,
     config: TrainConfig,
     folder: Path,

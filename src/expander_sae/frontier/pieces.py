@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from expander_sae.activations import ActivationStore
 from expander_sae.records import EvaluationRecord, ExpanderSaeError, TrainingRecord, read_json, write_json
@@ -34,7 +38,10 @@ class EvaluationSettings:
 
 
 class Pieces:
-    """What earlier runs finished: one JSON file for each SAE, with a mark of everything its numbers depend on."""
+    """What earlier runs finished: one JSON file for each SAE, with a mark of everything its numbers depend on.
+
+    Several processes may share a folder: one at a time trains the SAEs of a seed, and notes are added, not replaced.
+    """
 
     def __init__(
         self,
@@ -58,16 +65,35 @@ class Pieces:
 
     def _piece(self, variant: Variant) -> dict[str, Any]:
         if variant.folder not in self._known:
-            path = self.folder / f"{variant.folder}.json"
-            piece = read_json(path) if path.is_file() else {}
-            mark = self._mark(variant)
-            if piece and _with_defaults(piece.get("made_by")) != mark:
-                raise ExpanderSaeError(
-                    f"{path} belongs to a frontier with other settings or activations: {_difference(piece, mark)}. "
-                    "Choose another output folder, or delete this one to start anew."
-                )
-            self._known[variant.folder] = piece
+            self._known[variant.folder] = self._read(variant)
         return self._known[variant.folder]
+
+    def _read(self, variant: Variant) -> dict[str, Any]:
+        path = self.folder / f"{variant.folder}.json"
+        piece = read_json(path) if path.is_file() else {}
+        mark = self._mark(variant)
+        if piece and _with_defaults(piece.get("made_by")) != mark:
+            raise ExpanderSaeError(
+                f"{path} belongs to a frontier with other settings or activations: {_difference(piece, mark)}. "
+                "Choose another output folder, or delete this one to start anew."
+            )
+        return piece
+
+    @contextmanager
+    def alone(self, seed: int, say: Callable[[str], None]) -> Iterator[None]:
+        """Within it no other process trains SAEs of this seed here, and what others trained before is known."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / f"seed{seed}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            say(f"seed {seed}: waiting for another process that trains SAEs in {self.folder.parent}")
+            lock.acquire()
+        try:
+            self._known.clear()
+            yield
+        finally:
+            lock.release()
 
     def _mark(self, variant: Variant) -> dict[str, Any]:
         # Through JSON, so that it compares equal to what was read back.
@@ -81,10 +107,20 @@ class Pieces:
 
     def is_evaluated(self, variant: Variant, reading: str | None, with_text: bool) -> bool:
         """Whether it was evaluated by this reading with the settings of this run."""
-        found = self._piece(variant).get("evaluations", {}).get(reading or OWN)
-        if found is None or found["evaluated_by"] != self._evaluate_mark:
-            return False
-        return bool(found["with_language_model"]) or not with_text
+        found = self._evaluated(variant, reading)
+        return found is not None and (bool(found["with_language_model"]) or not with_text)
+
+    def _evaluated(self, variant: Variant, reading: str | None) -> dict[str, Any] | None:
+        of_all = self._piece(variant).get("evaluations", {})
+        # The second key is that of earlier versions, which kept the evaluation by one settings only.
+        for key in (self._key(reading), reading or OWN):
+            if key in of_all and of_all[key]["evaluated_by"] == self._evaluate_mark:
+                return of_all[key]
+        return None
+
+    def _key(self, reading: str | None) -> str:
+        settings = json.dumps(self._evaluate_mark, sort_keys=True)
+        return f"{reading or OWN} {hashlib.sha256(settings.encode()).hexdigest()[:12]}"
 
     def training(self, variant: Variant) -> TrainingRecord:
         """The training record of a finished piece."""
@@ -92,7 +128,7 @@ class Pieces:
 
     def evaluation(self, variant: Variant, reading: str | None) -> EvaluationRecord | None:
         """The evaluation record of a finished piece; None where training diverged."""
-        found = self._piece(variant).get("evaluations", {}).get(reading or OWN)
+        found = self._evaluated(variant, reading)
         return None if found is None else EvaluationRecord.from_dict(found["record"])
 
     def add_training(self, variant: Variant, record: TrainingRecord) -> None:
@@ -101,13 +137,14 @@ class Pieces:
 
     def add_evaluation(self, variant: Variant, reading: str | None, record: EvaluationRecord, with_text: bool) -> None:
         """Note a finished evaluation."""
-        piece = self._piece(variant)
         made = {
             "evaluated_by": self._evaluate_mark,
             "with_language_model": with_text,
             "record": record.to_dict(),
         }
-        self._write(variant, {**piece, "evaluations": {**piece.get("evaluations", {}), reading or OWN: made}})
+        with FileLock(self.folder / "evaluations.lock"):
+            piece = self._read(variant)
+            self._write(variant, {**piece, "evaluations": {**piece.get("evaluations", {}), self._key(reading): made}})
 
     def _write(self, variant: Variant, piece: dict[str, Any]) -> None:
         write_json(self.folder / f"{variant.folder}.json", piece)

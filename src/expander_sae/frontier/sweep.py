@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from expander_sae.activations import ActivationStore, LanguageModel
 from expander_sae.evaluation import evaluate
-from expander_sae.records import ExpanderSaeError, FrontierRecord, TrainingRecord, write_atomically
-from expander_sae.saes import AbstractSae, Inference, load_sae
-from expander_sae.training import StoreBatches, TrainConfig, train
-from expander_sae.training.loop import METRICS
+from expander_sae.records import ExpanderSaeError, FrontierRecord
+from expander_sae.saes import Inference, load_sae
+from expander_sae.training import TrainConfig
 
-from .closed_form import principal_saes, pruned_sae
-from .first_tokens import FirstTokens
+from .passes import Passes
 from .pieces import PIECES, EvaluationSettings, Pieces
 from .results import Frontier, settings_of, versions, with_retention
 from .variants import Variant
@@ -48,7 +44,8 @@ def run_frontier(
     """Train, save and evaluate `variants`, and write `frontier.json`; a rerun skips what is finished.
 
     All SAEs of one seed are trained in one pass, so that they see the same batches in the same order; the seed sets
-    the initial values, the mask and the order. The SAEs evaluated are those read back from disk.
+    the initial values, the mask and the order. The SAEs evaluated are those read back from disk. Several processes may
+    share a folder: each trains what no other has, one at a time for each seed.
 
     Args:
         store: harvested activations; trained on "train", evaluated on "heldout".
@@ -94,9 +91,11 @@ def run_frontier(
     pieces = Pieces(folder / PIECES, store, train_config, shared, evaluation, train_tokens)
     for reading in readings:
         Inference.parse(reading, variants[0].k)  # before hours of training, not after
-    _train_missing(
-        store, folder, variants, train_config, pieces, shared, evaluation, train_tokens, device, progress, say
-    )
+    passes = Passes(
+        store, folder, variants, train_config, pieces, shared, evaluation.keep_special_tokens, train_tokens, device,
+        progress, say,
+    )  # fmt: skip
+    passes.train_missing()
     _evaluate_missing(
         store, folder, variants, (None, *readings), language_model, pieces, evaluation, device, progress, say
     )
@@ -136,94 +135,6 @@ def _record(pieces: Pieces, variant: Variant, reading: str | None) -> FrontierRe
         evaluation=pieces.evaluation(variant, reading),
         reading=reading,
     )
-
-
-def _train_missing(
-    store: ActivationStore,
-    folder: Path,
-    variants: Sequence[Variant],
-    config: TrainConfig,
-    pieces: Pieces,
-    shared: dict[str, Any],
-    evaluation: EvaluationSettings,
-    train_tokens: int | None,
-    device: str,
-    progress: bool,
-    say: Callable[[str], None],
-) -> None:
-    kept = evaluation.keep_special_tokens
-    for seed in dict.fromkeys(variant.seed for variant in variants):
-        of_seed = [variant for variant in variants if variant.seed == seed]
-        missing = [variant for variant in of_seed if not pieces.is_trained(variant, folder / variant.sae_path)]
-        if len(missing) < len(of_seed):
-            say(f"seed {seed}: {len(of_seed) - len(missing)} of {len(of_seed)} SAEs are already trained")
-        of_this_seed = replace(config, seed=seed)
-        # In this order: what is pruned comes out of a dense SAE of the first pass.
-        for way in ("", "fixed", "pruned", "closed"):
-            now = [variant for variant in missing if variant.training == way]
-            if not now:
-                continue
-            place = (folder / now[0].sae_path).parent
-            if way == "closed":
-                done = principal_saes(
-                    now, store, of_this_seed, place, keep_special_tokens=kept, train_tokens=train_tokens
-                )
-            elif way == "pruned" and (dead_end := _diverged_dense(now[0], variants, pieces)) is not None:
-                # Nothing to prune: the runs are as lost as the one they start from.
-                done = {v.name: replace(dead_end, name=v.name) for v in now}
-            else:
-                settings = _settings_of_pass(way, of_this_seed)
-                saes = {name: sae.to(device) for name, sae in _start(way, now, store.d_in, folder, shared).items()}
-                batches = _batches(store, settings, kept, train_tokens)
-                done = train(saes, batches, settings, folder=place, progress=progress)
-                _keep_logs(place / METRICS, {v.name: folder / v.sae_path / METRICS for v in now})
-            for variant in now:
-                pieces.add_training(variant, done[variant.name])
-
-
-def _settings_of_pass(way: str, config: TrainConfig) -> TrainConfig:
-    if way == "":
-        return config
-    # A support that is the question must not be moved by the training.
-    return replace(config, rewire_every=0, fine_tune=way == "pruned")
-
-
-def _keep_logs(log: Path, places: dict[str, Path]) -> None:
-    """Each SAE's lines of a pass's log, beside the SAE: the next pass in this folder starts the log anew."""
-    lines: dict[str, list[str]] = {name: [] for name in places}
-    for line in log.read_text(encoding="utf-8").splitlines():
-        name = json.loads(line)["name"]
-        if name in lines:
-            lines[name].append(line + "\n")
-    for name, place in places.items():
-        with write_atomically(place) as temporary:
-            temporary.write_text("".join(lines[name]), encoding="utf-8")
-
-
-def _diverged_dense(pruned: Variant, variants: Sequence[Variant], pieces: Pieces) -> TrainingRecord | None:
-    """The training of the full dense SAE of the same seed, if it diverged."""
-    for variant in variants:
-        if variant.family == "dense" and variant.seed == pruned.seed and pieces.training(variant).diverged:
-            return pieces.training(variant)
-    return None
-
-
-def _start(
-    way: str, variants: Sequence[Variant], d_in: int, folder: Path, shared: dict[str, Any]
-) -> dict[str, AbstractSae]:
-    if way != "pruned":
-        return {variant.name: variant.build(d_in, **shared) for variant in variants}
-    dense = [replace(v, name="dense", family="dense", degree=None, matched_degree=None) for v in variants]
-    how = {name: shared[name] for name in ("stages", "spare")}
-    return {v.name: pruned_sae(v, folder / d.sae_path, **how) for v, d in zip(variants, dense, strict=True)}
-
-
-def _batches(
-    store: ActivationStore, config: TrainConfig, keep_special_tokens: bool, train_tokens: int | None
-) -> StoreBatches | FirstTokens:
-    if train_tokens is None:
-        return StoreBatches(store, config, keep_special_tokens=keep_special_tokens)
-    return FirstTokens(store, config, train_tokens, keep_special_tokens=keep_special_tokens)
 
 
 def _evaluate_missing(

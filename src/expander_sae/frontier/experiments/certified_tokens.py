@@ -50,14 +50,9 @@ def measure(context: Context) -> Measured:
 def certify_tokens(sae: Any, reading: str, context: Context) -> dict[str, Any]:
     """The summary of `CodeShares` on the first held-out tokens."""
     shares = CodeShares(rows_of(sae), sae.values.detach(), d_in=sae.d_in, signed=sae.signed)
-    reader, left = sae.read_by(reading), context.option("tokens")
-    for batch in context.heldout_batches():
-        block = batch.x
-        for x in block[:left].float().split(_BLOCK):
-            shares.update(x - sae.center(), reader.encode(x))
-        left -= len(block)
-        if left <= 0:
-            break
+    reader = sae.read_by(reading)
+    for x in context.heldout_blocks(context.option("tokens"), _BLOCK):
+        shares.update(x - sae.center(), reader.encode(x))
     return shares.summary()
 
 

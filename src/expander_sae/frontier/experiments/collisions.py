@@ -44,28 +44,23 @@ def measure(context: Context) -> Measured:
 
 @torch.no_grad()
 def _collisions(sae: Any, context: Context) -> dict[str, Any]:
-    rows, left = sae.rows.long(), context.option("tokens")
+    rows = sae.rows.long()
     draw = torch.Generator().manual_seed(0)
     sums = dict.fromkeys(KINDS, 0.0)
     tokens, active_sum, bound, expected = 0, 0, 0.0, 0.0
     degree = rows.shape[1]
-    for batch in context.heldout_batches():
-        block = batch.x
-        for x in block[:left].split(_BLOCK):
-            codes = sae.encode(x.float())
-            active = codes.values != 0
-            size = active.sum(dim=1)
-            keep = size > 0
-            indices, active, size = codes.indices[keep], active[keep], size[keep]
-            for kind, supports in _supports(indices, active, len(rows), draw).items():
-                sums[kind] += float((1 - coverage(supports, active, rows, sae.d_in) / (degree * size)).sum())
-            edges = (degree * size).double()
-            bound += float((1 - sae.d_in / edges).clamp_min(0).sum())
-            expected += float((1 - sae.d_in * (1 - (1 - degree / sae.d_in) ** size.double()) / edges).sum())
-            tokens, active_sum = tokens + len(size), active_sum + int(size.sum())
-        left -= len(block)
-        if left <= 0:
-            break
+    for x in context.heldout_blocks(context.option("tokens"), _BLOCK):
+        codes = sae.encode(x)
+        active = codes.values != 0
+        size = active.sum(dim=1)
+        keep = size > 0
+        indices, active, size = codes.indices[keep], active[keep], size[keep]
+        for kind, supports in _supports(indices, active, len(rows), draw).items():
+            sums[kind] += float((1 - coverage(supports, active, rows, sae.d_in) / (degree * size)).sum())
+        edges = (degree * size).double()
+        bound += float((1 - sae.d_in / edges).clamp_min(0).sum())
+        expected += float((1 - sae.d_in * (1 - (1 - degree / sae.d_in) ** size.double()) / edges).sum())
+        tokens, active_sum = tokens + len(size), active_sum + int(size.sum())
     many = max(tokens, 1)
     return {
         "degree": degree,

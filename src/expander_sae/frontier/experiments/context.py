@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from torch import Tensor
+
 from expander_sae.activations import ActivationStore, LanguageModel
 from expander_sae.evaluation.codes import TokenBatch, store_batches
 from expander_sae.records import ExpanderSaeError, FrontierRecord, read_json, write_json
@@ -162,6 +164,15 @@ class Context:
         """Held-out activations in order, special tokens in or out as the settings say."""
         kept = self.settings.evaluation().keep_special_tokens
         return store_batches(self.store, "heldout", keep_special_tokens=kept)
+
+    def heldout_blocks(self, tokens: int, size: int | None = None) -> Iterator[Tensor]:
+        """The first held-out activations, float32 [up to `size`, d_in] each, as stored where that is None."""
+        for batch in self.heldout_batches():
+            x = batch.x[:tokens].float()
+            yield from x.split(len(x) if size is None else size)
+            tokens -= len(x)
+            if tokens <= 0:
+                break
 
     def option(self, name: str) -> Any:
         """A setting of this experiment alone."""

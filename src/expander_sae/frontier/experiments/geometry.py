@@ -55,13 +55,8 @@ def _grid_rows(context: Context, grid: Grid) -> list[dict[str, Any]]:
 @torch.no_grad()
 def flattened_fvu(sae: Any, context: Context) -> dict[str, float]:
     """fvu on held-out tokens once the columns are flattened to a ratio, by ratio; nothing is trained afterwards."""
-    left, parts = context.option("flatten_tokens"), []
-    for batch in context.heldout_batches():
-        parts.append(batch.x[:left].float())
-        left -= len(parts[-1])
-        if left <= 0:
-            break
-    x, found, values = torch.cat(parts), {}, sae.values.detach().cpu().numpy()
+    x = torch.cat(list(context.heldout_blocks(context.option("flatten_tokens"))))
+    found, values = {}, sae.values.detach().cpu().numpy()
     for beta in (0.0, *context.option("betas")):
         flat = copy.deepcopy(sae).eval()
         if beta:

@@ -101,10 +101,9 @@ def _noise(context: Context, sae: AbstractSae, noises: Sequence[float]) -> list[
     """
     sums: list[dict[str, float]] = [dict.fromkeys((key for _, key, _ in _NOISE), 0.0) for _ in noises]
     generator = torch.Generator().manual_seed(0)
-    tokens, left = 0, context.option("tokens")
-    for batch in context.heldout_batches():
-        x = batch.x[:left].float()
-        left, tokens = left - len(x), tokens + len(x)
+    tokens = 0
+    for x in context.heldout_blocks(context.option("tokens")):
+        tokens += len(x)
         direction = torch.randn(x.shape, generator=generator)
         unit = direction / direction.norm(dim=1, keepdim=True) * (x - sae.center()).norm(dim=1, keepdim=True)
         codes = sae.encode(x)
@@ -117,8 +116,6 @@ def _noise(context: Context, sae: AbstractSae, noises: Sequence[float]) -> list[
             moved = (sae.decode(again) - output).norm(dim=1) / (noise * unit).norm(dim=1).clamp_min(1e-30)
             for name, values in (("support_kept", kept), ("code_change", change), ("output_change", moved)):
                 sums[place][name] += float(values.double().sum())
-        if left <= 0:
-            break
     return [
         {"noise": noise, **{name: total / tokens for name, total in part.items()}}
         for noise, part in zip(noises, sums, strict=True)

@@ -1,0 +1,150 @@
+"""Runs that share a folder of SAEs: one after the other, interrupted, and at the same time."""
+
+import json
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+from filelock import FileLock
+from tiny_models import D_IN, make_documents, make_tiny_model, write_jsonl
+
+from expander_sae.activations import harvest, load_language_model
+from expander_sae.frontier import EvaluationSettings, passes, plan, run_frontier, sweep
+from expander_sae.training import TrainConfig
+from expander_sae.training.loop import METRICS
+
+CONFIG = TrainConfig(tokens=2000, batch_size=100, statistics_tokens=500)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("harvest")
+    model = load_language_model(make_tiny_model(folder / "model"), dtype="float32")
+    text = write_jsonl(folder / "text.jsonl", make_documents(24))
+    out = folder / "acts"
+    return harvest(model, text, out, context=32, heldout_share=0.25, compute_dtype="float32", progress=False)
+
+
+def variants(degrees=(4, 8), controls=("dense",)):
+    return plan(degrees, controls, d_in=D_IN, n_latents=64, k=4, seeds=(0,), note=lambda text: None)
+
+
+def never(*args, **kwargs):
+    raise AssertionError("this was finished")
+
+
+def test_runs_with_other_evaluations_keep_each_others(store, tmp_path, monkeypatch):
+    few, all_of_them = EvaluationSettings(max_tokens=50), EvaluationSettings()
+    first = run_frontier(store, tmp_path, variants(), CONFIG, evaluation=few, progress=False)
+    run_frontier(store, tmp_path, variants(), CONFIG, evaluation=all_of_them, progress=False)
+    monkeypatch.setattr(sweep, "evaluate", never)
+    again = run_frontier(store, tmp_path, variants(), CONFIG, evaluation=few, progress=False)
+    assert again.records == first.records
+    assert {record.evaluation.tokens for record in again.records} == {50}
+
+
+def test_evaluations_of_earlier_versions_are_taken_over(store, tmp_path, monkeypatch):
+    first = run_frontier(store, tmp_path, variants(), CONFIG, progress=False)
+    for path in (tmp_path / "pieces").glob("*.json"):
+        piece = json.loads(path.read_text())
+        piece["evaluations"] = {key.partition(" ")[0]: value for key, value in piece["evaluations"].items()}
+        path.write_text(json.dumps(piece))
+    monkeypatch.setattr(sweep, "evaluate", never)
+    assert run_frontier(store, tmp_path, variants(), CONFIG, progress=False).records == first.records
+
+
+def test_an_interrupted_pass_waits_while_others_train_in_the_folder(store, tmp_path, monkeypatch):
+    straight = run_frontier(store, tmp_path / "a", variants(), CONFIG, progress=False)
+    short = replace(CONFIG, checkpoint_every=4)
+    steps, real = [], passes.StoreBatches.__next__
+
+    def interrupt(self):
+        steps.append(None)
+        if len(steps) == 9:
+            raise KeyboardInterrupt
+        return real(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(passes.StoreBatches, "__next__", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_frontier(store, tmp_path / "b", variants(), short, progress=False)
+    (checkpoint,) = (tmp_path / "b/seed0").glob("pass-*/checkpoint.pt")
+    # Another run of the same settings, of other SAEs.
+    other = run_frontier(store, tmp_path / "b", variants((2,), ()), CONFIG, progress=False)
+    assert [record.variant for record in other.records] == ["expander-d2"]
+    assert checkpoint.is_file()
+    steps.clear()
+    monkeypatch.setattr(passes.StoreBatches, "__next__", lambda self: (steps.append(None), real(self))[1])
+    resumed = run_frontier(store, tmp_path / "b", variants(), short, progress=False)
+    assert len(steps) == 20 - 8
+    assert not list((tmp_path / "b/seed0").glob("pass-*"))
+    for one, two in zip(straight.records, resumed.records, strict=True):
+        assert (one.variant, one.evaluation.fvu) == (two.variant, two.evaluation.fvu)
+    logs = [(tmp_path / place / "seed0/expander-d4" / METRICS).read_text() for place in "ab"]
+    assert logs[0] == logs[1]
+    assert logs[0]
+
+
+def test_only_one_process_trains_the_saes_of_a_seed(store, tmp_path):
+    run_frontier(store, tmp_path / "alone", variants(), CONFIG, progress=False)
+    said, waiting, found = [], threading.Event(), []
+
+    def say(text):
+        said.append(text)
+        if "waiting" in text:
+            waiting.set()
+
+    def run():
+        # Threads start with the default number; the numbers are compared with a run of the main one.
+        torch.set_num_threads(threads)
+        found.append(run_frontier(store, tmp_path / "both", variants(), CONFIG, progress=False, say=say))
+
+    threads = torch.get_num_threads()
+    (tmp_path / "both/pieces").mkdir(parents=True)
+    other = threading.Thread(target=run)
+    with FileLock(tmp_path / "both/pieces/seed0.lock"):
+        other.start()
+        assert waiting.wait(60)
+        # What the first process finishes meanwhile is not trained again.
+        for piece in (tmp_path / "alone/pieces").glob("dense*.json"):
+            (tmp_path / "both/pieces" / piece.name).write_bytes(piece.read_bytes())
+        (tmp_path / "both/seed0").mkdir()
+        (tmp_path / "alone/seed0/dense").rename(tmp_path / "both/seed0/dense")
+        marked = (tmp_path / "both/seed0/dense/config.json").stat().st_mtime_ns
+    other.join(120)
+    assert [record.variant for record in found[0].records] == [variant.name for variant in variants()]
+    assert (tmp_path / "both/seed0/dense/config.json").stat().st_mtime_ns == marked
+    assert any("1 of 3 SAEs are already trained" in text for text in said)
+
+
+def test_two_notes_at_the_same_time_are_both_kept(store, tmp_path):
+    found = run_frontier(store, tmp_path, variants(), CONFIG, progress=False)
+    names = [variant.folder for variant in variants()]
+    before = {name: json.loads((tmp_path / f"pieces/{name}.json").read_text()) for name in names}
+    # Both read the pieces before either writes; a reading is what each of them adds.
+    real, met = sweep.evaluate, threading.Barrier(2, timeout=60)
+
+    def meet(*args, **kwargs):
+        done = real(*args, **kwargs)
+        met.wait()
+        return done
+
+    sweep.evaluate = meet
+    try:
+        arguments = (store, tmp_path, variants(), CONFIG)
+        runs = [
+            threading.Thread(target=run_frontier, args=arguments, kwargs={"readings": [reading], "progress": False})
+            for reading in ("omp", "refit")
+        ]
+        for run in runs:
+            run.start()
+        for run in runs:
+            run.join(120)
+    finally:
+        sweep.evaluate = real
+    for name in names:
+        after = json.loads((tmp_path / f"pieces/{name}.json").read_text())
+        assert {key.partition(" ")[0] for key in after["evaluations"]} == {"own", "omp", "refit"}
+        assert after["training"] == before[name]["training"]
+    assert len(found.records) == 3
