@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .along import diverged_along, figures_along, first_of, lines_along, runs_of, tables_along
+from .along import figure_beside, first_of, lines_along, page_along, run_at, runs_of
 from .beside import Paper
 from .context import Context
 from .drawing import lines
@@ -18,8 +18,7 @@ def measure(context: Context) -> Measured:
     runs = []
     for k in sorted(set(context.option("ks"))):
         context.say(f"k = {k}")
-        grid = context.grid(degrees=context.chosen_degrees(), controls=context.option("controls"), k=k)
-        runs.append({"at": k, "frontier": grid.frontier.to_dict()})
+        runs.append(run_at(k, context, k=k))
     return {"runs": runs}
 
 
@@ -36,28 +35,14 @@ def show(measured: Measured) -> Page:
         parts.append(f"at k = {k:.0f} {' and '.join(fvus)}" if fvus else f"at k = {k:.0f} nothing was measured")
     claim = f"Of fvu, {'; '.join(parts)}."
     dead = lines(f"{_DEAD}_along", "dead latents along k", lines_along(runs, _DEAD), x=_AXIS, y="dead", log_x=True)
-    return Page(
-        claim=claim,
-        tables=tables_along(runs, "k"),
-        figures=[*figures_along(runs, _AXIS, log_x=True), dead],
-        notes=[
-            "Every k is a training of its own, not one SAE read with fewer or more latents.",
-            *diverged_along(measured, "k"),
-        ],
-    )
+    note = "Every k is a training of its own, not one SAE read with fewer or more latents."
+    return page_along(measured, _AXIS, claim, note, place="k", more=[dead])
 
 
 def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
     """rel_err, CE recovered and dead latents along k, the paper's beside ours."""
     return [
-        lines(
-            f"{metric}_beside_the_paper",
-            f"{metric} along k, beside the paper's",
-            [*lines_along(runs_of(measured), metric), *paper.along_k(metric)],
-            x=_AXIS,
-            y=metric,
-            log_x=True,
-        )
+        figure_beside(measured, _AXIS, metric, paper.along_k(metric), along="k")
         for metric in ("rel_err", "ce_recovered_zero", _DEAD)
     ]
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from ..report import in_order
 from ..results import Summary
+from .context import Context
 from .drawing import Line, lines
-from .experiment import Figure, Measured, Table
+from .experiment import Figure, Measured, Page, Table
 from .quality import diverged, quality_table, summaries_of
 
 METRICS = (
@@ -18,6 +19,12 @@ METRICS = (
     ("ce_recovered_zero", "ce_recovered_zero"),
     ("ce_recovered_mean", "ce_recovered_mean"),
 )
+
+
+def run_at(place: float, context: Context, **how: Any) -> dict[str, Any]:
+    """The grid of the experiment's degrees and controls at one place on the axis; `how` goes to `Context.grid`."""
+    grid = context.grid(degrees=context.chosen_degrees(), controls=context.option("controls"), **how)
+    return {"at": place, "frontier": grid.frontier.to_dict()}
 
 
 def runs_of(measured: Measured) -> list[tuple[float, list[Summary]]]:
@@ -52,6 +59,34 @@ def lines_along(
 def tables_along(runs: Sequence[tuple[float, Sequence[Summary]]], axis: str) -> list[Table]:
     """One table for each place on the axis."""
     return [quality_table(f"{axis}: {at:,.0f}", summaries) for at, summaries in runs if summaries]
+
+
+def page_along(
+    measured: Measured,
+    axis: str,
+    claim: str,
+    note: str,
+    *,
+    place: str | None = None,
+    more: Sequence[Figure | None] = (),
+) -> Page:
+    """The page of an experiment along an axis that is drawn in logarithms; `place` is its short name, in tables."""
+    runs, place = runs_of(measured), place or axis
+    return Page(
+        claim=claim,
+        tables=tables_along(runs, place),
+        figures=[*figures_along(runs, axis, log_x=True), *more],
+        notes=[note, *diverged_along(measured, place)],
+    )
+
+
+def figure_beside(
+    measured: Measured, axis: str, metric: str, theirs: Sequence[Line], *, along: str, whose: str = "the paper's"
+) -> Figure | None:
+    """A metric along the axis, with another's points."""
+    drawn = [*lines_along(runs_of(measured), metric), *theirs]
+    caption = f"{metric} along {along}, beside {whose}"
+    return lines(f"{metric}_beside_the_paper", caption, drawn, x=axis, y=metric, log_x=True)
 
 
 def diverged_along(measured: Mapping[str, Any], axis: str) -> list[str]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from ..results import Summary
-from .along import diverged_along, figures_along, lines_along, runs_of, tables_along
+from .along import figure_beside, page_along, run_at, runs_of
 from .beside import Paper
 from .context import Context
-from .drawing import lines
 from .experiment import Experiment, Figure, Measured, Page
 from .quality import mean_of
 
@@ -20,36 +19,21 @@ def measure(context: Context) -> Measured:
     runs = []
     for tokens in sorted({round(share * stored) for share in context.option("shares")}):
         context.say(f"{tokens:,} of {stored:,} stored tokens")
-        grid = context.grid(
-            degrees=context.chosen_degrees(),
-            controls=context.option("controls"),
-            train_tokens=None if tokens == stored else tokens,
-            label="" if tokens == stored else f"first{tokens}",
-        )
-        runs.append({"at": tokens, "frontier": grid.frontier.to_dict()})
+        part = {} if tokens == stored else {"train_tokens": tokens, "label": f"first{tokens}"}
+        runs.append(run_at(tokens, context, **part))
     return {"runs": runs}
 
 
 def show(measured: Measured) -> Page:
     """Fidelity along the number of stored tokens."""
-    runs = runs_of(measured)
-    return Page(
-        claim=_claim(runs),
-        tables=tables_along(runs, _AXIS),
-        figures=figures_along(runs, _AXIS, log_x=True),
-        notes=[
-            "All runs have equally many steps and see as many tokens, counting repeats; held-out text is the same.",
-            *diverged_along(measured, _AXIS),
-        ],
-    )
+    note = "All runs have equally many steps and see as many tokens, counting repeats; held-out text is the same."
+    return page_along(measured, _AXIS, _claim(runs_of(measured)), note)
 
 
 def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
     """rel_err along the number of stored tokens."""
     theirs = paper.along_data("rel_err", (("expander_tied", 7), ("expander_tied", 100), ("dense_tied", 512)))
-    caption = "rel_err along stored training tokens, beside the paper's"
-    drawn = [*lines_along(runs_of(measured), "rel_err"), *theirs]
-    return [lines("rel_err_beside_the_paper", caption, drawn, x=_AXIS, y="rel_err", log_x=True)]
+    return [figure_beside(measured, _AXIS, "rel_err", theirs, along=_AXIS)]
 
 
 def _claim(runs: list[tuple[float, list[Summary]]]) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..results import Summary
-from .along import diverged_along, figures_along, lines_along, runs_of, tables_along
+from .along import figure_beside, page_along, run_at, runs_of
 from .beside import Paper
 from .context import Context
-from .drawing import lines
 from .experiment import Experiment, Figure, Measured, Page
 from .quality import mean_of
 
@@ -23,43 +22,25 @@ def measure(context: Context) -> Measured:
         context.say(f"{tokens:,} training tokens")
         # The budget of the command line is every experiment's own grid.
         label = "" if tokens == config.tokens else f"tokens{tokens}"
-        grid = context.grid(
-            degrees=context.chosen_degrees(),
-            controls=context.option("controls"),
-            config=replace(config, tokens=tokens),
-            label=label,
-        )
-        runs.append({"at": tokens, "frontier": grid.frontier.to_dict()})
+        runs.append(run_at(tokens, context, config=replace(config, tokens=tokens), label=label))
     return {"runs": runs}
 
 
 def show(measured: Measured) -> Page:
     """Fidelity along the budget, and what the last doubling still gave."""
-    runs = runs_of(measured)
-    return Page(
-        claim=_claim(runs),
-        tables=tables_along(runs, _AXIS),
-        figures=figures_along(runs, _AXIS, log_x=True),
-        notes=[
-            "Every budget is a run of its own with its own learning-rate schedule, not a point on one run's way.",
-            *diverged_along(measured, _AXIS),
-        ],
-    )
+    note = "Every budget is a run of its own with its own learning-rate schedule, not a point on one run's way."
+    return page_along(measured, _AXIS, _claim(runs_of(measured)), note)
 
 
 def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
     """rel_err and CE recovered along the budget, an independent replication's beside ours."""
     return [
-        lines(
-            f"{metric}_beside_the_paper",
-            f"{metric} along training tokens, beside a replication of the paper",
-            [*lines_along(runs_of(measured), metric), *paper.replication(metric, "steps")],
-            x=_AXIS,
-            y=metric,
-            log_x=True,
+        figure_beside(
+            measured, _AXIS, metric, paper.replication(metric, "steps"), along="training tokens",
+            whose="a replication of the paper",
         )
         for metric in ("rel_err", "ce_recovered_zero")
-    ]
+    ]  # fmt: skip
 
 
 def _claim(runs: list[tuple[float, list[Summary]]]) -> str:
