@@ -8,13 +8,17 @@ A marker is a comment on a line of its own, with the lines of its table below:
     <!-- quality: RECORD [RECORD ...] | variant, variant, ... | column, column, ... -->
     <!-- readings: RECORD [RECORD] | variant, variant, ... -->
     <!-- along: RECORD | heading of the axis -->
+    <!-- tuning: RECORD RECORD ... | variant, variant, ... -->
+    <!-- budgets: RECORD -->
     <!-- page: RECORD | title of a table of its page | column; column; ... | column=cell, cell, ...; column=... -->
 
 Quality: a row for each of the variants named (of the first record that has it), all where none is; A+B are the SAEs
 of record A as `expander-sae eval --json` measured them for B; columns of `COLUMNS`, `USUAL` where none is. Readings:
 fvu / delta_ce (where measured) / tokens per second, a row for each inference, a column for each variant; the speeds are
 those of a second record where one is named. Along: what an experiment along an axis (steps, data-efficiency,
-active-latents) measured, three rows for each place, a column for each SAE. Page: the table as the experiment's own page
+active-latents) measured, three rows for each place, a column for each SAE. Tuning: seed 0's held-out fvu by batch and
+rate, a row for each record (A,B: the SAEs of both), and dead latents of the full dense SAE. Budgets: an `encoders`
+record, fvu / delta_ce / tokens per second, a column for each budget. Page: the table as the experiment's own page
 has it, without the single seeds; all of its columns and rows where none is named.
 """
 
@@ -58,7 +62,7 @@ FIGURES = {
     "planted_paper_grid": ("synthetic", "paper_grid"),
     "certificate_gap": ("certificate-gap", "gap"),
 }
-MARKER = re.compile(r"^<!-- (?P<kind>quality|readings|along|page): (?P<text>.+) -->$")
+MARKER = re.compile(r"^<!-- (?P<kind>quality|readings|along|tuning|budgets|page): (?P<text>.+) -->$")
 
 
 def number(value: float, digits: int) -> str:
@@ -142,7 +146,15 @@ def name_of(summary: Summary, k: int) -> str:
 
 def table(kind: str, text: str, results: Path) -> list[str]:
     """The lines of a marker's table."""
-    return {"quality": quality, "readings": readings, "along": along, "page": page}[kind](text, results)
+    kinds = {
+        "quality": quality,
+        "readings": readings,
+        "along": along,
+        "tuning": tuning,
+        "budgets": budgets,
+        "page": page,
+    }
+    return kinds[kind](text, results)
 
 
 def readings(text: str, results: Path) -> list[str]:
@@ -194,6 +206,52 @@ def along(text: str, results: Path) -> list[str]:
             cells = [between.join(c(of[v]) for c in columns if c(of[v])) if v in of else "" for v in names]
             if any(cells):
                 lines.append(f"| {f'{at:,.0f}' if number_of_row == 0 else ''} | {heading} | {' | '.join(cells)} |")
+    return lines
+
+
+def tuning(text: str, results: Path) -> list[str]:
+    """Seed 0 of the same SAEs under several batches and rates."""
+    records, _, variants = (part.strip() for part in text.partition("|"))
+    names = _words(variants)
+    lines = [f"| batch, peak rate | {' | '.join(map(name_of_variant, names))} | dead of the full dense SAE |"]
+    lines.append("|---" * (2 + len(names)) + "|")
+    for record in records.split():
+        parts = [_measured(results / f"{one}.json") for one in record.split(",")]
+        settings = parts[0]["settings"]["training"]
+        found = {
+            one.variant: one.evaluation for part in parts for one in records_from(part["records"]) if one.seed == 0
+        }
+        cells = [number(found[name].fvu, 4) for name in names]
+        cells.append(f"{100 * found['dense'].dead_fraction:.1f}%")
+        rate = f"{settings['learning_rate']:.0e}".replace("e-0", "e-")
+        lines.append(f"| {settings['batch_size']}, {rate} | {' | '.join(cells)} |")
+    return lines
+
+
+BUDGET_ROWS = (
+    # what it is, family, inference
+    ("one pass: one-shot, fixed mask", "oneshot", "encoder"),
+    ("one pass: half in an encoder, taught", "taught", "encoder"),
+    ("one pass: half in an encoder, end to end", "end to end", "encoder"),
+    ("the same support, least squares on it", "end to end", "refit"),
+    ("dictionary alone, `refit`", "expander", "refit"),
+    ("dictionary alone, `stages:2`", "expander", "stages:2"),
+    ("half in a taught encoder, its 8 best columns, then OMP", "taught", "warm:8"),
+    ("dictionary alone, `stages:4+16`", "expander", "stages:4+16"),
+    ("dictionary alone, `stages:8+8`", "expander", "stages:8+8"),
+)
+
+
+def budgets(text: str, results: Path) -> list[str]:
+    """Every way to spend a budget of entries."""
+    measured = json.loads((results / f"{text.strip()}.json").read_text(encoding="utf-8"))["measured"]
+    summaries = summarise(records_from([*measured["records"], *measured["readings"], *measured["encoders"]]))
+    found = {(s.family, s.inference, s.matched_degree): s for s in summaries}
+    sizes = measured["budgets"]
+    lines = [f"| | {' | '.join(f'd = {size}' for size in sizes)} |", "|---" * (1 + len(sizes)) + "|"]
+    for words, family, inference in BUDGET_ROWS:
+        cells = [_reading(found[family, inference, size], found[family, inference, size]) for size in sizes]
+        lines.append(f"| {words} | {' | '.join(cells)} |")
     return lines
 
 
