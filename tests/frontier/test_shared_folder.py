@@ -11,6 +11,7 @@ from tiny_models import D_IN, make_documents, make_tiny_model, write_jsonl
 
 from expander_sae.activations import harvest, load_language_model
 from expander_sae.frontier import EvaluationSettings, passes, plan, run_frontier, sweep
+from expander_sae.records import ExpanderSaeError
 from expander_sae.training import TrainConfig
 from expander_sae.training.loop import METRICS
 
@@ -116,6 +117,16 @@ def test_only_one_process_trains_the_saes_of_a_seed(store, tmp_path):
     assert [record.variant for record in found[0].records] == [variant.name for variant in variants()]
     assert (tmp_path / "both/seed0/dense/config.json").stat().st_mtime_ns == marked
     assert any("1 of 3 SAEs are already trained" in text for text in said)
+
+
+def test_a_disk_without_locks_is_told_before_training(store, tmp_path, monkeypatch):
+    def refuse(self, **kwargs):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(ExpanderSaeError, match=r"seed0\.lock: FileSystem does not appear to support flock\. Choose"):
+        run_frontier(store, tmp_path, variants(), CONFIG, progress=False)
+    assert not (tmp_path / "seed0").exists()
 
 
 def test_two_notes_at_the_same_time_are_both_kept(store, tmp_path):
