@@ -10,6 +10,7 @@ A marker is a comment on a line of its own, with the lines of its table below:
     <!-- along: RECORD | heading of the axis -->
     <!-- tuning: RECORD RECORD ... | variant, variant, ... -->
     <!-- budgets: RECORD -->
+    <!-- seeds: RECORD | model of the paper, layer -->
     <!-- page: RECORD | title of a table of its page | column; column; ... | column=cell, cell, ...; column=... -->
 
 Quality: a row for each of the variants named (of the first record that has it), all where none is; A+B are the SAEs
@@ -18,7 +19,8 @@ fvu / delta_ce (where measured) / tokens per second, a row for each inference, a
 those of a second record where one is named. Along: what an experiment along an axis (steps, data-efficiency,
 active-latents) measured, three rows for each place, a column for each SAE. Tuning: seed 0's held-out fvu by batch and
 rate, a row for each record (A,B: the SAEs of both), and dead latents of the full dense SAE. Budgets: an `encoders`
-record, fvu / delta_ce / tokens per second, a column for each budget. Page: the table as the experiment's own page
+record, fvu / delta_ce / tokens per second, a column for each budget. Seeds: every seed of the Expander SAEs, with the
+paper's means for the same degrees and k. Page: the table as the experiment's own page
 has it, without the single seeds; all of its columns and rows where none is named.
 """
 
@@ -34,6 +36,7 @@ from expander_sae.frontier.experiments import Page, find_experiment
 from expander_sae.frontier.experiments.quality import records_from
 from expander_sae.frontier.experiments.run import page_of
 from expander_sae.frontier.over_seeds import Spread
+from expander_sae.frontier.paper import select
 from expander_sae.frontier.report import in_order
 from expander_sae.frontier.results import Summary, summarise
 from expander_sae.records import FrontierRecord
@@ -62,7 +65,7 @@ FIGURES = {
     "planted_paper_grid": ("synthetic", "paper_grid"),
     "certificate_gap": ("certificate-gap", "gap"),
 }
-MARKER = re.compile(r"^<!-- (?P<kind>quality|readings|along|tuning|budgets|page): (?P<text>.+) -->$")
+MARKER = re.compile(r"^<!-- (?P<kind>quality|readings|along|tuning|budgets|seeds|page): (?P<text>.+) -->$")
 
 
 def number(value: float, digits: int) -> str:
@@ -152,6 +155,7 @@ def table(kind: str, text: str, results: Path) -> list[str]:
         "along": along,
         "tuning": tuning,
         "budgets": budgets,
+        "seeds": seeds,
         "page": page,
     }
     return kinds[kind](text, results)
@@ -252,6 +256,30 @@ def budgets(text: str, results: Path) -> list[str]:
     for words, family, inference in BUDGET_ROWS:
         cells = [_reading(found[family, inference, size], found[family, inference, size]) for size in sizes]
         lines.append(f"| {words} | {' | '.join(cells)} |")
+    return lines
+
+
+def seeds(text: str, results: Path) -> list[str]:
+    """Single seeds by degree, above the paper's means."""
+    record, _, where = (part.strip() for part in text.partition("|"))
+    model, _, layer = where.rpartition(",")
+    measured = _measured(results / f"{record}.json")
+    every, k = records_from(measured["records"]), measured["settings"]["k"]
+    degrees = measured["settings"]["degrees"]
+    found = [one for one in select(model.strip(), int(layer), k) if one.architecture == "expander_tied"]
+    if not found:
+        raise SystemExit(f"expected a model, layer and k of the paper's, got {model.strip()}, {layer}, {k}")
+    theirs = {one.degree: one for one in found}
+    lines = [f"| | {' | '.join(f'degree {d}' for d in degrees)} |", "|---" * (1 + len(degrees)) + "|"]
+    numbers = ", ".join(map(str, measured["settings"]["seeds"]))
+    for words, metric in (("rel_err", "rel_err"), ("CE recovered, zero", "ce_recovered_zero")):
+        ours = [
+            ", ".join(number(getattr(one.evaluation, metric), 3) for one in every if one.variant == f"expander-d{d}")
+            for d in degrees
+        ]
+        means = [getattr(theirs[d], metric) if d in theirs else None for d in degrees]
+        lines.append(f"| {words}, seeds {numbers} | {' | '.join(ours)} |")
+        lines.append(f"| the paper | {' | '.join('' if one is None else number(one.mean, 3) for one in means)} |")
     return lines
 
 
