@@ -163,24 +163,26 @@ class Lanes:
             process.send_signal(signal.SIGINT)
 
 
+def harvest(lanes: Lanes, layer: int, harvesting: Sequence[str]) -> bool:
+    """A layer's activations of the model's text; whether it went well."""
+    base = language_model(lanes.out).parent
+    return lanes.call(
+        f"harvest-layer{layer}",
+        ["harvest", "--model", str(base / "model"), "--text", str(base / "text.jsonl"), "--layer", str(layer),
+         "--out", str(activations(lanes.out, layer)), "--quiet", *harvesting],
+    )  # fmt: skip
+
+
 def prepare(lanes: Lanes, runs: Sequence[Run], harvesting: Sequence[str], wheels: Path) -> None:
     """The offline model, and a harvest for each layer; the same calls again find them done."""
     layers = sorted({run.layer for run in runs if run.layer is not None})
     if not layers:
         return
-    base = lanes.out / "base"
+    base = language_model(lanes.out).parent
     if not lanes.call("offline", ["offline", "--out", str(base), "--wheels", str(wheels), "--quiet"]):
         raise SystemExit("the offline model could not be made: see the log")
-
-    def harvest(layer: int) -> bool:
-        return lanes.call(
-            f"harvest-layer{layer}",
-            ["harvest", "--model", str(language_model(lanes.out)), "--text", str(base / "text.jsonl"),
-             "--layer", str(layer), "--out", str(activations(lanes.out, layer)), "--quiet", *harvesting],
-        )  # fmt: skip
-
     with ThreadPoolExecutor(lanes.lanes) as pool:
-        if not all(pool.map(harvest, layers)):
+        if not all(pool.map(lambda layer: harvest(lanes, layer, harvesting), layers)):
             raise SystemExit("a harvest failed: see the log")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from tiny_models import make_documents, make_tiny_model, write_jsonl
 
 from expander_sae.cli.main import app
 from expander_sae.frontier import CONTROLS
@@ -100,6 +101,46 @@ def test_groups_are_run_kept_and_not_run_again(tmp_path, capsys):
     assert "b: started" in said
     assert "a: started" not in said
     assert (tmp_path / "out/one/a/synthetic/records.json").stat().st_mtime_ns == before
+
+
+REAL_PLAN = """
+[shared]
+harvest = "--context 32"
+activations = "--compute-dtype float32"
+
+[[group]]
+name = "one"
+layer = 1
+arguments = "--tokens 2000 --batch-size 100 --n-latents 64 --k 4 --seeds 0 --ce-tokens 100"
+  [[group.run]]
+  record = "few"
+  experiment = "frontier"
+  arguments = "--degrees 2 --set controls=dense"
+
+[[group]]
+name = "two"
+layer = 1
+arguments = "--tokens 2000 --batch-size 100 --n-latents 64 --k 4 --seeds 0 --no-ce"
+  [[group.run]]
+  record = "more"
+  experiment = "frontier"
+  arguments = "--degrees 2,4 --set controls=dense"
+"""
+
+
+def test_the_command_line_runs_a_plan_side_by_side_and_trains_each_sae_once(tmp_path):
+    (tmp_path / "plan.toml").write_text(REAL_PLAN)
+    shared, runs = grid.read_plan(tmp_path / "plan.toml")
+    make_tiny_model(grid.language_model(tmp_path))
+    write_jsonl(tmp_path / "base/text.jsonl", make_documents(24))
+    lanes = grid.Lanes([str(Path(sys.executable).with_name("expander-sae"))], tmp_path, 2)
+    assert grid.harvest(lanes, 1, shared["harvest"]), (tmp_path / "log/harvest-layer1.log").read_text()
+    assert grid.run_groups(lanes, runs, tmp_path) == [], [log.read_text() for log in (tmp_path / "log").iterdir()]
+    few, more = (json.loads((tmp_path / f"{name}.json").read_text())["measured"]["records"] for name in ("few", "more"))
+    trained = {one["variant"]: one["training"] for one in more}
+    assert all(trained[one["variant"]] == one["training"] for one in few)
+    assert few[0]["evaluation"]["delta_ce"] is not None
+    assert {one["variant"] for one in more} == {"expander-d2", "expander-d4", "dense"}
 
 
 def test_a_run_with_other_arguments_is_not_done(tmp_path):
