@@ -164,6 +164,10 @@ def table(kind: str, text: str, results: Path) -> list[str]:
     return kinds[kind](text, results)
 
 
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
 def readings(text: str, results: Path) -> list[str]:
     """Every inference of an `amortisation` record."""
     records, _, variants = (part.strip() for part in text.partition("|"))
@@ -174,7 +178,7 @@ def readings(text: str, results: Path) -> list[str]:
     names = _words(variants) or [s.variant for s in own]
     columns = [next(s for s in own if s.variant == name) for name in names]
     k = both[0]["settings"]["k"]
-    lines = [f"| read by | {' | '.join(name_of(s, k) for s in columns)} |", "|---" * (1 + len(columns)) + "|"]
+    rows = []
     # The inference that Expander SAEs have of their own first; a dense SAE's is its encoder.
     for inference in dict.fromkeys(s.inference for s in every):
         cells = []
@@ -182,8 +186,8 @@ def readings(text: str, results: Path) -> list[str]:
             which = (column.variant, inference)
             found = [[s for s in of if (s.variant, s.inference) == which] for of in (every, timed)]
             cells.append(_reading(*(of[0] for of in found)) if all(found) else "")
-        lines.append(f"| `{inference}` | {' | '.join(cells)} |")
-    return lines
+        rows.append([f"`{inference}`", *cells])
+    return _markdown(["read by", *(name_of(s, k) for s in columns)], rows)
 
 
 def _reading(summary: Summary, timed: Summary) -> str:
@@ -200,28 +204,27 @@ def along(text: str, results: Path) -> list[str]:
         for run in stored["measured"]["runs"]
     ]
     names = {s.variant: name_of(s, k) for _, k, summaries in places for s in summaries}
-    lines = [f"| {axis} | | {' | '.join(names.values())} |", "|---" * (2 + len(names)) + "|"]
-    rows = {
+    rows: list[list[str]] = []
+    kinds = {
         "fvu": [mean_and_interval("fvu", 4)],
         "Δ CE, KL": [mean_and_interval("delta_ce", 3), mean("kl", 3)],
         "CE recovered, zero / mean": [mean("ce_recovered_zero", 3), mean("ce_recovered_mean", 3)],
     }
     for at, _, summaries in places:
         of = {summary.variant: summary for summary in summaries}
-        for number_of_row, (heading, columns) in enumerate(rows.items()):
+        for number_of_row, (heading, columns) in enumerate(kinds.items()):
             between = " / " if "/" in heading else ", "
             cells = [between.join(c(of[v]) for c in columns if c(of[v])) if v in of else "" for v in names]
             if any(cells):
-                lines.append(f"| {f'{at:,.0f}' if number_of_row == 0 else ''} | {heading} | {' | '.join(cells)} |")
-    return lines
+                rows.append([f"{at:,.0f}" if number_of_row == 0 else "", heading, *cells])
+    return _markdown([axis, "", *names.values()], rows)
 
 
 def tuning(text: str, results: Path) -> list[str]:
     """Seed 0 of the same SAEs under several batches and rates."""
     records, _, variants = (part.strip() for part in text.partition("|"))
     names = _words(variants)
-    lines = [f"| batch, peak rate | {' | '.join(map(name_of_variant, names))} | dead of the full dense SAE |"]
-    lines.append("|---" * (2 + len(names)) + "|")
+    rows = []
     for record in records.split():
         parts = [_measured(results / f"{one}.json") for one in record.split(",")]
         settings = parts[0]["settings"]["training"]
@@ -231,8 +234,8 @@ def tuning(text: str, results: Path) -> list[str]:
         cells = [number(found[name].fvu, 4) for name in names]
         cells.append(f"{100 * found['dense'].dead_fraction:.1f}%")
         rate = f"{settings['learning_rate']:.0e}".replace("e-0", "e-")
-        lines.append(f"| {settings['batch_size']}, {rate} | {' | '.join(cells)} |")
-    return lines
+        rows.append([f"{settings['batch_size']}, {rate}", *cells])
+    return _markdown(["batch, peak rate", *map(name_of_variant, names), "dead of the full dense SAE"], rows)
 
 
 BUDGET_ROWS = (
@@ -255,11 +258,11 @@ def budgets(text: str, results: Path) -> list[str]:
     summaries = summarise(records_from([*measured["records"], *measured["readings"], *measured["encoders"]]))
     found = {(s.family, s.inference, s.matched_degree): s for s in summaries}
     sizes = measured["budgets"]
-    lines = [f"| | {' | '.join(f'd = {size}' for size in sizes)} |", "|---" * (1 + len(sizes)) + "|"]
+    rows = []
     for words, family, inference in BUDGET_ROWS:
         cells = [_reading(found[family, inference, size], found[family, inference, size]) for size in sizes]
-        lines.append(f"| {words} | {' | '.join(cells)} |")
-    return lines
+        rows.append([words, *cells])
+    return _markdown(["", *(f"d = {size}" for size in sizes)], rows)
 
 
 def seeds(text: str, results: Path) -> list[str]:
@@ -273,7 +276,7 @@ def seeds(text: str, results: Path) -> list[str]:
     if not found:
         raise SystemExit(f"expected a model, layer and k of the paper's, got {model.strip()}, {layer}, {k}")
     theirs = {one.degree: one for one in found}
-    lines = [f"| | {' | '.join(f'degree {d}' for d in degrees)} |", "|---" * (1 + len(degrees)) + "|"]
+    rows = []
     numbers = ", ".join(map(str, measured["settings"]["seeds"]))
     for words, metric in (("rel_err", "rel_err"), ("CE recovered, zero", "ce_recovered_zero")):
         ours = [
@@ -281,9 +284,9 @@ def seeds(text: str, results: Path) -> list[str]:
             for d in degrees
         ]
         means = [getattr(theirs[d], metric) if d in theirs else None for d in degrees]
-        lines.append(f"| {words}, seeds {numbers} | {' | '.join(ours)} |")
-        lines.append(f"| the paper | {' | '.join('' if one is None else number(one.mean, 3) for one in means)} |")
-    return lines
+        rows.append([f"{words}, seeds {numbers}", *ours])
+        rows.append(["the paper", *("" if one is None else number(one.mean, 3) for one in means)])
+    return _markdown(["", *(f"degree {d}" for d in degrees)], rows)
 
 
 def page(text: str, results: Path) -> list[str]:
@@ -305,11 +308,9 @@ def page(text: str, results: Path) -> list[str]:
         if missing:
             raise SystemExit(f"expected {', '.join(missing)} in the column {column} of {record}")
     shown = columns or found.columns
-    lines = [f"| {' | '.join(name.replace('|', chr(92) + '|') for name in shown)} |", "|---" * len(shown) + "|"]
-    for row in rows:
-        if all(row[column] in cells for column, cells in wanted.items()):
-            lines.append(f"| {' | '.join(name_of_variant(row[column]) for column in shown)} |")
-    return lines
+    kept = [row for row in rows if all(row[column] in cells for column, cells in wanted.items())]
+    heading = [column.replace("|", "\\|") for column in shown]
+    return _markdown(heading, [[name_of_variant(row[column]) for column in shown] for row in kept])
 
 
 def _named(text: str) -> list[str]:
@@ -359,12 +360,9 @@ def quality(text: str, results: Path) -> list[str]:
     if missing:
         raise SystemExit(f"expected {', '.join(missing)} among {', '.join(found)} of {', '.join(records)}")
     shown = columns or USUAL
-    lines = [f"| SAE | {' | '.join(shown)} |", "|---" * (1 + len(shown)) + "|"]
-    for variant in variants or found:
-        summary, k = found[variant]
-        cells = [name_of(summary, k), *(COLUMNS[column](summary) for column in shown)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    chosen = [found[variant] for variant in variants or found]
+    rows = [[name_of(summary, k), *(COLUMNS[column](summary) for column in shown)] for summary, k in chosen]
+    return _markdown(["SAE", *shown], rows)
 
 
 def _words(text: str) -> list[str]:

@@ -165,10 +165,10 @@ class Lanes:
 
 def harvest(lanes: Lanes, layer: int, harvesting: Sequence[str]) -> bool:
     """A layer's activations of the model's text; whether it went well."""
-    base = language_model(lanes.out).parent
+    model = language_model(lanes.out)
     return lanes.call(
         f"harvest-layer{layer}",
-        ["harvest", "--model", str(base / "model"), "--text", str(base / "text.jsonl"), "--layer", str(layer),
+        ["harvest", "--model", str(model), "--text", str(model.with_name("text.jsonl")), "--layer", str(layer),
          "--out", str(activations(lanes.out, layer)), "--quiet", *harvesting],
     )  # fmt: skip
 
