@@ -26,7 +26,9 @@ def load(name):
     return module
 
 
-grid, documents = load("grid"), load("documents")
+grid = load("grid")
+load("document_tables")
+documents = load("documents")
 PLAN = """
 [shared]
 harvest = ""
