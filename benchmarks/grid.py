@@ -7,7 +7,8 @@
 Every SAE is trained once: all runs share OUT/saes. Runs of a group of `grid.toml` follow each other, groups run side by
 side, each on its share of the cores; where two need the SAEs of one seed, one waits for the other. A run that finished
 is not started again (its records name the command that made them); one that was interrupted goes on where it stopped.
-What each took is added to OUT/took.jsonl. With --keep, records are copied to docs/results.
+What each took is added to OUT/took.jsonl. Records are gathered in OUT/records, with one report of all; with --keep they
+are copied to docs/results too.
 """
 
 import argparse
@@ -186,8 +187,8 @@ def prepare(lanes: Lanes, runs: Sequence[Run], harvesting: Sequence[str], wheels
             raise SystemExit("a harvest failed: see the log")
 
 
-def run_groups(lanes: Lanes, runs: Sequence[Run], keep: Path | None) -> list[str]:
-    """Every run, groups side by side; the records of those that failed."""
+def run_groups(lanes: Lanes, runs: Sequence[Run], keep: Sequence[Path]) -> list[str]:
+    """Every run, groups side by side, records copied to the folders `keep`; the records of those that failed."""
     failed = []
 
     def run_group(group: str) -> None:
@@ -195,11 +196,12 @@ def run_groups(lanes: Lanes, runs: Sequence[Run], keep: Path | None) -> list[str
             done = run.is_done(lanes.out) or lanes.call(run.record, run.command(lanes.out))
             if not done:
                 failed.append(run.record)
-            elif keep is not None:
+            else:
                 kept = json.loads(run.records(lanes.out).read_text(encoding="utf-8"))
-                (keep / f"{run.record}.json").write_text(
-                    json.dumps(kept, separators=(",", ":")) + "\n", encoding="utf-8"
-                )
+                for folder in keep:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    text = json.dumps(kept, separators=(",", ":")) + "\n"
+                    (folder / f"{run.record}.json").write_text(text, encoding="utf-8")
 
     groups = list(dict.fromkeys(run.group for run in runs))
     with ThreadPoolExecutor(lanes.lanes) as pool:
@@ -235,10 +237,12 @@ def main() -> None:
     started = time.monotonic()
     missing = [run for run in runs if not run.is_done(given.out)]
     prepare(lanes, missing, shared["harvest"], given.wheels)
-    failed = run_groups(lanes, runs, RESULTS if given.keep else None)
+    gathered = given.out / "records"
+    failed = run_groups(lanes, runs, [gathered, RESULTS] if given.keep else [gathered])
     print(f"{len(runs) - len(failed)} of {len(runs)} done, {(time.monotonic() - started) / 60:.0f} min")
-    if failed:
-        raise SystemExit(f"failed: {', '.join(failed)}")
+    bound = not gathered.is_dir() or lanes.call("report", ["report", str(gathered)])
+    if failed or not bound:
+        raise SystemExit(f"failed: {', '.join([*failed, *([] if bound else ['report'])])}")
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def test_groups_are_run_kept_and_not_run_again(tmp_path, capsys):
     kept = tmp_path / "kept"
     kept.mkdir()
     program = [sys.executable, str(tmp_path / "program.py")]
-    assert grid.run_groups(grid.Lanes(program, tmp_path / "out", 2), runs, kept) == ["b"]
+    assert grid.run_groups(grid.Lanes(program, tmp_path / "out", 2), runs, [kept]) == ["b"]
     assert sorted(path.name for path in kept.iterdir()) == ["a.json", "c.json"]
     command = json.loads((kept / "a.json").read_text())["command"]
     assert command.endswith("--quiet --preset default --k 4 --set trials=1")
@@ -98,7 +98,7 @@ def test_groups_are_run_kept_and_not_run_again(tmp_path, capsys):
     assert all(0 < one["core_minutes"] < 1 and one["minutes"] > 0 for one in took)
     before = (tmp_path / "out/one/a/synthetic/records.json").stat().st_mtime_ns
     capsys.readouterr()
-    assert grid.run_groups(grid.Lanes(program, tmp_path / "out", 2), runs, None) == ["b"]
+    assert grid.run_groups(grid.Lanes(program, tmp_path / "out", 2), runs, []) == ["b"]
     said = capsys.readouterr().out
     assert "b: started" in said
     assert "a: started" not in said
@@ -137,12 +137,18 @@ def test_the_command_line_runs_a_plan_side_by_side_and_trains_each_sae_once(tmp_
     write_jsonl(tmp_path / "base/text.jsonl", make_documents(24))
     lanes = grid.Lanes([str(Path(sys.executable).with_name("expander-sae"))], tmp_path, 2)
     assert grid.harvest(lanes, 1, shared["harvest"]), (tmp_path / "log/harvest-layer1.log").read_text()
-    assert grid.run_groups(lanes, runs, tmp_path) == [], [log.read_text() for log in (tmp_path / "log").iterdir()]
-    few, more = (json.loads((tmp_path / f"{name}.json").read_text())["measured"]["records"] for name in ("few", "more"))
+    kept = tmp_path / "records"
+    assert grid.run_groups(lanes, runs, [kept]) == [], [log.read_text() for log in (tmp_path / "log").iterdir()]
+    few, more = (json.loads((kept / f"{name}.json").read_text())["measured"]["records"] for name in ("few", "more"))
     trained = {one["variant"]: one["training"] for one in more}
     assert all(trained[one["variant"]] == one["training"] for one in few)
     assert few[0]["evaluation"]["delta_ce"] is not None
     assert {one["variant"] for one in more} == {"expander-d2", "expander-d4", "dense"}
+    (kept / "another.json").write_text("{}")
+    assert lanes.call("report", ["report", str(kept)]), (tmp_path / "log/report.log").read_text()
+    report = (kept / "report.html").read_text()
+    assert re.findall(r'<section id="([^"]*)">', report) == ["few", "more"]
+    assert {path.name for path in kept.iterdir()} == {"few.json", "more.json", "another.json", "report.html"}
 
 
 def test_a_run_with_other_arguments_is_not_done(tmp_path):
@@ -150,7 +156,7 @@ def test_a_run_with_other_arguments_is_not_done(tmp_path):
     (tmp_path / "program.py").write_text(textwrap.dedent(PROGRAM))
     _, runs = grid.read_plan(tmp_path / "plan.toml")
     program = [sys.executable, str(tmp_path / "program.py")]
-    grid.run_groups(grid.Lanes(program, tmp_path / "out", 1), grid.choose(runs, "c"), None)
+    grid.run_groups(grid.Lanes(program, tmp_path / "out", 1), grid.choose(runs, "c"), [])
     assert runs[2].is_done(tmp_path / "out")
     (tmp_path / "plan.toml").write_text(PLAN + '  arguments = "--k 8"\n')
     _, changed = grid.read_plan(tmp_path / "plan.toml")

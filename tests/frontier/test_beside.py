@@ -7,8 +7,11 @@ from expander_sae.frontier.experiments.beside import Paper
 from expander_sae.frontier.paper import paper_diagnostics, paper_replication, paper_speeds
 
 
-def record(model_id, layer, k):
-    return {"settings": {"k": k}, "activations": [{"settings": {"model_id": model_id, "layer": layer}}]}
+def record(model_id, layer, k, preset="paper", n_latents=None):
+    recipe = recipe_of(model_id)
+    d_in = 32 if recipe is None else recipe.d_in
+    settings = {"k": k, "preset": preset, "n_latents": n_latents, "expansion": 8}
+    return {"settings": settings, "activations": [{"settings": {"model_id": model_id, "layer": layer, "d_in": d_in}}]}
 
 
 def test_a_model_of_the_paper_is_known_by_its_id_or_its_folder():
@@ -42,6 +45,22 @@ def test_its_own_conditions_are_drawn_in_colour_and_others_grey(model, layer, k,
     for line in drawn:
         assert line.reference == (not matches)
         assert line.name.startswith(f"paper, {shown[0]} layer {shown[1]}, k = {shown[2]}: ")
+
+
+@pytest.mark.parametrize(
+    ("preset", "n_latents", "said"),
+    [
+        ("default", None, "another trainer."),
+        ("paper", 2048, "2,048 latents instead of 4,096."),
+        ("default", 8192, "another trainer, 8,192 latents instead of 4,096."),
+    ],
+)
+def test_another_trainer_or_size_is_grey_on_the_same_model_too(preset, n_latents, said):
+    paper = Paper(record("pythia-70m-deduped", 3, 64, preset, n_latents))
+    assert (paper.model, paper.layer, paper.k, paper.matches) == ("pythia-70m", 3, 64, False)
+    assert paper.note().startswith("Grey: the paper's own numbers for the same model, layer and k (pythia-70m")
+    assert paper.note().endswith(said)
+    assert all(line.reference for line in paper.lines("rel_err", lambda result: result.degree))
 
 
 def test_numbers_of_one_model_alone_are_grey_beside_any_other():

@@ -8,7 +8,7 @@ from rich.console import Console
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder of experiments, or of a frontier.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of experiments, of their records as files, or of a frontier.")],
 ) -> None:
     """Rebuild FOLDER/report.html and the figures from the records in FOLDER; nothing is measured again."""
     Console().print(f"Report: {all_pages(folder)}", markup=False, soft_wrap=True)

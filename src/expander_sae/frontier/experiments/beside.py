@@ -1,4 +1,4 @@
-"""The paper's points for a page: in colour where model, layer and k are ours too, grey where they are not."""
+"""The paper's points for a page: coloured where model, layer, sizes and trainer are ours too, else grey."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ _Points = Sequence[tuple[float, Spread | float | None]]
 
 
 class Paper:
-    """The paper's numbers to draw beside one record's: those under the same conditions, or else Pythia-70M's.
+    """The paper's numbers to draw beside one record's: those of the same model, layer and k, or else Pythia-70M's.
 
     Attributes:
         model, layer, k: whose numbers they are.
-        matches: whether the record's SAEs read the same layer of the same model at the same k.
+        matches: whether the record's SAEs are of the same sizes and trained in the same way, on the same layer of the
+            same model.
     """
 
     def __init__(self, record: Mapping[str, Any]) -> None:
@@ -43,8 +44,15 @@ class Paper:
         name = None if recipe is None else recipe.paper
         layer = stores[0].get("layer") if stores else None
         self.k: int = settings["k"]
-        self.matches = name is not None and layer is not None and bool(select(name, layer, self.k))
-        self.model, self.layer = (name, layer) if name is not None and layer is not None and self.matches else FALLBACK
+        results = [] if name is None or layer is None else select(name, layer, self.k)
+        self.model, self.layer = (results[0].model, results[0].layer) if results else FALLBACK
+        # Not the narrow dense ones.
+        full = max((r.n_latents for r in results), default=0)
+        n_latents = _n_latents(settings, stores)
+        self._other = [] if settings["preset"] == "paper" else ["another trainer"]
+        self._other += [] if n_latents == full else [f"{n_latents:,} latents instead of {full:,}"]
+        self._same_place = bool(results)
+        self.matches = self._same_place and not self._other
         if not select(self.model, self.layer, self.k):
             self.k = FALLBACK_K
 
@@ -52,7 +60,9 @@ class Paper:
         """Whose numbers those are, in a sentence for the page."""
         where = f"{self.model}, layer {self.layer}, k = {self.k}, {TOKENS:,} tokens, its recipe, first tokens kept"
         if self.matches:
-            return f"Dashed: the paper's own numbers for the same model, layer and k ({where})."
+            return f"Dashed: the paper's own numbers for the same model, layer, sizes and trainer ({where})."
+        if self._same_place:
+            return f"Grey: the paper's own numbers for the same model, layer and k ({where}); {', '.join(self._other)}."
         return (
             f"Grey: the paper's own numbers ({where}); another model or size, other text. They are there for the "
             "shape, not for the height."
@@ -203,6 +213,13 @@ class Paper:
         model, layer = FALLBACK
         same = self.matches and (self.model, self.layer, self.k) == (*FALLBACK, k)
         return _line(f"paper, {model} layer {layer}, k = {k}: {words}", points, same=same)
+
+
+def _n_latents(settings: Mapping[str, Any], stores: Sequence[Mapping[str, Any]]) -> int | None:
+    """Of the record's full-sized SAEs; None where no activations say how wide they are."""
+    if settings["n_latents"] is not None or not stores:
+        return settings["n_latents"]
+    return settings["expansion"] * stores[0]["d_in"]
 
 
 def _line(name: str, points: _Points, *, same: bool) -> Line:

@@ -10,26 +10,38 @@ from typing import Any
 
 import jinja2
 
-from expander_sae.records import ExpanderSaeError, write_atomically
+from expander_sae.records import ExpanderSaeError, read_json, write_atomically
 
-from .experiment import Experiment, Table
-from .run import RECORDS, read_record, write_page
+from .experiment import Experiment, Page, Table
+from .run import RECORDS, is_record, page_of, read_record, write_page
 
 
 def write_reports(experiments: list[Experiment], out: str | os.PathLike[str]) -> Path:
     """Draw every page again from its records and bind them into `OUT/report.html`.
 
     Args:
-        experiments: those that may be there, in the order of the report; folders of others are left alone.
-        out: folder with one folder for each experiment that ran.
+        experiments: those that may be there, in the order of the report; what others left is not touched.
+        out: folder with one folder for each experiment that ran, or with their records as files of any name, several
+            for one experiment if need be.
 
     Raises:
         ExpanderSaeError: none of them ran here, or records are damaged.
     """
     out = Path(out)
-    pages = [_page(experiment, out / experiment.name) for experiment in experiments if _ran(experiment, out)]
+    files = _record_files(out)
+    pages = []
+    for experiment in experiments:
+        ran = out / experiment.name / RECORDS
+        if ran.is_file():
+            pages.append(_page(experiment.name, "", read_record(ran), write_page(experiment, ran.parent)))
+        for path in files.get(experiment.name, []):
+            record = read_record(path)
+            pages.append(_page(path.stem, path.stem, record, page_of(experiment, record)))
     if not pages:
-        raise ExpanderSaeError(f"expected {out} to hold experiments that ran ({RECORDS} in a folder each); found none")
+        raise ExpanderSaeError(
+            f"expected {out} to hold experiments that ran ({RECORDS} in a folder each) or records of them as JSON "
+            "files; found none"
+        )
     template = resources.files("expander_sae.frontier").joinpath("experiments.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -40,15 +52,20 @@ def write_reports(experiments: list[Experiment], out: str | os.PathLike[str]) ->
     return path
 
 
-def _ran(experiment: Experiment, out: Path) -> bool:
-    return (out / experiment.name / RECORDS).is_file()
+def _record_files(out: Path) -> dict[str, list[Path]]:
+    """Files with records of experiments, by experiment; other JSON files are passed over."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(out.glob("*.json")):
+        stored = read_json(path)
+        if is_record(stored):
+            found.setdefault(stored["experiment"], []).append(path)
+    return found
 
 
-def _page(experiment: Experiment, folder: Path) -> dict[str, Any]:
-    record = read_record(folder)
-    page = write_page(experiment, folder)
+def _page(name: str, record_name: str, record: dict[str, Any], page: Page) -> dict[str, Any]:
     return {
-        "name": experiment.name,
+        "name": name,
+        "record": record_name,
         "question": record["question"],
         "claim": page.claim,
         "figures": [

@@ -90,17 +90,21 @@ def run_experiment(
     return write_page(experiment, folder)
 
 
-def read_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The records of an experiment's folder.
+def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The records in a file that an experiment wrote.
 
     Raises:
-        ExpanderSaeError: there are none, or of another format.
+        ExpanderSaeError: there is none, or of another format.
     """
-    path = Path(folder) / RECORDS
     record = read_json(path)
-    if not isinstance(record, dict) or record.get("format") != FORMAT or "measured" not in record:
+    if not is_record(record) or "measured" not in record:
         raise ExpanderSaeError(f"expected {path} to be an {FORMAT!r} file; it is not")
     return record
+
+
+def is_record(stored: object) -> bool:
+    """Whether what a JSON file holds is an experiment's."""
+    return isinstance(stored, dict) and stored.get("format") == FORMAT
 
 
 def page_of(experiment: Experiment, record: Mapping[str, Any]) -> Page:
@@ -123,7 +127,7 @@ def write_page(experiment: Experiment, folder: str | os.PathLike[str]) -> Page:
         ExpanderSaeError: the records are missing or of another format.
     """
     folder = Path(folder)
-    record = read_record(folder)
+    record = read_record(folder / RECORDS)
     page = page_of(experiment, record)
     figures = [figure for figure in page.figures if figure is not None]
     for figure in figures:
