@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from chat_server import chat_server, same_token_judge
 from experiment_place import make_place, small_settings
 from typer.testing import CliRunner
 
@@ -187,8 +188,33 @@ def test_another_judge_of_coherence(place, tmp_path):
     assert by_words.tables != read_json(tmp_path / "coherence" / "page.json")["tables"]
     for wrong in ("oracle", "no_such_module:Oracle", f"{__name__}:Missing"):
         settings = small_settings(experiment, options={"latents": "12", "judge": wrong})
-        with pytest.raises(ExpanderSaeError, match="judge as tf-idf or as module:function"):
+        with pytest.raises(ExpanderSaeError, match="judge as tf-idf, chat or module:function"):
             run_experiment(experiment, tmp_path, settings, stores=stores)
+
+
+def test_a_chat_model_as_the_judge_of_coherence(place, tmp_path, monkeypatch):
+    _, model, stores = place
+    experiment = find_experiment("coherence")
+    options = {"latents": "8", "controls": "none", "judge": "chat", "chat_model": "small"}
+    monkeypatch.setenv("EXPANDER_SAE_JUDGE_KEY", "a key")
+    with chat_server(same_token_judge) as (url, got):
+        settings = small_settings(experiment, degrees=(4,), seeds=(0,), options=options | {"chat_url": url})
+        for _ in range(2):  # the second run asks nothing
+            run_experiment(experiment, tmp_path, settings, stores=stores, language_model=lambda: model)
+        asked = len(got)
+        with pytest.raises(ExpanderSaeError, match="the language model whose tokens are shown"):
+            run_experiment(experiment, tmp_path / "b", settings, stores=stores)
+    (row,) = read_json(tmp_path / "coherence" / "records.json")["measured"]["saes"]
+    assert len(row["aucs"]) + len(row["null"]) == asked == len(got)
+    assert {request["authorization"] for request in got} == {"Bearer a key"}
+    assert sum(row["aucs"]) / len(row["aucs"]) > 0.6  # a latent of a random model follows its token
+    notes = read_json(tmp_path / "coherence" / "page.json")["notes"]
+    assert any(note.startswith("Judge: chat, small.") for note in notes)
+    with pytest.raises(ExpanderSaeError, match="--set chat_url=URL and --set chat_model=NAME"):
+        run_experiment(
+            experiment, tmp_path / "c", small_settings(experiment, degrees=(4,), seeds=(0,), options=options),
+            stores=stores, language_model=lambda: model,
+        )  # fmt: skip
 
 
 def test_the_command(place, tmp_path):

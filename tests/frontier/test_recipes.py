@@ -4,6 +4,7 @@ import pytest
 from tiny_models import make_documents, make_tiny_model, write_jsonl
 from typer.testing import CliRunner
 
+from expander_sae.activations.offline import OfflineFiles
 from expander_sae.cli import main
 from expander_sae.frontier import load_recipe, recipe_names
 from expander_sae.frontier.paper import paper_results, select
@@ -70,6 +71,30 @@ def test_a_model_of_a_recipe_is_enough(tmp_path):
     result = CliRunner().invoke(main.app, unknown)
     assert isinstance(result.exception, ExpanderSaeError)
     assert "beside --recipe or the --model of one" in str(result.exception)
+
+
+def test_the_recipe_without_a_hub_makes_its_own_model_and_layers_are_all_of_a_recipes(tmp_path, monkeypatch):
+    asked = []
+
+    def made(wheels, out):
+        asked.append((wheels, out))
+        model = make_tiny_model(out / "model", "llama", n_blocks=max(load_recipe("smollm2-135m").layers) + 1)
+        return OfflineFiles(model, write_jsonl(out / "text.jsonl", make_documents(24)), 3.0, False)
+
+    monkeypatch.setattr("expander_sae.activations.make_offline", made)
+    arguments = [
+        "experiment", "layers", "--recipe", "smollm2-135m", "--out", tmp_path, "--wheels", tmp_path / "wheels",
+        "--degrees", 4, "--k", 4, "--seeds", 0, "--tokens", 600, "--no-ce", "--set", "controls=dense", "--quiet",
+    ]  # fmt: skip
+    result = CliRunner().invoke(main.app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert asked == [(tmp_path / "wheels", tmp_path / "offline")]
+    runs = read_json(tmp_path / "layers" / "records.json")["measured"]["runs"]
+    assert [run["at"] for run in runs] == sorted(load_recipe("smollm2-135m").layers)
+    arguments[3] = "pythia-70m"
+    result = CliRunner().invoke(main.app, [str(argument) for argument in arguments])
+    assert isinstance(result.exception, ExpanderSaeError)
+    assert "--wheels only beside --recipe smollm2-135m" in str(result.exception)
 
 
 def test_what_is_refused(tmp_path):

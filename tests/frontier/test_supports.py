@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from expander_sae.frontier.experiments.support import mean_largest_overlap
 from expander_sae.frontier.supports import banded_mask, dialled_mask, shared_mask
 from expander_sae.graphs import make_mask
 from expander_sae.records import ExpanderSaeError
@@ -12,6 +13,12 @@ SIZES = {"d_in": 60, "n_latents": 480, "degree": 7, "seed": 3}
 
 def supports(mask):
     return len({tuple(rows) for rows in mask.rows.tolist()})
+
+
+def by_hand(mask):
+    """What a column shares with the other column it shares most with, mean over columns."""
+    columns = [set(rows) for rows in mask.rows.tolist()]
+    return np.mean([max(len(a & b) for b in columns if b is not a) for a in columns])
 
 
 def overlap(mask):
@@ -40,6 +47,10 @@ def test_the_dial_runs_from_blocks_to_the_balanced_mask():
     ]
     assert shared_with_blocks == sorted(shared_with_blocks, reverse=True)
     assert shared_with_blocks[0] == 7
+    nearest = [mean_largest_overlap(mask) for mask in ends]
+    assert nearest == sorted(nearest, reverse=True)
+    assert (nearest[0], nearest[-1]) == (7, by_hand(ends[-1]))
+    assert nearest[0] - nearest[1] < 0.6 * (nearest[0] - nearest[-1])  # little by little
 
 
 def test_shared_and_banded_supports_are_few():

@@ -48,9 +48,17 @@ def experiment(
         ),
     ] = None,
     layer: Annotated[
-        str | None, typer.Option(help="Layers to harvest by the recipe, with commas.", show_default="its first")
+        str | None,
+        typer.Option(help="Layers to harvest by the recipe, with commas.", show_default="its first; for `layers` all"),
     ] = None,
     text: Annotated[str | None, typer.Option(help="Text for the recipe, instead of its own.")] = None,
+    wheels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with the wheels that the recipe smollm2-135m is made of; see `expander-sae offline`.",
+            show_default="the installed packages",
+        ),
+    ] = None,
     show: Annotated[bool, typer.Option("--list", help="Show every experiment and its question.")] = False,
     preset: Preset = "default",
     degrees: Annotated[
@@ -125,8 +133,17 @@ def experiment(
         options=chosen.read_options(_pairs(option or [])),
     )
     stores = [ActivationStore.open(folder) for folder in acts or []]
+    if plan is not None and plan.offline and model is None and text is None:
+        from expander_sae.activations import make_offline
+
+        console.print("Model and text without a hub", markup=False)
+        made = make_offline(wheels, out / "offline")
+        model, text = str(made.model), str(made.text)
+    elif wheels is not None:
+        raise ExpanderSaeError("expected --wheels only beside --recipe smollm2-135m without --model and --text")
     if plan is not None:
-        layers = plan.layers[:1] if layer is None else integers(layer, "--layer")
+        own = plan.layers if chosen.every_layer else plan.layers[:1]
+        layers = own if layer is None else integers(layer, "--layer")
         for number in layers:
             place = out / f"acts-{plan.name}-layer{number}"
             stores.append(plan.harvest(place, number, model=model, text=text, device=device, progress=not quiet))

@@ -42,6 +42,7 @@ _SHOWN = (
     ("fvu", "fvu", 3),
     ("dead", "dead_fraction", 3),
     ("delta\nce", "delta_ce", 3),
+    ("kl", "kl", 3),
     ("ce rec.\nzero", "ce_recovered_zero", 3),
     ("ce rec.\nmean", "ce_recovered_mean", 3),
     ("ret.\nzero", "retention_zero", 3),

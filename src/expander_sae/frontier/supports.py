@@ -38,8 +38,8 @@ def dialled_mask(diversity: float, *, d_in: int, n_latents: int, degree: int, se
     Every column starts on one block of a random order of the rows, as the clustered control has it, but with the last
     block filled up from the first, so that no row is left out at any degree. Then round(diversity * degree) of its
     entries are exchanged for entries of the same column of the balanced mask. Column sparsity stays `degree` at every
-    place of the dial, and the number of distinct supports, their overlaps and the spread of the row degrees change
-    little by little.
+    place of the dial, and the most that a column shares with another falls little by little; the number of distinct
+    supports does not, it jumps at the first exchange.
 
     Raises:
         ExpanderSaeError: `diversity` is outside 0 to 1.

@@ -13,7 +13,7 @@ from ..over_seeds import spread
 from .context import Context
 from .drawing import Line, lines
 from .experiment import Experiment, Measured, Page, Table
-from .quality import text_of
+from .quality import diverged, text_of
 
 _COLUMNS = {
     "fuchs": "Fuchs",
@@ -43,7 +43,7 @@ def measure(context: Context) -> Measured:
             value = context.piece(f"{record.folder}-{reading}".replace("/", "-").replace(":", "-"), mark, make)
             found.append({"variant": record.variant, "family": record.family, "seed": record.seed, "reading": reading,
                           "degree": sae.dictionary()[1].shape[1], **value})  # fmt: skip
-    return {"rows": found, "k": context.settings.k}
+    return {"rows": found, "k": context.settings.k, "frontier": grid.records()}
 
 
 @torch.no_grad()
@@ -108,7 +108,7 @@ def show(measured: Measured) -> Page:
             log_x=True,
         )
     )
-    return Page(_claim(rows), tables, figures)
+    return Page(_claim(rows), tables, figures, diverged(measured["frontier"]))
 
 
 def _get(row: dict[str, Any], path: str) -> float | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from expander_sae.evaluation.chat import ChatJudge
 from expander_sae.evaluation.contexts import ContextEmbedding, Judge, detection
 from expander_sae.evaluation.firing import Firings, firings
 from expander_sae.records import ExpanderSaeError, FrontierRecord
@@ -18,6 +20,10 @@ from .context import Context, Grid, written
 from .drawing import bars
 from .experiment import Experiment, Measured, Page, Table
 from .quality import diverged
+
+_HOW = ("tokens", "latents", "width", "judge", "chat_url", "chat_model")
+"""Options that what an SAE is given depends on."""
+_KEY = "EXPANDER_SAE_JUDGE_KEY"
 
 
 def measure(context: Context) -> Measured:
@@ -30,7 +36,7 @@ def measure(context: Context) -> Measured:
     for record, sae, reading in _read(grid, readings):
         variant = record.variant + (f", {reading}" if reading else "")
         name = f"{record.variant}-seed{record.seed}" + (f"-{reading}".replace(":", "") if reading else "")
-        how = {option: context.option(option) for option in ("tokens", "latents", "width", "judge")}
+        how = {option: context.option(option) for option in _HOW}
         depends = {"sae": written(grid.folder / record.folder), "kept": kept, **how}
 
         def make(sae: Any = sae, seed: int = record.seed) -> dict[str, Any]:
@@ -48,8 +54,10 @@ def measure(context: Context) -> Measured:
         context.say(f"contexts of {name}")
         made = context.piece(name, depends, make)
         rows.append({"variant": variant, "family": record.family, "seed": record.seed, **made})
+    judge = context.option("judge")
     return {
-        "saes": rows, "judge": context.option("judge"), "options": dict(context.settings.options),
+        "saes": rows, "judge": f"chat, {context.option('chat_model')}" if judge == "chat" else judge,
+        "options": dict(context.settings.options),
         "frontier": grid.records(),
     }  # fmt: skip
 
@@ -64,17 +72,27 @@ def _read(grid: Grid, readings: Sequence[Inference]) -> Iterator[tuple[FrontierR
 
 
 def _judge(context: Context, ids: torch.Tensor, blocks: torch.Tensor) -> Judge:
-    """The offline embedding, or what `--set judge=module:function` makes of (token ids, blocks, store)."""
+    """The offline embedding, a chat model, or what a `module:function` makes of (token ids, blocks, store)."""
     name = context.option("judge")
     if name == "tf-idf":
         return ContextEmbedding(ids, blocks, width=context.option("width"))
+    if name == "chat":
+        model = context.language_model()
+        url, who = context.option("chat_url"), context.option("chat_model")
+        if model is None or not url or not who:
+            raise ExpanderSaeError(
+                "expected --set chat_url=URL and --set chat_model=NAME of an endpoint that speaks the OpenAI chat "
+                "protocol, and the language model whose tokens are shown (--model, without --no-ce); a key, if it "
+                f"wants one, in the environment as {_KEY}"
+            )
+        return ChatJudge(ids, blocks, model.tokenizer, url=url, model=who, api_key=os.environ.get(_KEY))
     module, colon, attribute = name.partition(":")
     try:
         if not colon:
             raise AttributeError("there is no colon")
         return getattr(importlib.import_module(module), attribute)(ids, blocks, context.store)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ExpanderSaeError(f"expected judge as tf-idf or as module:function, got {name!r}: {error}") from error
+        raise ExpanderSaeError(f"expected judge as tf-idf, chat or module:function, got {name!r}: {error}") from error
 
 
 def _stratified(found: Firings, wanted: int, seed: int) -> torch.Tensor:
@@ -152,6 +170,6 @@ EXPERIMENT = Experiment(
     needs=("activations",),
     options={
         "degrees": [7, 200], "controls": ["dense", "matched"], "readings": [], "tokens": 20_000, "latents": 200,
-        "width": 4, "judge": "tf-idf",
+        "width": 4, "judge": "tf-idf", "chat_url": "", "chat_model": "",
     },
 )  # fmt: skip

@@ -14,7 +14,7 @@ from .beside import Paper
 from .context import Context
 from .drawing import Line, lines
 from .experiment import Experiment, Figure, Measured, Page, Table
-from .quality import text_of
+from .quality import diverged, text_of
 
 KINDS = {
     "real": "supports of held-out tokens",
@@ -39,7 +39,7 @@ def measure(context: Context) -> Measured:
 
         value = context.piece(record.folder.replace("/", "-"), mark, make)
         found.append({"variant": record.variant, "family": record.family, "seed": record.seed, **value})
-    return {"rows": found, "k": context.settings.k}
+    return {"rows": found, "k": context.settings.k, "frontier": grid.records()}
 
 
 @torch.no_grad()
@@ -113,7 +113,8 @@ def show(measured: Measured) -> Page:
     drawn.append(Line("counting bound", sorted(bound.items()), reference=True))
     caption = "collision deficit of active supports against degree"
     figure = lines("deficit", caption, drawn, x="degree", y="1 - |N(S)| / (d |S|)", log_x=True)
-    return Page(_claim(rows), [Table("Active-support collisions", columns, cells, note)], [figure])
+    table = Table("Active-support collisions", columns, cells, note)
+    return Page(_claim(rows), [table], [figure], diverged(measured["frontier"]))
 
 
 def _line(rows: list[dict[str, Any]], family: str, kind: str, name: str) -> Line:

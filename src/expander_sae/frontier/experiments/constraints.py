@@ -18,7 +18,7 @@ from .context import Context
 from .drawing import Line, lines
 from .experiment import Experiment, Measured, Page, Table
 from .geometry import diagnose
-from .quality import text_of
+from .quality import diverged, text_of
 
 _SETTINGS = {
     "flatness": float,
@@ -35,10 +35,12 @@ def measure(context: Context) -> Measured:
     store, settings, degree = context.store, context.settings, context.option("degree")
     sizes = {"d_in": store.d_in, "n_latents": settings.n_for(store.d_in), "k": settings.k, "seeds": settings.seeds}
     found: list[dict[str, Any]] = []
+    trained: list[dict[str, Any]] = []
     for text in context.option("ways"):
         config = constrained(settings.training(), text)
         label = "" if text == "none" else text.replace("=", "").replace("+", "-").replace("_", "")
         grid = context.grid(variants=plan([degree], (), **sizes), config=config, label=label)
+        trained += ({**one, "variant": f"{one['variant']} with {text}"} for one in grid.records()["records"])
         for record, sae in grid.saes():
             if record.evaluation is None:
                 continue
@@ -51,7 +53,7 @@ def measure(context: Context) -> Measured:
             value = context.piece(f"{record.variant}-{record.seed}-{label or 'none'}", mark, make)
             found.append({"way": text, "seed": record.seed, "fvu": record.evaluation.fvu,
                           "dead": record.evaluation.dead_fraction, **value})  # fmt: skip
-    return {"rows": found, "k": settings.k, "degree": degree}
+    return {"rows": found, "k": settings.k, "degree": degree, "frontier": {"records": trained}}
 
 
 def constrained(config: TrainConfig, text: str) -> TrainConfig:
@@ -121,7 +123,7 @@ def show(measured: Measured) -> Page:
               for w in ways]  # fmt: skip
     drawn = [Line("ways", [(x.mean, y) for x, y in points if x and y], labels=ways)]
     figure = lines("price", "fvu against the cumulative coherence", drawn, x="μ₁(k)", y="fvu", log_x=False)
-    return Page(_claim(rows, ways), tables, [figure])
+    return Page(_claim(rows, ways), tables, [figure], diverged(measured["frontier"]))
 
 
 def _get(row: dict[str, Any], path: str, factor: float) -> float | None:

@@ -95,6 +95,8 @@ class Experiment:
     show: Callable[[Measured], Page]
     needs: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    every_layer: bool = False
+    """Whether a recipe is harvested at all of its layers, where the command line names none; otherwise at its first."""
     beside: Callable[[Measured, Paper], Sequence[Figure | None]] | None = None
 
     def __post_init__(self) -> None:

@@ -93,6 +93,8 @@ EXPERIMENT = Experiment(
     measure=measure,
     show=show,
     needs=("activations",),
-    options={"controls": ["dense", "matched", "matched-omp"]},
+    options={
+        "controls": ["dense", "dense-untied", "dense-randinit", "matched", "matched-omp", "matched-decoder"],
+    },
     beside=beside,
 )

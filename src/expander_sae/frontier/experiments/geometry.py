@@ -19,7 +19,7 @@ from .beside import Paper
 from .context import Context, Grid
 from .drawing import Line, lines
 from .experiment import Experiment, Figure, Measured, Page, Table
-from .quality import text_of
+from .quality import diverged, text_of
 
 _SETS = 1000  # random sets of the paper's estimate
 _RESTARTS = 30  # greedy builds of it
@@ -27,8 +27,8 @@ _RESTARTS = 30  # greedy builds of it
 
 def measure(context: Context) -> Measured:
     """Diagnostics of every sparse SAE of the grid."""
-    rows = _grid_rows(context, context.grid(controls=context.option("controls")))
-    return {"rows": rows, "k": context.settings.k}
+    grid = context.grid(controls=context.option("controls"))
+    return {"rows": _grid_rows(context, grid), "k": context.settings.k, "frontier": grid.records()}
 
 
 def _grid_rows(context: Context, grid: Grid) -> list[dict[str, Any]]:
@@ -167,7 +167,7 @@ def show(measured: Measured) -> Page:
             ("epsilon_2k.greedy", "expansion loss found at 2k", False),
         )
     ]
-    return Page(_claim(rows), tables, figures)
+    return Page(_claim(rows), tables, figures, diverged(measured["frontier"]))
 
 
 def _get(row: dict[str, Any], path: str) -> float | None:

@@ -75,5 +75,6 @@ EXPERIMENT = Experiment(
     show=show,
     needs=("activations",),
     options={"degrees": [7, 30], "controls": ["dense", "matched", "matched-omp"]},
+    every_layer=True,
     beside=beside,
 )

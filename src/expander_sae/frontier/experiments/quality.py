@@ -43,7 +43,7 @@ def summaries_of(measured: Mapping[str, Any]) -> list[Summary]:
 
 
 def diverged(measured: Mapping[str, Any]) -> list[str]:
-    """Notes on the runs that diverged, and on those that came out worse than no SAE at all, if any."""
+    """Notes on the runs of `measured["records"]` that diverged, and on those worse than no SAE at all, if any."""
     lost, worse = [], []
     for record in measured["records"]:
         name = f"{record['variant']} seed {record['seed']}"

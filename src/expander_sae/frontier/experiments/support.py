@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from expander_sae.graphs import Mask
+from expander_sae.graphs.overlap import overlap_blocks
 from expander_sae.saes import ExpanderSae
 
 from ..report import in_order
@@ -38,7 +40,7 @@ def measure(context: Context) -> Measured:
 
 
 def describe_mask(sae: ExpanderSae, family: str, variant: str) -> dict[str, Any]:
-    """Distinct supports, rows out of reach, spread of the row degrees and mean overlap of two columns, in rows."""
+    """Distinct supports, rows out of reach, spread of the row degrees, and overlaps of columns, in rows."""
     degrees = sae.mask.right_degrees().astype(np.float64)
     n = sae.n_latents
     return {
@@ -49,7 +51,17 @@ def describe_mask(sae: ExpanderSae, family: str, variant: str) -> dict[str, Any]
         "empty_rows": int((degrees == 0).sum()),
         "largest_row_degree_over_mean": float(degrees.max() / degrees.mean()),
         "mean_overlap": float((degrees * (degrees - 1)).sum() / (n * max(1, n - 1))),
+        "mean_largest_overlap": mean_largest_overlap(sae.mask),
     }
+
+
+def mean_largest_overlap(mask: Mask) -> float:
+    """Rows that a column shares with the other column it shares most with, mean over columns."""
+    total = 0
+    for block, counts in overlap_blocks(mask, np.arange(mask.n_latents, dtype=np.int64)):
+        counts[np.arange(len(block)), block] = -1  # not with itself
+        total += int(counts.max(axis=1).sum())
+    return total / mask.n_latents
 
 
 def show(measured: Measured) -> Page:
@@ -100,7 +112,14 @@ def _other(masks: dict[str, dict[str, Any]], summary: Summary, degree: int) -> b
 
 def _mask_table(masks: dict[str, dict[str, Any]]) -> Table:
     rows = [
-        [name, m["distinct_supports"], m["empty_rows"], m["largest_row_degree_over_mean"], m["mean_overlap"]]
+        [
+            name,
+            m["distinct_supports"],
+            m["empty_rows"],
+            m["largest_row_degree_over_mean"],
+            m["mean_overlap"],
+            m.get("mean_largest_overlap"),  # not in records of earlier versions
+        ]
         for name, m in masks.items()
     ]
     columns = [
@@ -109,6 +128,7 @@ def _mask_table(masks: dict[str, dict[str, Any]]) -> Table:
         "rows out of reach",
         "largest row degree / mean",
         "mean overlap of two columns",
+        "overlap with the nearest column, mean",
     ]
     return Table("The masks, first seed", columns, rows, "Overlap in rows.")
 
