@@ -40,7 +40,7 @@ OPTIONS = {
         "encoder_readings": "encoder,refit,warm:2",
     },
     "latents": {"tokens": "300"},
-    "stability": {"tokens": "300", "readings": "refit,omp"},
+    "stability": {"tokens": "300", "agreement_tokens": "600", "readings": "refit,omp"},
     "coherence": {"latents": "12", "readings": "refit,omp"},
     "storage": {"calls": "5"},
 }

@@ -254,6 +254,9 @@ class Context:
         line's where none of them is among the option's."""
         asked = self.degrees(store)
         chosen = [degree for degree in asked if degree in self.option("degrees")]
+        left = [str(degree) for degree in asked if degree not in chosen]
+        if chosen and left:
+            self.say(f"degrees left to other experiments: {', '.join(left)}; --set degrees= takes them in")
         return chosen or asked
 
     def piece(self, name: str, depends_on: Mapping[str, Any], make: Callable[[], Any]) -> Any:

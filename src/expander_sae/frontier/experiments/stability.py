@@ -54,6 +54,7 @@ def measure(context: Context) -> Measured:
         depends = {
             "sae": written(grid.folder / record.folder), "twin": twin,
             "tokens": context.option("tokens"), "noises": noises, "readings": readings,
+            "agreement_tokens": context.option("agreement_tokens"),
             "kept": context.settings.evaluation().keep_special_tokens,
         }  # fmt: skip
         context.say(f"stability of {variant}, seed {seed}")
@@ -67,7 +68,8 @@ def measure(context: Context) -> Measured:
             },
         )
         rows.append({"variant": variant, "family": record.family, "seed": seed, "against": twin, **made})
-    return {"saes": rows, "tokens": context.option("tokens"), "frontier": grid.records()}
+    tokens = {name: context.option(name) for name in ("tokens", "agreement_tokens")}
+    return {"saes": rows, **tokens, "frontier": grid.records()}
 
 
 def _ways(sae: AbstractSae, readings: Sequence[str]) -> list[Inference]:
@@ -79,8 +81,10 @@ def _ways(sae: AbstractSae, readings: Sequence[str]) -> list[Inference]:
 
 def _agreement(context: Context, sae: AbstractSae, other: AbstractSae) -> dict[str, Any]:
     """How well each living latent is matched by one of the other SAE's, by firings and by direction."""
-    mine, _, _ = firings(sae, context.heldout_batches(), context.option("tokens"))
-    theirs, _, _ = firings(other, context.heldout_batches(), context.option("tokens"))
+    # Many, since sets of a few firings agree by chance.
+    tokens = context.option("agreement_tokens")
+    mine, _, _ = firings(sae, context.heldout_batches(), tokens)
+    theirs, _, _ = firings(other, context.heldout_batches(), tokens)
     alive = mine.counts() > 0
     jaccard, cosine = best_jaccard(mine, theirs)[alive].double(), best_cosine(sae, other)[alive].double()
     return {
@@ -154,7 +158,8 @@ def show(measured: Measured) -> Page:
                   drawn, x="noise / ‖x − b‖", y="share of active latents kept", log_x=True),
         ],
         notes=[
-            f"On {measured['tokens']:,} held-out tokens at most.",
+            f"Agreement on {measured.get('agreement_tokens', measured['tokens']):,} held-out tokens at most, codes "
+            f"under noise on {measured['tokens']:,}.",
             "A small dense SAE has few latents that fire on much: they are found again more easily, and keep firing.",
             *diverged(measured["frontier"]),
         ],
@@ -192,7 +197,7 @@ EXPERIMENT = Experiment(
     show=show,
     needs=("activations",),
     options={
-        "degrees": [7, 30, 200], "controls": ["dense", "matched"], "tokens": 4096, "noises": [0.01, 0.03, 0.1, 0.3],
-        "readings": [],
+        "degrees": [7, 30, 200], "controls": ["dense", "matched"], "tokens": 4096, "agreement_tokens": 20_000,
+        "noises": [0.01, 0.03, 0.1, 0.3], "readings": [],
     },
 )  # fmt: skip
