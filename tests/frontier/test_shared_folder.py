@@ -159,3 +159,15 @@ def test_two_notes_at_the_same_time_are_both_kept(store, tmp_path):
         assert {key.partition(" ")[0] for key in after["evaluations"]} == {"own", "omp", "refit"}
         assert after["training"] == before[name]["training"]
     assert len(found.records) == 3
+
+
+def test_settings_of_moves_concern_only_saes_that_make_them(store, tmp_path, monkeypatch):
+    given = {"stages": 2, "spare": 0}
+    first = run_frontier(store, tmp_path, variants((4,), ("dense", "fixed")), CONFIG, **given, progress=False)
+    other = replace(CONFIG, rewire_entries=1)
+    monkeypatch.setattr(passes, "train", never)
+    unmoved = [variant for variant in variants((4,), ("dense", "fixed")) if variant.family != "expander"]
+    again = run_frontier(store, tmp_path, unmoved, other, **given, progress=False)
+    assert again.records == [record for record in first.records if record.family != "expander"]
+    with pytest.raises(ExpanderSaeError, match="rewire_entries was None, now 1"):
+        run_frontier(store, tmp_path, variants((4,), ("dense",)), other, **given, progress=False)

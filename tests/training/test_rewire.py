@@ -6,7 +6,7 @@ from memory_source import MemorySource
 from expander_sae.ops import Codes
 from expander_sae.saes import ExpanderSae, load_sae
 from expander_sae.training import TrainConfig, train
-from expander_sae.training.rewire import apply_moves, plan_moves
+from expander_sae.training.rewire import Requests, apply_moves, plan_moves
 
 CONFIG = TrainConfig(
     tokens=256 * 80, batch_size=256, learning_rate=1e-2, rewire_every=5, checkpoint_every=20, dead_after_tokens=2000
@@ -78,12 +78,20 @@ def test_resumed_rewiring_is_bit_identical(tmp_path):
     assert whole.mask == parts.mask
 
 
+def asked(codes, residual, parts=3):
+    """As several batches ask for it."""
+    requests = Requests(256, 48, residual.device)
+    for at in torch.tensor_split(torch.arange(len(residual)), parts):
+        requests.add(Codes(codes.indices[at], codes.values[at]), residual[at])
+    return requests
+
+
 def planned(row_cap=None):
     torch.manual_seed(0)
     sae, x = sae_with_stages(), block_activations(500)
     out = sae.reconstruction_loss(x, keep_residual=True)
     assert out.residual is not None
-    return sae, out, plan_moves(sae, out.codes, out.residual, 2, row_cap)
+    return sae, out, plan_moves(sae, asked(out.codes, out.residual), 2, row_cap)
 
 
 def test_moves_against_the_formula():
@@ -96,6 +104,29 @@ def test_moves_against_the_formula():
         assert row not in sae.rows[latent].tolist()
         assert value == pytest.approx(float(wanted[latent, row] / energy[latent]), rel=1e-3, abs=1e-4)
         assert abs(value) > abs(float(sae.values[latent, slot].detach()))
+
+
+def test_what_batches_ask_for_adds_up_until_it_is_forgotten():
+    sae, out, _ = planned()
+    assert out.residual is not None
+    parts, whole = asked(out.codes, out.residual, parts=7), asked(out.codes, out.residual, parts=1)
+    assert torch.allclose(parts.wanted, whole.wanted, atol=1e-4)
+    assert torch.allclose(parts.energy, whole.energy, rtol=1e-5)
+    again = Requests(256, 48, torch.device("cpu"))
+    again.load_state_dict(parts.state_dict())
+    assert torch.equal(again.wanted, parts.wanted)
+    parts.clear()
+    assert len(plan_moves(sae, parts, 2, None).latents) == 0
+
+
+@pytest.mark.parametrize(("given", "most"), [(None, 2), (4, 4), (1, 1)])
+def test_a_quarter_of_a_column_may_move_at_a_time(tmp_path, given, most):
+    config = TrainConfig(**(CONFIG.to_dict() | {"tokens": 256 * 5, "rewire_entries": given}))
+    sae = sae_with_stages()
+    before = sae.mask.rows.copy()
+    train({"sae": sae}, MemorySource(block_activations()), config, folder=tmp_path, progress=False)
+    moved = [len(set(a) - set(b)) for a, b in zip(before.tolist(), sae.mask.rows.tolist(), strict=True)]
+    assert max(moved) == most  # one move of six entries' columns: a quarter is less than the two that may move at least
 
 
 @pytest.mark.parametrize("row_cap", [1.0, 1.1])
@@ -128,5 +159,5 @@ def test_moved_entries_lose_their_moments_and_others_keep_theirs():
 def test_nothing_to_move():
     sae = sae_with_stages()
     codes = Codes(torch.zeros(4, 8, dtype=torch.int64), torch.zeros(4, 8))
-    moves = plan_moves(sae, codes, torch.zeros(4, 48), 2, None)
+    moves = plan_moves(sae, asked(codes, torch.zeros(4, 48)), 2, None)
     assert apply_moves(sae, moves, torch.optim.Adam(sae.parameters())) == 0

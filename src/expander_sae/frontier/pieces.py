@@ -23,6 +23,8 @@ OWN = "own"
 """The key of an SAE's evaluation by its own inference."""
 _NOT_LEARNED = ("seed", "log_every", "checkpoint_every")
 """Settings of training that leave what is learned as it is, or are the variant's own."""
+_REWIRED = ("expander", "irregular")
+"""Families whose entries move; settings of the moves are nothing to the others."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Pieces:
         path = self.folder / f"{variant.folder}.json"
         piece = read_json(path) if path.is_file() else {}
         mark = self._mark(variant)
-        if piece and _with_defaults(piece.get("made_by")) != mark:
+        if piece and _concerning(variant, _with_defaults(piece.get("made_by"))) != mark:
             raise ExpanderSaeError(
                 f"{path} belongs to a frontier with other settings or activations: {_difference(piece, mark)}. "
                 "Choose another output folder, or delete this one to start anew."
@@ -90,7 +92,7 @@ class Pieces:
 
     def _mark(self, variant: Variant) -> dict[str, Any]:
         # Through JSON, so that it compares equal to what was read back.
-        return json.loads(json.dumps({"variant": variant.to_dict(), **self._train_mark}))
+        return _concerning(variant, json.loads(json.dumps({"variant": variant.to_dict(), **self._train_mark})))
 
     def is_trained(self, variant: Variant, sae_folder: Path) -> bool:
         """Whether its training is finished and, unless it diverged, the SAE is there."""
@@ -181,6 +183,16 @@ def _with_defaults(mark: Any) -> Any:
         return mark
     known = {name: v for name, v in asdict(TrainConfig()).items() if name not in _NOT_LEARNED}
     return {"spare": 0, "dense_draw": False, **mark, "config": {**known, **mark["config"]}}
+
+
+def _concerning(variant: Variant, mark: Any) -> Any:
+    """A mark without the settings of moves that this SAE does not make."""
+    if not isinstance(mark, dict) or not isinstance(mark.get("config"), dict):
+        return mark
+    config = mark["config"]
+    if variant.family in _REWIRED and config.get("rewire_every"):
+        return mark
+    return mark | {"config": {name: value for name, value in config.items() if not name.startswith("rewire_")}}
 
 
 def _difference(piece: dict[str, Any], mark: dict[str, Any]) -> str:

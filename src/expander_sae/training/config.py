@@ -59,9 +59,9 @@ class TrainConfig:
     rewire_every: int = 20
     """Steps between moves of dictionary entries to rows where the residual wants them; 0: never. Only for Expander SAEs
     that encode by pursuit: learned supports crowd on strong coordinates, which one-shot TopK cannot disentangle."""
-    rewire_entries: int = 2
-    """Most entries of one column moved at a time."""
-    rewire_until: float = 0.7
+    rewire_entries: int | None = None
+    """Most entries of one column moved at a time; None: a quarter of them, two at least."""
+    rewire_until: float = 0.85
     """Share of the steps after which the mask stays as it is, so that the values can settle."""
     rewire_row_cap: float | None = None
     """No row gets more columns than this many times the mean; None: no bound."""
@@ -101,9 +101,9 @@ class TrainConfig:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ExpanderSaeError(f"expected {name} > 0 in the training config; got {getattr(self, name)!r}")
-        if self.rewire_every < 0 or self.rewire_entries < 1 or (self.rewire_row_cap or 1.0) < 1.0:
+        if self.rewire_every < 0 or (self.rewire_entries or 1) < 1 or (self.rewire_row_cap or 1.0) < 1.0:
             raise ExpanderSaeError(
-                "expected rewire_every >= 0, rewire_entries >= 1 and rewire_row_cap >= 1 (or none); got "
+                "expected rewire_every >= 0, rewire_entries >= 1 (or none) and rewire_row_cap >= 1 (or none); got "
                 f"{self.rewire_every}, {self.rewire_entries}, {self.rewire_row_cap}"
             )
         if not (self.flatness is None or self.flatness >= 1) or not 0 <= self.flatness_from <= 1:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from expander_sae.ops import Codes
 from expander_sae.records import ExpanderSaeError
@@ -11,7 +10,7 @@ from expander_sae.saes import InputStatistics, IrregularSae
 
 from .config import TrainConfig
 from .member import Member
-from .rewire import keep_entries
+from .rewire import Requests, keep_entries
 
 _NEW = 0.05
 """Weight of a batch in the running mean of the codes' energy."""
@@ -41,9 +40,9 @@ class IrregularMember(Member):
         assert gradient is not None
         gradient.mul_(self.sae.present())
 
-    def rewire(self, codes: Codes, residual: Tensor) -> None:
+    def rewire(self, requests: Requests) -> None:
         """Move entries, then keep those that matter most."""
-        super().rewire(codes, residual)
+        super().rewire(requests)
         keep_entries(self.sae, self.energy, self.optimizer)
 
     def state_dict(self) -> dict[str, Any]:

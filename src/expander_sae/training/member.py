@@ -13,7 +13,7 @@ from expander_sae.saes import AbstractSae, ExpanderSae, Inference, InputStatisti
 from .config import TrainConfig
 from .constraints import coherence_penalty, keep_flat
 from .dead_latents import FiringHistory, auxiliary_loss, resample
-from .rewire import apply_moves, plan_moves
+from .rewire import Requests, apply_moves, plan_moves
 from .schedule import learning_rate
 
 ExtraLoss = Callable[[AbstractSae, Tensor, Codes], Tensor]
@@ -44,6 +44,7 @@ class Member:
         self.history = FiringHistory(sae.n_latents, self.device)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.moved = 0
+        self.requests = Requests(sae.n_latents, sae.d_in, self.device) if self._learns_rows(0) else None
         self.aux_k = config.aux_k or min(256, max(1, sae.d_in // 2))
         self.diverged = False
         self.last: dict[str, float] = {}
@@ -56,8 +57,8 @@ class Member:
         dead = self.history.dead(config.dead_after_tokens)
         revive = config.aux_coefficient > 0 and dead.numel() > 0
         resampling = config.resample_every > 0 and (step + 1) % config.resample_every == 0
-        rewiring = self._rewires(step)
-        keep_residual = revive or resampling or rewiring
+        learns_rows = self._learns_rows(step)
+        keep_residual = revive or resampling or learns_rows
         stages = min(sae.stages, sae.stages if config.stages is None else config.stages)
         spare = min(sae.spare, sae.spare if config.spare is None else config.spare)
         inference = Inference.of_stages(stages, spare)
@@ -86,9 +87,13 @@ class Member:
         if resampling:
             assert out.residual is not None
             resample(sae, x, out.residual, self.history, config.resample_firings, self.generator)
-        if rewiring:
+        if learns_rows:
             assert out.residual is not None
-            self.rewire(out.codes, out.residual)
+            assert self.requests is not None
+            self.requests.add(out.codes, out.residual)
+            if (step + 1) % config.rewire_every == 0:
+                self.rewire(self.requests)
+                self.requests.clear()
         late = step + 1 >= config.flatness_from * config.steps  # the last step always is
         if config.flatness is not None and late and isinstance(sae, ExpanderSae):
             keep_flat(sae, config.flatness)
@@ -118,19 +123,19 @@ class Member:
     def restrict_gradients(self) -> None:
         """Called between backward and clipping; other members have parameters that may not change everywhere."""
 
-    def rewire(self, codes: Codes, residual: Tensor) -> None:
-        """Move entries of the mask to where residual [batch, d_in] asks for them."""
+    def rewire(self, requests: Requests) -> None:
+        """Move entries of the mask to where the residual asks for them."""
         sae, config = self.sae, self.config
         assert isinstance(sae, ExpanderSae)
-        moves = plan_moves(sae, codes, residual, config.rewire_entries, config.rewire_row_cap)
+        entries = max(2, sae.degree // 4) if config.rewire_entries is None else config.rewire_entries
+        moves = plan_moves(sae, requests, entries, config.rewire_row_cap)
         self.moved += apply_moves(sae, moves, self.optimizer)
 
-    def _rewires(self, step: int) -> bool:
+    def _learns_rows(self, step: int) -> bool:
         config = self.config
-        due = config.rewire_every > 0 and (step + 1) % config.rewire_every == 0
         # An encoder of its own would have to move with the dictionary: teach it once the rows are settled.
         able = isinstance(self.sae, ExpanderSae) and self.sae.stages > 0 and self.sae.tied
-        return due and able and step < config.rewire_until * config.steps
+        return able and config.rewire_every > 0 and step < config.rewire_until * config.steps
 
     def state_dict(self) -> dict[str, Any]:
         """Parameters, optimiser, firing history, generator and the last logged numbers."""
@@ -142,6 +147,7 @@ class Member:
             "diverged": self.diverged,
             "last": self.last,
             "moved": self.moved,
+            "requests": None if self.requests is None else self.requests.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -151,5 +157,7 @@ class Member:
         self.history.load_state_dict(state["history"])
         self.generator.set_state(state["generator"])
         self.diverged, self.last, self.moved = state["diverged"], state["last"], state["moved"]
+        if self.requests is not None:
+            self.requests.load_state_dict(state["requests"])
         if self.moved and isinstance(self.sae, ExpanderSae):
             self.sae.set_mask(mask_from_rows(self.sae.rows.cpu().numpy(), d_in=self.sae.d_in))

@@ -2,13 +2,13 @@
 
 The mask stays left-d-regular at every moment. For column j and a row i outside its support, adding the entry
 `v = G_ij / S_j` to the column, with `G_ij = sum_b h_bj e_bi` (codes times residual) and `S_j = sum_b h_bj^2`, lowers
-the
-squared error of the batch by `G_ij^2 / S_j`; removing entry w raises it by about `w^2 S_j` (at the optimum the
-gradient in
-w is zero). So an entry moves where `|v| > |w|`.
+the squared error of the tokens b by `G_ij^2 / S_j`; removing entry w raises it by about `w^2 S_j` (at the optimum the
+gradient in w is zero). So an entry moves where `|v| > |w|`. The sums are over all batches since the last move: a latent
+fires a few times in a batch, and what so few tokens ask for is mostly noise, above all where the entries it would
+replace are small.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from expander_sae.ops import Codes, sparse_decode
 from expander_sae.saes import ExpanderSae, IrregularSae
 
 MARGIN = 1.2
-"""A move must promise this many times the value it gives up: batch noise otherwise moves entries back and forth."""
+"""A move must promise this many times the value it gives up: noise otherwise moves entries back and forth."""
 
 
 class Moves(NamedTuple):
@@ -30,14 +30,46 @@ class Moves(NamedTuple):
     values: Tensor
 
 
+class Requests:
+    """What the tokens since the last move ask of every entry of a dictionary.
+
+    Attributes:
+        wanted: G [n_latents, d_in], codes times residual.
+        energy: S [n_latents], squares of the codes.
+    """
+
+    def __init__(self, n_latents: int, d_in: int, device: torch.device) -> None:
+        self.wanted = torch.zeros(n_latents, d_in, device=device)
+        self.energy = torch.zeros(n_latents, device=device)
+
+    @torch.no_grad()
+    def add(self, codes: Codes, residual: Tensor) -> None:
+        """Count a batch: codes [batch, k], residual x - x_hat [batch, d_in]."""
+        self.wanted += _gradient_everywhere(codes, residual, len(self.energy))
+        self.energy.index_add_(0, codes.indices.reshape(-1), codes.values.reshape(-1).square())
+
+    def clear(self) -> None:
+        """Forget what was asked."""
+        self.wanted.zero_()
+        self.energy.zero_()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both sums."""
+        return {"wanted": self.wanted, "energy": self.energy}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.wanted.copy_(state["wanted"])
+        self.energy.copy_(state["energy"])
+
+
 @torch.no_grad()
-def plan_moves(sae: ExpanderSae, codes: Codes, residual: Tensor, entries: int, row_cap: float | None) -> Moves:
-    """The moves one batch asks for: at most `entries` per column, no row above `row_cap` times the mean, none emptied.
+def plan_moves(sae: ExpanderSae, requests: Requests, entries: int, row_cap: float | None) -> Moves:
+    """The moves that were asked for: at most `entries` per column, no row above `row_cap` times the mean, none emptied.
 
     Args:
         sae: its values are read in unit-norm form.
-        codes: of the batch, indices and values [batch, k].
-        residual: x - x_hat [batch, d_in].
+        requests: of the tokens since the last move.
         entries: most moves per column.
         row_cap: bound on right degrees, as a multiple of the mean; None: no bound.
     """
@@ -46,9 +78,8 @@ def plan_moves(sae: ExpanderSae, codes: Codes, residual: Tensor, entries: int, r
     if entries < 1:
         empty = values.new_empty(0, dtype=torch.int64)
         return Moves(empty, empty, empty, values.new_empty(0))
-    energy = values.new_zeros(sae.n_latents).index_add_(0, codes.indices.reshape(-1), codes.values.reshape(-1).square())
-    wanted = _gradient_everywhere(codes, residual, sae.n_latents)
-    wanted.scatter_(1, rows, 0.0)
+    energy = requests.energy
+    wanted = requests.wanted.scatter(1, rows, 0.0)
     gain = wanted.abs().topk(entries, dim=1)
     new = wanted.gather(1, gain.indices) / energy.clamp_min(1e-30)[:, None]
     old = values.abs().topk(entries, dim=1, largest=False)
@@ -99,7 +130,7 @@ def _rank_within(groups: Tensor) -> Tensor:
 def apply_moves(sae: ExpanderSae, moves: Moves, optimizer: torch.optim.Optimizer) -> int:
     """Move the entries, with their optimiser moments reset, and give the SAE its new mask; returns how many moved.
 
-    A moved entry starts at half the value the batch asked for: the batch's best value overshoots on other tokens.
+    A moved entry starts at half the value that was asked for, which overshoots on other tokens.
     """
     if not len(moves.latents):
         return 0

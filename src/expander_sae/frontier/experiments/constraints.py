@@ -26,6 +26,8 @@ _SETTINGS = {
     "coherence": float,
     "rewire_row_cap": float,
     "rewire_every": int,
+    "rewire_entries": int,
+    "rewire_until": float,
 }
 """Settings of training that an option may change."""
 
