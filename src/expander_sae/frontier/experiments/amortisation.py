@@ -44,7 +44,7 @@ def _fits(reading: str, k: int) -> bool:
 def show(measured: Measured) -> Page:
     """The gap to the full dense SAE, split seed by seed."""
     own = records_from(measured["records"])
-    read = [FrontierRecord.from_dict(record) for record in measured["readings"]]
+    read = _otherwise(own, measured)
     splits = {metric: _splits(own, read, metric) for metric, *_ in _SPLIT}
     summaries = in_order(summarise([*own, *read]))
     return Page(
@@ -67,6 +67,13 @@ def show(measured: Measured) -> Page:
             *diverged(measured),
         ],
     )
+
+
+def _otherwise(own: list[FrontierRecord], measured: Measured) -> list[FrontierRecord]:
+    """The SAEs read by another inference than their own."""
+    ways = {record.variant: record.evaluation.inference for record in own if record.evaluation is not None}
+    read = [FrontierRecord.from_dict(record) for record in measured["readings"]]
+    return [record for record in read if record.reading == "omp" or record.reading != ways.get(record.variant)]
 
 
 def _values(records: list[FrontierRecord], metric: str, reading: str | None) -> dict[tuple[str, int], float]:
@@ -152,7 +159,7 @@ def _by_degree(
 def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
     """rel_err by its encoder and by OMP, and the speed it reports for them."""
     own = records_from(measured["records"])
-    read = [FrontierRecord.from_dict(record) for record in measured["readings"]]
+    read = _otherwise(own, measured)
     kinds = ("expander_tied", "dense_tied", "dense_warmtied")
     theirs = {
         metric: [
