@@ -171,3 +171,13 @@ def test_settings_of_moves_concern_only_saes_that_make_them(store, tmp_path, mon
     assert again.records == [record for record in first.records if record.family != "expander"]
     with pytest.raises(ExpanderSaeError, match="rewire_entries was None, now 1"):
         run_frontier(store, tmp_path, variants((4,), ("dense",)), other, **given, progress=False)
+
+
+def test_without_moves_their_settings_do_not_matter_but_that_there_are_none_does(store, tmp_path, monkeypatch):
+    given, still = {"stages": 2, "spare": 0}, replace(CONFIG, rewire_every=0)
+    first = run_frontier(store, tmp_path, variants((4,)), still, **given, progress=False)
+    monkeypatch.setattr(passes, "train", never)
+    again = run_frontier(store, tmp_path, variants((4,)), replace(still, rewire_entries=1), **given, progress=False)
+    assert again.records == first.records
+    with pytest.raises(ExpanderSaeError, match="rewire_every was 0, now 20"):
+        run_frontier(store, tmp_path, variants((4,)), CONFIG, **given, progress=False)

@@ -190,9 +190,14 @@ def _concerning(variant: Variant, mark: Any) -> Any:
     if not isinstance(mark, dict) or not isinstance(mark.get("config"), dict):
         return mark
     config = mark["config"]
-    if variant.family in _REWIRED and config.get("rewire_every"):
+    if variant.family not in _REWIRED:
+        kept = ()
+    elif config["rewire_every"]:
         return mark
-    return mark | {"config": {name: value for name, value in config.items() if not name.startswith("rewire_")}}
+    else:
+        kept = ("rewire_every",)  # that there are no moves matters
+    config = {name: v for name, v in config.items() if name in kept or not name.startswith("rewire_")}
+    return mark | {"config": config}
 
 
 def _difference(piece: dict[str, Any], mark: dict[str, Any]) -> str:
