@@ -49,7 +49,10 @@ def experiment(
     ] = None,
     layer: Annotated[
         str | None,
-        typer.Option(help="Layers to harvest by the recipe, with commas.", show_default="its first; all for the experiment layers"),
+        typer.Option(
+            help="Layers to harvest by the recipe, with commas.",
+            show_default="its first; all for the experiment layers",
+        ),
     ] = None,
     text: Annotated[str | None, typer.Option(help="Text for the recipe, instead of its own.")] = None,
     wheels: Annotated[
