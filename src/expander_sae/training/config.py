@@ -58,8 +58,8 @@ class TrainConfig:
     the SAE's own."""
     rewire_every: int = 20
     """Steps between moves of dictionary entries to rows where the residual wants them; 0: never. Only for Expander SAEs
-    that encode by pursuit: learned supports crowd on strong coordinates, which one-shot TopK cannot disentangle. While they
-    move, each SAE holds n_latents * d_in floats of what tokens ask for (134 MB at 2048 x 16384)."""
+    that encode by pursuit: learned supports crowd on strong coordinates, which one-shot TopK cannot disentangle.
+    While they move, each SAE holds n_latents * d_in floats of what tokens ask for (134 MB at 2048 x 16384)."""
     rewire_entries: int | None = None
     """Most entries of one column moved at a time; None: a quarter of them, two at least."""
     rewire_until: float = 0.85
