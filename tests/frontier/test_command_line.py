@@ -1,8 +1,12 @@
 """`frontier`, `eval` and `encode` as a user calls them, on a tiny model in a folder."""
 
+import io
+from dataclasses import replace
+
 import pytest
 import torch
 import typer
+from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_models import D_IN, make_documents, make_tiny_model, write_jsonl
@@ -11,8 +15,9 @@ from typer.testing import CliRunner
 from expander_sae.activations import harvest
 from expander_sae.cli.encode import encode
 from expander_sae.cli.evaluate import evaluate, sae_names
-from expander_sae.cli.frontier import frontier
+from expander_sae.cli.frontier import frontier, table
 from expander_sae.cli.source import model_note
+from expander_sae.frontier import load_frontier
 from expander_sae.records import EvaluationRecord, ExpanderSaeError, read_json
 from expander_sae.saes import ExpanderSae, load_sae
 
@@ -63,6 +68,21 @@ def test_frontier_writes_everything_and_says_so(place, finished):
     )  # fmt: skip
     assert "already trained" in again
     assert "evaluations are already done" in again
+
+
+def test_the_table_of_a_full_sized_frontier_fits_a_terminal(finished):
+    out, _ = finished
+    found = load_frontier(out)
+    large = [
+        replace(one, variant="expander-d200", evaluation=replace(one.evaluation, learned_values=2_654_784))
+        for one in found.records
+    ]
+    console = Console(width=80, file=io.StringIO())
+    console.print(table(replace(found, records=large)))
+    shown = console.file.getvalue()
+    assert "2,654,784" in shown
+    assert "…" not in shown
+    assert all(heading in shown for heading in ("fvu", "dead", "delta", "kl", "rec.", "ret."))
 
 
 def test_the_paper_preset(place, tmp_path):

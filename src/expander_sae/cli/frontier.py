@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 _SHOWN = (
     # heading, metric, digits
     ("fvu", "fvu", 3),
-    ("dead", "dead_fraction", 3),
-    ("delta\nce", "delta_ce", 3),
-    ("kl", "kl", 3),
-    ("ce rec.\nzero", "ce_recovered_zero", 3),
-    ("ce rec.\nmean", "ce_recovered_mean", 3),
+    ("dead", "dead_fraction", 2),
+    ("delta\nce", "delta_ce", 2),
+    ("kl", "kl", 2),
+    ("ce\nrec.\nzero", "ce_recovered_zero", 3),
+    ("ce\nrec.\nmean", "ce_recovered_mean", 3),
     ("ret.\nzero", "retention_zero", 3),
     ("ret.\nmean", "retention_mean", 3),
 )
