@@ -198,9 +198,9 @@ def run_groups(lanes: Lanes, runs: Sequence[Run], keep: Sequence[Path]) -> list[
                 failed.append(run.record)
             else:
                 kept = json.loads(run.records(lanes.out).read_text(encoding="utf-8"))
+                text = json.dumps(kept, separators=(",", ":")) + "\n"
                 for folder in keep:
                     folder.mkdir(parents=True, exist_ok=True)
-                    text = json.dumps(kept, separators=(",", ":")) + "\n"
                     (folder / f"{run.record}.json").write_text(text, encoding="utf-8")
 
     groups = list(dict.fromkeys(run.group for run in runs))

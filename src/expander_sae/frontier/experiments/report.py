@@ -13,7 +13,7 @@ import jinja2
 from expander_sae.records import ExpanderSaeError, read_json, write_atomically
 
 from .experiment import Experiment, Page, Table
-from .run import RECORDS, is_record, page_of, read_record, write_page
+from .run import RECORDS, checked, is_record, page_of, read_record, write_page
 
 
 def write_reports(experiments: list[Experiment], out: str | os.PathLike[str]) -> Path:
@@ -34,9 +34,8 @@ def write_reports(experiments: list[Experiment], out: str | os.PathLike[str]) ->
         ran = out / experiment.name / RECORDS
         if ran.is_file():
             pages.append(_page(experiment.name, "", read_record(ran), write_page(experiment, ran.parent)))
-        for path in files.get(experiment.name, []):
-            record = read_record(path)
-            pages.append(_page(path.stem, path.stem, record, page_of(experiment, record)))
+        for name, record in files.get(experiment.name, []):
+            pages.append(_page(name, name, record, page_of(experiment, record)))
     if not pages:
         raise ExpanderSaeError(
             f"expected {out} to hold experiments that ran ({RECORDS} in a folder each) or records of them as JSON "
@@ -52,13 +51,13 @@ def write_reports(experiments: list[Experiment], out: str | os.PathLike[str]) ->
     return path
 
 
-def _record_files(out: Path) -> dict[str, list[Path]]:
-    """Files with records of experiments, by experiment; other JSON files are passed over."""
-    found: dict[str, list[Path]] = {}
+def _record_files(out: Path) -> dict[str, list[tuple[str, dict[str, Any]]]]:
+    """Names of files with records of experiments and what they hold, by experiment; other JSON is passed over."""
+    found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for path in sorted(out.glob("*.json")):
         stored = read_json(path)
         if is_record(stored):
-            found.setdefault(stored["experiment"], []).append(path)
+            found.setdefault(stored["experiment"], []).append((path.stem, checked(stored, path)))
     return found
 
 

@@ -96,10 +96,18 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ExpanderSaeError: there is none, or of another format.
     """
-    record = read_json(path)
-    if not is_record(record) or "measured" not in record:
+    return checked(read_json(path), path)
+
+
+def checked(stored: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a JSON file holds, if it is the records of an experiment.
+
+    Raises:
+        ExpanderSaeError: it is not.
+    """
+    if not is_record(stored) or "measured" not in stored:
         raise ExpanderSaeError(f"expected {path} to be an {FORMAT!r} file; it is not")
-    return record
+    return stored
 
 
 def is_record(stored: object) -> bool:
