@@ -150,6 +150,11 @@ def test_sample_is_spread_and_repeatable(model, text, tmp_path):
     assert not torch.equal(x, store.sample("train", 40, 4))
     rows = {tuple(row) for row in everything.tolist()}
     assert all(tuple(row) in rows for row in x.tolist())
+    with_special = torch.cat(list(store.blocks("train", keep_special_tokens=True))).float()
+    assert len(with_special) > len(everything)
+    assert torch.equal(store.sample("train", 10**9, 0, keep_special_tokens=True), with_special)
+    drawn = store.sample("train", 40, 3, keep_special_tokens=True)
+    assert {tuple(row) for row in drawn.tolist()} <= {tuple(row) for row in with_special.tolist()}
 
 
 def test_the_manifest_says_what_it_is(model, text, tmp_path):

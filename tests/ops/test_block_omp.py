@@ -45,6 +45,26 @@ def test_native_equals_the_definition(shape, signed):
     torch.testing.assert_close(got.values[same], want.values[same], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(("gathered", "makes"), [(0.0, False), (1e9, True)], ids=["gathered columns", "whole Gram"])
+def test_matrix_products_equal_the_kernel_by_either_gram_matrix(monkeypatch, gathered, makes):
+    batch, d_in, n_latents, degree, k, block = SHAPES[3]
+    x, rows, values = problem(batch, d_in, n_latents, degree)
+    monkeypatch.setattr(by_products, "GATHERED", gathered)
+    assert by_products._gram_pays(batch, n_latents, k, block, 3) is makes
+    indices, codes, _ = by_products.forward(x, dense(rows, values, d_in), k, block, 3, False, 0.0)
+    want = block_omp(x, rows, values, k, block=block, spare=3, signed=False, backend="native")
+    same = (indices.sort(dim=1).values == want.indices.sort(dim=1).values).all(dim=1)
+    assert same.float().mean() > 0.95  # float32 may break a near tie the other way
+    torch.testing.assert_close(codes[same], want.values[same], rtol=1e-3, atol=1e-3)
+
+
+def test_a_gram_matrix_of_the_dictionary_is_made_where_many_tokens_share_it():
+    assert by_products._gram_pays(512, 512, 32, 8, 4)
+    assert not by_products._gram_pays(512, 4608, 32, 8, 4)
+    assert by_products._gram_pays(20_000, 4608, 32, 8, 4)
+    assert not by_products._gram_pays(10**9, 8192, 32, 8, 4)  # too large to hold
+
+
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize(("shape", "spare"), list(zip(SHAPES, (3, 6, 5, 8, 6, 4), strict=True)), ids=str)
 def test_native_equals_the_definition_with_spare_columns(shape, spare, signed):

@@ -5,7 +5,7 @@ from memory_source import MemorySource
 
 from expander_sae.ops import Codes
 from expander_sae.saes import ExpanderSae, load_sae
-from expander_sae.training import TrainConfig, train
+from expander_sae.training import TrainConfig, rewire, train
 from expander_sae.training.rewire import Requests, apply_moves, plan_moves
 
 CONFIG = TrainConfig(
@@ -106,15 +106,18 @@ def test_moves_against_the_formula():
         assert abs(value) > abs(float(sae.values[latent, slot].detach()))
 
 
-def test_what_batches_ask_for_adds_up_until_it_is_forgotten():
+def test_what_batches_ask_for_adds_up_until_it_is_forgotten(monkeypatch):
     sae, out, _ = planned()
     assert out.residual is not None
+    monkeypatch.setattr(rewire, "TOKENS_AT_ONCE", 200)  # some of the batches below are summed, the last ones wait
     parts, whole = asked(out.codes, out.residual, parts=7), asked(out.codes, out.residual, parts=1)
-    assert torch.allclose(parts.wanted, whole.wanted, atol=1e-4)
-    assert torch.allclose(parts.energy, whole.energy, rtol=1e-5)
     again = Requests(256, 48, torch.device("cpu"))
     again.load_state_dict(parts.state_dict())
-    assert torch.equal(again.wanted, parts.wanted)
+    assert len(again.state_dict()["waiting"]) == 1
+    for requests in (parts, again):
+        for found, expected in zip(requests.sums(), whole.sums(), strict=True):
+            assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(a, b) for a, b in zip(again.sums(), parts.sums(), strict=True))
     parts.clear()
     assert len(plan_moves(sae, parts, 2, None).latents) == 0
 

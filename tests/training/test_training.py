@@ -53,6 +53,38 @@ def fvu(sae, x):
         return (x - sae(x)).square().sum() / (x - x.mean(0)).square().sum()
 
 
+def test_a_pass_is_followed_on_held_out_activations_without_being_changed(tmp_path):
+    x = sparse_activations()
+    alone, followed = some_saes(), some_saes()
+    train(alone, MemorySource(x), SMALL, folder=tmp_path / "alone", progress=False)
+    config, heldout = replace(SMALL, heldout_every=25), x[:300]
+    train(followed, MemorySource(x), config, folder=tmp_path / "followed", progress=False, heldout=heldout)
+    lines = [json.loads(line) for line in (tmp_path / "followed" / "metrics.jsonl").read_text().splitlines()]
+    for name, sae in followed.items():
+        for key, value in alone[name].state_dict().items():
+            assert torch.equal(value, sae.state_dict()[key]), (name, key)
+        measured = [line for line in lines if line["name"] == name and "heldout_fvu" in line]
+        assert [line["step"] for line in measured] == [24, 49, 59]
+        assert measured[-1]["heldout_fvu"] == pytest.approx(float(fvu(sae, heldout)), rel=1e-4)
+        with torch.no_grad():
+            ratios = (heldout - sae(heldout)).norm(dim=1) / heldout.norm(dim=1)
+        assert measured[-1]["heldout_rel_err"] == pytest.approx(float(ratios.mean()), rel=1e-4)
+        assert measured[-1]["heldout_fvu"] < measured[0]["heldout_fvu"]
+
+
+@pytest.mark.parametrize(
+    ("heldout", "message"),
+    [
+        (torch.ones(5, 47), r"expected held-out activations \[two or more, 48\]; got \[5, 47\]"),
+        (torch.ones(1, 48), "two or more"),
+        (torch.full((4, 48), math.nan), "finite held-out"),
+    ],
+)
+def test_held_out_activations_are_checked_before_training(tmp_path, heldout, message):
+    with pytest.raises(ExpanderSaeError, match=message):
+        train(some_saes(), MemorySource(sparse_activations()), SMALL, folder=tmp_path, progress=False, heldout=heldout)
+
+
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
     x = sparse_activations()
     config = replace(SMALL, resample_every=25)

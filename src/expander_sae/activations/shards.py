@@ -196,12 +196,12 @@ class ActivationStore:
         self._check_sum(counts["file"], counts["sha256"])
         return TokenBlocks.load(self.path / counts["file"])
 
-    def sample(self, split: str, n: int, seed: int) -> Tensor:
-        """`n` ordinary activations spread over a split, drawn without replacement: x [n, d_in] float32.
+    def sample(self, split: str, n: int, seed: int, *, keep_special_tokens: bool = False) -> Tensor:
+        """`n` activations spread over a split, drawn without replacement: x [n, d_in] float32.
 
-        All of them, in stored order, when the split has no more than `n`.
+        Ordinary tokens only by default. All of them, in stored order, when the split has no more than `n`.
         """
-        available = self.n_tokens(split)
+        available = self.n_tokens(split, keep_special_tokens=keep_special_tokens)
         generator = torch.Generator().manual_seed(seed)
         if n >= available:
             chosen = torch.arange(available)
@@ -210,10 +210,11 @@ class ActivationStore:
         pieces = [torch.empty(0, self.d_in)]
         before = 0
         for entry in self._entries(split):
-            after = before + int(entry["ordinary_tokens"])
+            after = before + int(entry["tokens" if keep_special_tokens else "ordinary_tokens"])
             here = chosen[(chosen >= before) & (chosen < after)] - before
             if len(here):
-                pieces.append(self.read_rows(entry["file"])[here].float())
+                rows = self.read_rows(entry["file"], keep_special_tokens=keep_special_tokens)
+                pieces.append(rows[here].float())
             before = after
         return torch.cat(pieces)
 

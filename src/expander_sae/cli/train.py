@@ -80,7 +80,7 @@ def train(
     """
     from expander_sae.activations import ActivationStore  # torch takes seconds to import
     from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, IrregularSae, usual_spare
-    from expander_sae.training import PRESETS, StoreBatches, paper_grid_options
+    from expander_sae.training import PRESETS, StoreBatches, heldout_sample, paper_grid_options
     from expander_sae.training import train as run
 
     if preset not in PRESETS:
@@ -124,7 +124,8 @@ def train(
         saes["dense"] = DenseTopKSae(**shared)
     saes = {name: sae.to(device) for name, sae in saes.items()}
     stream = StoreBatches(store, config, keep_special_tokens=keep_special_tokens)
-    records = run(saes, stream, config, folder=out, progress=not quiet)
+    heldout = heldout_sample(store, config, keep_special_tokens=keep_special_tokens)
+    records = run(saes, stream, config, folder=out, progress=not quiet, heldout=heldout)
     if json is not None:
         write_json(json, [record.to_dict() for record in records.values()])
     if not quiet:

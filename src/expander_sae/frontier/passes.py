@@ -12,7 +12,7 @@ from typing import Any
 from expander_sae.activations import ActivationStore
 from expander_sae.records import TrainingRecord, write_atomically
 from expander_sae.saes import AbstractSae
-from expander_sae.training import StoreBatches, TrainConfig, train
+from expander_sae.training import StoreBatches, TrainConfig, heldout_sample, train
 from expander_sae.training.checkpointing import fingerprint
 from expander_sae.training.loop import METRICS
 
@@ -85,7 +85,10 @@ class Passes:
         names = sorted(variant.name for variant in now)
         room = (self.folder / now[0].sae_path).parent / f"pass-{fingerprint({'saes': names})[:12]}"
         saes = {name: sae.to(self.device) for name, sae in self._start(way, now).items()}
-        done = train(saes, self._batches(settings), settings, folder=room, progress=self.progress)
+        heldout = heldout_sample(self.store, settings, keep_special_tokens=self.keep_special_tokens)
+        done = train(
+            saes, self._batches(settings), settings, folder=room, progress=self.progress, heldout=heldout
+        )  # fmt: skip
         _keep_logs(room / METRICS, names)
         for variant in now:
             place = self.folder / variant.sae_path

@@ -21,7 +21,7 @@ from .variants import Variant
 PIECES = "pieces"
 OWN = "own"
 """The key of an SAE's evaluation by its own inference."""
-_NOT_LEARNED = ("seed", "log_every", "checkpoint_every")
+_NOT_LEARNED = ("seed", "log_every", "heldout_every", "checkpoint_every")
 """Settings of training that leave what is learned as it is, or are the variant's own."""
 _REWIRED = ("expander", "irregular")
 """Families whose entries move; settings of the moves are nothing to the others."""
@@ -57,7 +57,7 @@ class Pieces:
         self.folder = folder
         # Whether special tokens are kept is one setting for training and evaluation.
         kept = evaluation.keep_special_tokens
-        # How often a pass writes its log and its checkpoint does not change what it learns.
+        # How often a pass writes its log and its checkpoint, or is measured, does not change what it learns.
         learned = {name: v for name, v in asdict(config).items() if name not in _NOT_LEARNED}
         self._train_mark = {"config": learned, **shared, "keep_special_tokens": kept, "activations": _identity(store)}
         if train_tokens is not None:  # left out otherwise, so that folders of earlier versions still fit

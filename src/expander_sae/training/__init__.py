@@ -1,7 +1,7 @@
 """Training: many SAEs over one pass of the activations."""
 
 from .amortise import amortisation_loss, with_own_encoder
-from .batches import StoreBatches
+from .batches import StoreBatches, heldout_sample
 from .config import PRESETS, TrainConfig, paper_grid_options, paper_sae_options
 from .loop import train
 from .member import ExtraLoss
@@ -12,6 +12,7 @@ __all__ = [
     "StoreBatches",
     "TrainConfig",
     "amortisation_loss",
+    "heldout_sample",
     "paper_grid_options",
     "paper_sae_options",
     "train",

@@ -115,3 +115,7 @@ class EncoderMember(Member):
         self.history.update(fired, x.shape[0])
         dead = self.history.dead(self.config.dead_after_tokens)
         self.last |= {"loss": float(loss.detach()), "fvu": float(fvu), "dead_fraction": dead.numel() / sae.n_latents}
+
+    def rebuild(self, x: Tensor) -> Tensor:
+        """x_hat [tokens, d_in] by the encoder."""
+        return self.sae.decode(self.sae.encode(x, inference="encoder"))

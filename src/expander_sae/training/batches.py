@@ -10,6 +10,19 @@ from expander_sae.activations import ActivationStore, ActivationStream
 
 from .config import TrainConfig
 
+HELDOUT_TOKENS = 1024
+"""Held-out activations that a pass is followed on: what differs along it and between SAEs, not the last digit."""
+
+
+def heldout_sample(store: ActivationStore, config: TrainConfig, *, keep_special_tokens: bool = False) -> Tensor | None:
+    """Activations of a store's "heldout" split [tokens, d_in] for `train` to follow a pass on, without the norm
+    outliers that `config` leaves out of training; None where there are fewer than two."""
+    x = store.sample("heldout", HELDOUT_TOKENS, 0, keep_special_tokens=keep_special_tokens)
+    if config.outlier_medians is not None and len(x):
+        norms = x.norm(dim=1)
+        x = x[norms <= config.outlier_medians * norms.median()]
+    return x if len(x) > 1 else None
+
 
 class StoreBatches:
     """Shuffled, endless, resumable batches of a store's "train" split, as `train` wants them.

@@ -86,6 +86,8 @@ class TrainConfig:
     """Sample behind the input scale, b_dec and the outlier threshold."""
     log_every: int = 20
     """Steps between lines of metrics.jsonl."""
+    heldout_every: int = 50
+    """Steps between measurements on held-out activations, where `train` is given some; 0: never."""
     checkpoint_every: int = 200
     """Steps between checkpoints; 0: only when interrupted."""
 
@@ -102,6 +104,8 @@ class TrainConfig:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ExpanderSaeError(f"expected {name} > 0 in the training config; got {getattr(self, name)!r}")
+        if self.heldout_every < 0:
+            raise ExpanderSaeError(f"expected heldout_every >= 0 in the training config; got {self.heldout_every}")
         if self.rewire_every < 0 or (self.rewire_entries or 1) < 1 or (self.rewire_row_cap or 1.0) < 1.0:
             raise ExpanderSaeError(
                 "expected rewire_every >= 0, rewire_entries >= 1 (or none) and rewire_row_cap >= 1 (or none); got "
@@ -158,6 +162,7 @@ PRESETS: dict[str, TrainConfig] = {
         rewire_every=0,
         aux_coefficient=0.0,
         resample_every=1_000,
+        heldout_every=250,
     ),
 }
 

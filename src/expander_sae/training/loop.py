@@ -59,6 +59,7 @@ def train(
     folder: str | Path,
     progress: bool = True,
     extra_losses: Mapping[str, ExtraLoss] | None = None,
+    heldout: Tensor | None = None,
 ) -> dict[str, TrainingRecord]:
     """Train every SAE on the same batches, where it is (`sae.to("cuda")` first, for a GPU), save each to `folder/NAME`,
     and return how it went.
@@ -76,6 +77,8 @@ def train(
         folder: gets one folder per SAE, `metrics.jsonl`, `training.json` and, meanwhile, the checkpoint.
         progress: show a progress bar.
         extra_losses: by SAE name, added to its own loss, such as one that keeps it near another SAE.
+        heldout: activations [tokens, d_in] that are not trained on; every `config.heldout_every` steps and at the end
+            each SAE's fvu and rel_err on them go to `metrics.jsonl`. What is learned does not depend on it.
 
     Returns:
         One record per SAE.
@@ -86,6 +89,7 @@ def train(
     folder = Path(folder)
     sample = stream.sample(config.statistics_tokens, seed=config.seed)
     _check(saes, sample)
+    _check_heldout(heldout, sample)
     statistics = input_statistics(sample)
     largest_norm = _largest_norm(sample, config)
     members = [_member(name, sae, config, statistics) for name, sae in saes.items()]
@@ -98,7 +102,7 @@ def train(
         "extra_losses": sorted(extra_losses or {}),
     }
     mark = fingerprint(description)
-    run = _Run(folder, members, stream, config, mark, largest_norm)
+    run = _Run(folder, members, stream, config, mark, largest_norm, heldout)
     run.resume()
     with _bar(progress, config.steps, run.step) as show:
         try:
@@ -136,6 +140,17 @@ def _check(saes: Mapping[str, AbstractSae], sample: Tensor) -> None:
             raise ExpanderSaeError(f"expected SAE names that can be folder names; got {name!r}")
 
 
+def _check_heldout(heldout: Tensor | None, sample: Tensor) -> None:
+    if heldout is None:
+        return
+    if heldout.ndim != 2 or heldout.shape[1] != sample.shape[1] or len(heldout) < 2:
+        raise ExpanderSaeError(
+            f"expected held-out activations [two or more, {sample.shape[1]}]; got {list(heldout.shape)}"
+        )
+    if not bool(torch.isfinite(heldout).all()):
+        raise ExpanderSaeError("expected finite held-out activations; some are NaN or infinite")
+
+
 def _largest_norm(sample: Tensor, config: TrainConfig) -> float | None:
     if config.outlier_medians is None:
         return None
@@ -153,9 +168,11 @@ class _Run:
         config: TrainConfig,
         mark: str,
         largest_norm: float | None,
+        heldout: Tensor | None,
     ) -> None:
         self.folder, self.members, self.stream = folder, members, stream
         self.config, self.mark, self.largest_norm = config, mark, largest_norm
+        self.heldout = heldout
         self.step, self.tokens, self.seconds, self.outliers = 0, 0, 0.0, 0
 
     def resume(self) -> None:
@@ -197,8 +214,9 @@ class _Run:
                 with _uninterrupted() as interrupt:
                     self._one_step()
                     self.seconds += time.perf_counter() - started
-                    if self.step % config.log_every == 0 or self.step == config.steps:
-                        self._log(metrics)
+                    measured = self._measures_heldout()
+                    if measured or self.step % config.log_every == 0 or self.step == config.steps:
+                        self._log(metrics, measured)
                         show(self)
                 if interrupt:
                     raise KeyboardInterrupt
@@ -222,9 +240,15 @@ class _Run:
         self.step += 1
         self.tokens += x.shape[0]
 
-    def _log(self, metrics: Any) -> None:
+    def _measures_heldout(self) -> bool:
+        every = self.config.heldout_every
+        return self.heldout is not None and every > 0 and (self.step % every == 0 or self.step == self.config.steps)
+
+    def _log(self, metrics: Any, measured: bool) -> None:
         for member in self.members:
             line = {"step": self.step - 1, "tokens": self.tokens, "name": member.name, **member.last}
+            if measured and self.heldout is not None:
+                line |= member.measure(self.heldout.to(member.device))
             metrics.write(json.dumps(line | {"diverged": member.diverged}) + "\n")
 
 

@@ -117,6 +117,27 @@ class Member:
         self.optimizer.step()
         self.last = {"gradient_norm": float(gradient_norm), "learning_rate": rate}
 
+    @torch.no_grad()
+    def measure(self, x: Tensor) -> dict[str, float]:
+        """How well the SAE as it is now, by what is being trained of it, rebuilds held-out x [tokens, d_in].
+
+        heldout_fvu = sum ||x - x_hat||^2 / sum ||x - mean||^2,  heldout_rel_err = mean of ||x - x_hat|| / ||x||
+        """
+        if self.diverged:
+            return {}
+        self.sae.eval()
+        error = (x - self.rebuild(x)).norm(dim=1)
+        self.sae.train()
+        norms = x.norm(dim=1)
+        return {
+            "heldout_fvu": float(error.square().sum() / (x - x.mean(0)).square().sum()),
+            "heldout_rel_err": float((error / norms)[norms > 0].mean()),
+        }
+
+    def rebuild(self, x: Tensor) -> Tensor:
+        """x_hat [tokens, d_in] by the SAE's own inference."""
+        return self.sae(x)
+
     def count(self, codes: Codes) -> None:
         """Called with the codes of every step; other members keep statistics of them."""
 

@@ -20,6 +20,9 @@ from expander_sae.saes import ExpanderSae, IrregularSae
 MARGIN = 1.2
 """A move must promise this many times the value it gives up: noise otherwise moves entries back and forth."""
 
+TOKENS_AT_ONCE = 4096
+"""Tokens whose requests are summed in one go; their residuals, [tokens, d_in], are kept until then."""
+
 
 class Moves(NamedTuple):
     """Which entries move where: column, slot in the column, new row, new value; all [moves]."""
@@ -33,34 +36,52 @@ class Moves(NamedTuple):
 class Requests:
     """What the tokens since the last move ask of every entry of a dictionary.
 
-    Attributes:
-        wanted: G [n_latents, d_in], codes times residual.
-        energy: S [n_latents], squares of the codes.
+    Batches wait until there are `TOKENS_AT_ONCE` of them: one sum over many tokens passes over the dictionary once.
     """
 
     def __init__(self, n_latents: int, d_in: int, device: torch.device) -> None:
-        self.wanted = torch.zeros(n_latents, d_in, device=device)
-        self.energy = torch.zeros(n_latents, device=device)
+        self._wanted = torch.zeros(n_latents, d_in, device=device)
+        self._energy = torch.zeros(n_latents, device=device)
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
 
     @torch.no_grad()
     def add(self, codes: Codes, residual: Tensor) -> None:
         """Count a batch: codes [batch, k], residual x - x_hat [batch, d_in]."""
-        self.wanted += _gradient_everywhere(codes, residual, len(self.energy))
-        self.energy.index_add_(0, codes.indices.reshape(-1), codes.values.reshape(-1).square())
+        self._waiting.append((codes.indices, codes.values.detach(), residual))
+        if sum(len(indices) for indices, _, _ in self._waiting) >= TOKENS_AT_ONCE:
+            self._settle()
+
+    def sums(self) -> tuple[Tensor, Tensor]:
+        """G [n_latents, d_in], codes times residual, and S [n_latents], squares of the codes."""
+        self._settle()
+        return self._wanted, self._energy
+
+    @torch.no_grad()
+    def _settle(self) -> None:
+        if not self._waiting:
+            return
+        indices, values, residual = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+        self._waiting.clear()
+        self._wanted += _gradient_everywhere(Codes(indices, values), residual, len(self._energy))
+        self._energy.index_add_(0, indices.reshape(-1), values.reshape(-1).square())
 
     def clear(self) -> None:
         """Forget what was asked."""
-        self.wanted.zero_()
-        self.energy.zero_()
+        self._wanted.zero_()
+        self._energy.zero_()
+        self._waiting.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """Both sums."""
-        return {"wanted": self.wanted, "energy": self.energy}
+        """Both sums and the batches that wait: summing them now would round otherwise than summing them later."""
+        return {"wanted": self._wanted, "energy": self._energy, "waiting": list(self._waiting)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.wanted.copy_(state["wanted"])
-        self.energy.copy_(state["energy"])
+        self._wanted.copy_(state["wanted"])
+        self._energy.copy_(state["energy"])
+        device = self._wanted.device
+        # None waited in checkpoints of earlier versions.
+        self._waiting = [(i.to(device), v.to(device), r.to(device)) for i, v, r in state.get("waiting", [])]
 
 
 @torch.no_grad()
@@ -78,8 +99,8 @@ def plan_moves(sae: ExpanderSae, requests: Requests, entries: int, row_cap: floa
     if entries < 1:
         empty = values.new_empty(0, dtype=torch.int64)
         return Moves(empty, empty, empty, values.new_empty(0))
-    energy = requests.energy
-    wanted = requests.wanted.scatter(1, rows, 0.0)
+    wanted, energy = requests.sums()
+    wanted = wanted.scatter(1, rows, 0.0)
     gain = wanted.abs().topk(entries, dim=1)
     new = wanted.gather(1, gain.indices) / energy.clamp_min(1e-30)[:, None]
     old = values.abs().topk(entries, dim=1, largest=False)

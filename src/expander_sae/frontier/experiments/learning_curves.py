@@ -1,8 +1,9 @@
-"""How training goes: the loss of every SAE step by step."""
+"""How training goes: what every SAE leaves of held-out text, step by step."""
 
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 
 from expander_sae.records import ExpanderSaeError
@@ -15,53 +16,46 @@ from .drawing import Line, lines
 from .experiment import Experiment, Figure, Measured, Page, Table
 from .quality import diverged, quality_table, summaries_of, text_of
 
-_KEPT = ("fvu", "dead_fraction")
+_KEPT = ("heldout_fvu", "heldout_rel_err", "fvu", "dead_fraction")
+_DRAWN = (
+    ("heldout_fvu", "fvu, held out"),
+    ("heldout_rel_err", "rel_err, held out"),
+    ("dead_fraction", "dead latents, training's window"),
+)
 _NOTE = "Mean over seeds ± half width of the 95% interval (Student's t); below it every seed."
 
 
 def measure(context: Context) -> Measured:
-    """The log of every run of the grid, thinned out, beside the held-out numbers at its end."""
+    """The log of every run of the grid where it was measured on held-out text, beside the numbers at its end."""
     grid = context.grid(degrees=context.chosen_degrees(), controls=context.option("controls"))
     curves = []
     for record in grid.frontier.records:
-        points = _points(grid.folder / record.folder / METRICS, context.option("points"))
+        points = _points(grid.folder / record.folder / METRICS)
         curves.append({"variant": record.variant, "seed": record.seed, "points": points})
     return {"frontier": grid.frontier.to_dict(), "curves": curves}
 
 
-def _points(log: Path, wanted: int) -> list[dict[str, float | None]]:
-    """About `wanted` lines of one SAE's log, the last one among them."""
-    if not log.is_file():
+def _points(log: Path) -> list[dict[str, float | None]]:
+    """The lines of one SAE's log that have held-out numbers; none of an SAE that diverged before the first."""
+    lines_of_log = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    entries = [json.loads(line) for line in lines_of_log]
+    measured = [entry for entry in entries if "heldout_fvu" in entry]
+    if not measured and not any(entry["diverged"] for entry in entries):
         raise ExpanderSaeError(
-            f"expected the log of a training pass at {log}, found none: an earlier version trained this SAE. "
-            "Choose another --out to train it again."
+            f"expected the log of a training pass with held-out numbers at {log}, found none: an earlier version "
+            "trained this SAE, or the activations have no held-out split. Choose another --out to train it again, or "
+            "harvest held-out text."
         )
-    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    step = max(1, len(entries) // wanted)
-    chosen = entries[::step]
-    if entries and chosen[-1] is not entries[-1]:
-        chosen.append(entries[-1])
-    return [{"tokens": entry["tokens"], **{key: entry.get(key) for key in _KEPT}} for entry in chosen]
+    return [{key: entry.get(key) for key in ("step", "tokens", *_KEPT)} for entry in measured]
 
 
 def show(measured: Measured) -> Page:
-    """Training fvu and dead latents along the tokens seen, mean over seeds."""
+    """Held-out fvu, rel_err and dead latents along the tokens seen, mean over seeds."""
     names = list(dict.fromkeys(curve["variant"] for curve in measured["curves"]))
-    summaries = summaries_of(measured["frontier"])
     figures = []
-    for key, unit in (
-        ("fvu", "fvu of the batch, before its step"),
-        ("dead_fraction", "dead latents, training's window"),
-    ):
-        drawn = []
-        for name in names:
-            by_tokens: dict[float, list[float | None]] = {}
-            for curve in measured["curves"]:
-                if curve["variant"] == name:
-                    for point in curve["points"]:
-                        by_tokens.setdefault(point["tokens"], []).append(point[key])
-            drawn.append(Line(name, [(tokens, spread(values)) for tokens, values in by_tokens.items()]))
-        caption = f"{key} during training, one line for each SAE"
+    for key, unit in _DRAWN:
+        drawn = [Line(name, _curve(measured, name, key)) for name in names]
+        caption = f"{unit}, along training, one line for each SAE"
         figures.append(lines(f"{key}_by_tokens", caption, drawn, x="training tokens seen", y=unit))
     milestones = {name: _milestones(measured, name) for name in names}
     rows = [[name, *(text_of(found, 4) for found in milestones[name])] for name in names]
@@ -69,16 +63,28 @@ def show(measured: Measured) -> Page:
     return Page(
         claim=_claim(milestones),
         tables=[
-            Table("fvu of the training batch", ["SAE", *shares], rows, _NOTE),
-            quality_table("Held out, at the end", summaries),
+            Table("Held-out fvu along training", ["SAE", *shares], rows, _NOTE),
+            quality_table("Held out, at the end", summaries_of(measured["frontier"])),
         ],
         figures=figures,
         notes=[
-            "The curves are of training batches, each measured before the step it causes: in the first pass over the "
-            "stored tokens that is fresh text, later it is not. The table below has held-out text.",
+            "Along training the SAEs are measured on the same 1,024 held-out tokens; the table of the end has all of "
+            "the held-out text that was evaluated, so its last digits differ.",
             *diverged(measured["frontier"]),
         ],
     )
+
+
+def _curve(measured: Measured, name: str, key: str) -> list[tuple[float, Spread | None]]:
+    """One number along the tokens seen, over seeds; seeds may differ in tokens left out by a step, as outliers."""
+    by_step: dict[int, list[Measured]] = {}
+    for curve in measured["curves"]:
+        if curve["variant"] == name:
+            for point in curve["points"]:
+                by_step.setdefault(point["step"], []).append(point)
+    tokens = [statistics.fmean(point["tokens"] for point in points) for points in by_step.values()]
+    values = [spread(point[key] for point in points) for points in by_step.values()]
+    return list(zip(tokens, values, strict=True))
 
 
 def _milestones(measured: Measured, name: str) -> list[Spread | None]:
@@ -87,7 +93,8 @@ def _milestones(measured: Measured, name: str) -> list[Spread | None]:
         if curve["variant"] == name and curve["points"]:
             last = curve["points"][-1]["tokens"]
             for place, share in enumerate((0.25, 0.5, 0.75, 1.0)):
-                found[place].append(min(curve["points"], key=lambda p: abs(p["tokens"] - share * last))["fvu"])
+                nearest = min(curve["points"], key=lambda point: abs(point["tokens"] - share * last))
+                found[place].append(nearest["heldout_fvu"])
     return [spread(values) for values in found]
 
 
@@ -96,22 +103,14 @@ def _claim(milestones: dict[str, list[Spread | None]]) -> str:
     for name, (_, middle, _, end) in milestones.items():
         if middle is not None and end is not None and middle.mean > 0:
             parts.append(f"{name} {(1 - end.mean / middle.mean) * 100:.1f}%")
-    return f"The second half of training lowers the fvu of the training batch by: {', '.join(parts)}."
+    return f"The second half of training lowers held-out fvu by: {', '.join(parts)}."
 
 
 def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
-    """The paper's held-out rel_err along training, and where ours ends."""
-    ends = {
-        curve["variant"]: max(point["tokens"] for point in curve["points"])
-        for curve in measured["curves"]
-        if curve["points"]
-    }
-    ours = [
-        Line(f"{s.variant}, at its end", [(ends[s.variant], s.metrics.get("rel_err"))], joined=False)
-        for s in summaries_of(measured["frontier"])
-        if s.variant in ends
-    ]
-    caption = "held-out rel_err at the end of training, beside the paper's along its training"
+    """The paper's held-out rel_err along training, and ours."""
+    names = list(dict.fromkeys(curve["variant"] for curve in measured["curves"]))
+    ours = [Line(name, _curve(measured, name, "heldout_rel_err")) for name in names]
+    caption = "held-out rel_err along training, beside the paper's"
     drawn = [*ours, *paper.learning_curves()]
     return [lines("rel_err_beside_the_paper", caption, drawn, x="training tokens seen", y="rel_err")]
 
@@ -122,6 +121,6 @@ EXPERIMENT = Experiment(
     measure=measure,
     show=show,
     needs=("activations",),
-    options={"degrees": [7, 30, 200], "controls": ["dense", "matched"], "points": 60},
+    options={"degrees": [7, 30, 200], "controls": ["dense", "matched"]},
     beside=beside,
 )

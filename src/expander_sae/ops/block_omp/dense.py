@@ -10,6 +10,8 @@ MAX_PIECE = 1 << 25
 """Scores or gathered column entries held at once."""
 MAX_GRAM = 1 << 25
 """Entries of the dictionary's Gram matrix, if it is made: then no column is gathered (Rubinstein et al. 2008)."""
+GATHERED = 2
+"""Entry for entry, Gram matrices of gathered columns cost so many times what the dictionary's own costs."""
 SMALLEST_SCORE = 1e-5
 SMALLEST_PIVOT = 1e-5
 SUSPECT_PIVOT = 1e-2
@@ -24,7 +26,7 @@ def forward(
     """Indices and values of the codes of x [batch, d_in] (already centered), by falling size; how many picked columns
     were dependent on the support and skipped."""
     n_latents, d_in = values.shape
-    gram = values @ values.T if n_latents**2 <= MAX_GRAM else None
+    gram = values @ values.T if _gram_pays(len(x), n_latents, k, block, spare) else None
     per_token = max(n_latents, (k + spare) * (d_in if gram is None else k + spare))
     pieces = [
         _piece(part, values, gram, k, block, spare, signed, tolerance)
@@ -34,6 +36,12 @@ def forward(
         return x.new_empty((0, k), dtype=torch.int64), values.new_empty(0, k), 0
     indices, codes, skipped = zip(*pieces, strict=True)
     return torch.cat(indices), torch.cat(codes), sum(skipped)
+
+
+def _gram_pays(batch: int, n_latents: int, k: int, block: int, spare: int) -> bool:
+    """Whether the dictionary's Gram matrix is small enough, and cheaper than those of every token's columns."""
+    columns = (min(k, held + block) + spare for held in range(0, k, block))
+    return n_latents**2 <= min(MAX_GRAM, GATHERED * batch * sum(count**2 for count in columns))
 
 
 def in_full(rows: Tensor, values: Tensor, d_in: int) -> Tensor:
@@ -53,7 +61,8 @@ def _piece(
     while chosen.shape[1] < k:
         keep = min(k, chosen.shape[1] + block)
         score = residual @ values.T if chosen.shape[1] else first.clone()
-        if not bool(torch.isfinite(score).all()):
+        # A residual that is finite has finite scores, once the dictionary was seen to be: it is the smaller one.
+        if not bool(torch.isfinite(residual if chosen.shape[1] else score).all()):
             raise ExpanderSaeError("x or values hold NaN or infinity. Check the activations and the dictionary.")
         score = score.abs() if signed else score
         score.scatter_(1, chosen, -1.0)
