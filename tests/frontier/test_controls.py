@@ -7,7 +7,9 @@ import torch
 from experiment_place import make_place
 from tiny_models import D_IN
 
+from expander_sae.evaluation import bytes_on_disk
 from expander_sae.frontier import passes, plan, run_frontier
+from expander_sae.graphs import mask_from_rows
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import ExpanderSae, IrregularSae, load_sae
 from expander_sae.training import TrainConfig
@@ -114,9 +116,19 @@ def test_widths_of_the_matched_controls():
     assert built["matched-decoder"].decoder_values() == sparse.decoder_values()
     assert built["matched-decoder"].learned_values() == 2 * sparse.decoder_values() + 576
     assert built["matched-untied"].learned_values() == sparse.learned_values()
-    # A learned support costs two bytes an entry beside the four of its value.
-    assert 4 * built["matched-bytes"].decoder_values() == 6 * sparse.decoder_values()
+    # Rows of a learned support take 113 bits a column beside the 512 of its values.
+    assert built["matched-bytes"].n_latents == round(4608 * (512 + 113) / (32 * 576))
     assert (built["matched-bytes"].stages, built["matched-bytes-omp"].stages) == (0, 8)
+
+
+@pytest.mark.parametrize("degree", [7, 64, 200])
+def test_matched_bytes_are_those_of_the_files(degree, tmp_path):
+    variants = {v.family: v for v in plan([degree], ["matched-bytes"], d_in=576, n_latents=4608, k=32)}
+    sparse, dense = (variants[family].build(576) for family in ("expander", "matched-bytes"))
+    assert isinstance(sparse, ExpanderSae)
+    sparse.set_mask(mask_from_rows(sparse.mask.rows, d_in=576))  # as if learned: no seed makes it
+    sizes = [bytes_on_disk(sae.save(tmp_path / sae.kind)) for sae in (sparse, dense)]
+    assert abs(sizes[0] - sizes[1]) < 4 * 576  # the dense one has a whole number of columns
 
 
 def test_a_random_encoder_is_not_the_decoder():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from expander_sae.graphs import make_mask, mask_from_rows
+from expander_sae.graphs import column_bits, make_mask, mask_from_rows
 from expander_sae.records import ExpanderSaeError, read_json, sha256_file
 from expander_sae.saes import DenseTopKSae, ExpanderSae, load_sae
 
@@ -47,17 +47,38 @@ def test_round_trip(sae, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "sae.safetensors"]
 
 
-def test_a_seeded_mask_is_not_stored_and_given_rows_are_in_the_smallest_type(tmp_path):
+def test_a_seeded_mask_is_not_stored_and_given_rows_are_packed(tmp_path):
     seeded = ExpanderSae(d_in=200, n_latents=300, degree=5, k=6)
     seeded.save(tmp_path / "seeded")
-    assert "rows" not in load_file(tmp_path / "seeded" / "sae.safetensors")
+    assert set(load_file(tmp_path / "seeded" / "sae.safetensors")) == {"values", "b_dec"}
     mask = mask_from_rows(make_mask(d_in=200, n_latents=300, degree=5, seed=3).rows, d_in=200)
     given = ExpanderSae(d_in=200, n_latents=300, degree=5, k=6, mask=mask)
     given.save(tmp_path / "given")
-    assert load_file(tmp_path / "given" / "sae.safetensors")["rows"].dtype == torch.uint8
+    arrays = load_file(tmp_path / "given" / "sae.safetensors")
+    assert set(arrays) == {"values", "b_dec", "packed_rows"}
+    assert arrays["packed_rows"].nbytes == -(-300 * column_bits(200, 5) // 8) < mask.rows.nbytes
     again = load_sae(tmp_path / "given")
     assert isinstance(again, ExpanderSae)
     assert np.array_equal(again.mask.rows, mask.rows)
+
+
+def test_rows_as_integers_of_earlier_versions_are_read_and_damaged_ones_refused(tmp_path):
+    mask = mask_from_rows(make_mask(d_in=200, n_latents=300, degree=5, seed=3).rows, d_in=200)
+    sae = ExpanderSae(d_in=200, n_latents=300, degree=5, k=6, mask=mask)
+    sae.save(tmp_path)
+    packed_so = load_sae(tmp_path).values
+    arrays = {name: array.clone() for name, array in load_file(tmp_path / "sae.safetensors").items()}
+    packed = arrays.pop("packed_rows")
+    rewrite(tmp_path, arrays | {"rows": torch.from_numpy(mask.rows.copy())})
+    again = load_sae(tmp_path)
+    assert again.mask == mask
+    assert torch.equal(again.values, packed_so)
+    rewrite(tmp_path, arrays | {"packed_rows": packed[:-1]})
+    with pytest.raises(ExpanderSaeError, match="expected packed rows as uint8"):
+        load_sae(tmp_path)
+    rewrite(tmp_path, arrays | {"packed_rows": ~packed})
+    with pytest.raises(ExpanderSaeError, match="damaged"):
+        load_sae(tmp_path)
 
 
 def test_saving_folds_the_scale_but_not_in_memory(tmp_path):

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
-from expander_sae.graphs.mask import row_dtype
+from expander_sae.graphs import column_bits
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import (
     AbstractSae,
@@ -231,8 +230,8 @@ def plan(
 
 
 def _bytes_width(degree: int, n_latents: int, d_in: int) -> int:
-    entry = 4 + np.dtype(row_dtype(d_in)).itemsize  # a float32 value and its row
-    return round(degree * n_latents * entry / (4 * d_in))
+    column = 4 * degree + column_bits(d_in, degree) / 8  # float32 values and their rows
+    return round(n_latents * column / (4 * d_in))
 
 
 _WIDTHS: dict[str, tuple[Callable[[int, int, int], int], str]] = {

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from expander_sae.graphs import Mask, make_mask, mask_from_rows
+from expander_sae.graphs import Mask, make_mask, mask_from_rows, pack_rows, unpack_rows
 from expander_sae.records import ExpanderSaeError, read_json, sha256_file, write_atomically, write_json
 
 from .base import AbstractSae
@@ -20,6 +20,8 @@ from .irregular import IrregularSae, pack, unpack
 FORMAT = "expander-sae"
 VERSION = 1
 CONFIG, ARRAYS = "config.json", "sae.safetensors"
+PACKED = "packed_rows"
+"""Rows of an Expander SAE's learned mask on disk; folders of earlier versions have `rows` as integers."""
 PRECISIONS = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -33,9 +35,8 @@ have unit length. An encoder of its own has no unit columns, so there int8 is re
 def save_sae(sae: AbstractSae, folder: str | Path, *, values: str = "float32") -> Path:
     """Write the SAE into `folder`, its input scale folded away (the SAE in memory is not changed).
 
-    The mask is stored as its seed; as rows, in the smallest integer type, where no seed can make it again. The arrays
-    are
-    written first and the config, which holds their hash, last: a folder with a config is whole.
+    The mask is stored as its seed; as packed rows (`expander_sae.graphs.pack_rows`) where no seed can make it again.
+    The arrays are written first and the config, which holds their hash, last: a folder with a config is whole.
 
     Args:
         sae: what to save.
@@ -62,6 +63,9 @@ def save_sae(sae: AbstractSae, folder: str | Path, *, values: str = "float32") -
     if isinstance(sae, IrregularSae):  # before rounding, which may make a small entry zero
         present = sae.present()
         arrays, rounded = pack(arrays, present), {"values": rounded["values"][present]}
+    elif isinstance(sae, ExpanderSae) and "rows" in arrays:
+        del arrays["rows"]
+        arrays[PACKED] = torch.from_numpy(pack_rows(sae.mask))
     arrays |= rounded
     with write_atomically(folder / ARRAYS) as temporary:
         save_file({name: array.cpu().contiguous() for name, array in arrays.items()}, temporary)
@@ -130,6 +134,9 @@ def load_sae(folder: str | Path) -> AbstractSae:
     try:
         if config["kind"] == IrregularSae.kind:
             arrays = unpack(arrays, config["degree"], config["d_in"])
+        elif PACKED in arrays:
+            sizes = {name: config[name] for name in ("d_in", "n_latents", "degree")}
+            arrays["rows"] = torch.from_numpy(unpack_rows(arrays.pop(PACKED).numpy(), **sizes))
         sae = _build(config, arrays)
     except (KeyError, TypeError) as error:
         raise ExpanderSaeError(f"{folder / CONFIG} lacks or garbles a field: {error}") from error

@@ -111,7 +111,7 @@ def show(measured: Measured) -> Page:
     return Page(
         claim=_claim(of),
         tables=[
-            Table("Value types", types, rows, "Bytes of the whole folder. Biases stay float32, rows integers."),
+            Table("Value types", types, rows, "Bytes of the whole folder. Biases stay float32, learned rows packed."),
             Table(
                 "One token at a time", ["SAE", "read by", "encode, ms", "decode, ms"], latency_rows,
                 f"Median over calls with a batch of one, {of[names[0]][0]['threads'] if names else 0} threads; "
@@ -123,7 +123,8 @@ def show(measured: Measured) -> Page:
                   x="bytes on disk", y="fvu", log_x=True)
         ],
         notes=[
-            "A mask that a seed makes is stored as the seed; learned rows are stored in the smallest integer type.",
+            "A mask that a seed makes is stored as the seed; learned rows are packed into few bits more than it takes "
+            "to number the supports.",
             *diverged(measured["frontier"]),
         ],
     )  # fmt: skip
