@@ -1,5 +1,6 @@
 """The tables of the documents: names of SAEs, and one function for each kind of marker of `documents.py`."""
 
+import csv
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -118,12 +119,32 @@ def table(kind: str, text: str, results: Path) -> list[str]:
         "budgets": budgets,
         "seeds": seeds,
         "page": page,
+        "took": took,
     }
     return kinds[kind](text, results)
 
 
 def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def took(text: str, results: Path) -> list[str]:
+    """Minutes of one core by group, of a table that `grid.py --keep` wrote; the groups named and their sum."""
+    name, _, groups = (part.strip() for part in text.partition("|"))
+    del results  # what runs took is beside the other times
+    with open(Path(__file__).parent / "results" / f"{name}.csv", newline="", encoding="utf-8") as file:
+        found = list(csv.DictReader(file))
+    rows, total, longest = [], 0.0, 0.0
+    for group in _words(groups):
+        of_it = [row for row in found if row["group"] == group]
+        if not of_it:
+            raise SystemExit(f"expected the group {group} in {name}.csv; it has none of its runs")
+        minutes = [float(row["core_minutes"]) for row in of_it]
+        wall = [float(row["minutes"]) for row in of_it]
+        rows.append([group, str(len(of_it)), f"{sum(minutes):.0f}", f"{max(wall):.0f}"])
+        total, longest = total + sum(minutes), max(longest, *wall)
+    rows.append(["**together**", "", f"**{total:.0f}**", f"{longest:.0f}"])
+    return _markdown(["group", "runs", "minutes of one core", "longest run, minutes"], rows)
 
 
 def readings(text: str, results: Path) -> list[str]:

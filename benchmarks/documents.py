@@ -11,6 +11,7 @@ A marker is a comment on a line of its own, with the lines of its table below:
     <!-- tuning: RECORD RECORD ... | variant, variant, ... -->
     <!-- budgets: RECORD -->
     <!-- seeds: RECORD | model of the paper, layer -->
+    <!-- took: TABLE | group, group, ... -->
     <!-- page: RECORD | title of a table of its page | column; column; ... | column=cell, cell, ...; column=... -->
 
 Quality: a row for each of the variants named (of the first record that has it), all where none is; A+B are the SAEs
@@ -20,7 +21,8 @@ variant; the speeds are those of a second record where one is named. Along: what
 data-efficiency, active-latents) measured, three rows for each place, a column for each SAE. Tuning: seed 0's held-out
 fvu by batch and rate, a row for each record (A,B: the SAEs of both), and dead latents of the full dense SAE. Budgets:
 an `encoders` record, fvu / delta_ce / tokens per second, a column for each budget. Seeds: every seed of the Expander
-SAEs, with the paper's means for the same degrees and k. Page: the table as the experiment's own page has it, without
+SAEs, with the paper's means for the same degrees and k. Took: minutes of one core by group of `grid.toml`, out of
+benchmarks/results/TABLE.csv that `grid.py --keep` writes. Page: the table as the experiment's own page has it, without
 the single seeds; all of its columns and rows where none is named.
 """
 
@@ -59,7 +61,7 @@ FIGURES = {
     "planted_paper_grid": ("synthetic", "paper_grid"),
     "certificate_gap": ("certificate-gap", "gap"),
 }
-MARKER = re.compile(r"^<!-- (?P<kind>quality|readings|along|tuning|budgets|seeds|page): (?P<text>.+) -->$")
+MARKER = re.compile(r"^<!-- (?P<kind>quality|readings|along|tuning|budgets|seeds|page|took): (?P<text>.+) -->$")
 
 
 def draw(record: str, name: str, results: Path) -> bytes:

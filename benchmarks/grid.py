@@ -8,10 +8,11 @@ Every SAE is trained once: all runs share OUT/saes. Runs of a group of `grid.tom
 side, each on its share of the cores; where two need the SAEs of one seed, one waits for the other. A run that finished
 is not started again (its records name the command that made them); one that was interrupted goes on where it stopped.
 What each took is added to OUT/took.jsonl. Records are gathered in OUT/records, with one report of all; with --keep they
-are copied to docs/results too.
+are copied to docs/results too, and what they took to benchmarks/results/grid.csv.
 """
 
 import argparse
+import csv
 import json
 import os
 import shlex
@@ -21,14 +22,18 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 PLAN = HERE / "grid.toml"
 RESULTS = HERE.parent / "docs" / "results"
+TIMES = HERE / "results" / "grid.csv"
+PREPARING = "prepare"
+"""The group of the model and the harvests."""
 
 
 @dataclass(frozen=True)
@@ -215,6 +220,40 @@ def run_groups(lanes: Lanes, runs: Sequence[Run], keep: Sequence[Path]) -> list[
     return failed
 
 
+def times(out: Path, runs: Sequence[Run]) -> list[dict[str, str]]:
+    """What every run and every harvest took in all its calls, those that were interrupted too."""
+    group_of = {run.record: run.group for run in runs}
+    found: dict[str, dict[str, Any]] = {}
+    for line in (out / "took.jsonl").read_text(encoding="utf-8").splitlines():
+        took = json.loads(line)
+        name = took["name"]
+        group = PREPARING if name == "offline" or name.startswith("harvest-") else group_of.get(name)
+        if group is not None:
+            row = found.setdefault(name, {"name": name, "group": group, "minutes": 0.0, "core_minutes": 0.0})
+            row["minutes"] += took["minutes"]
+            row["core_minutes"] += took["core_minutes"]
+    return [
+        {**row, "minutes": f"{row['minutes']:.1f}", "core_minutes": f"{row['core_minutes']:.1f}"}
+        for row in found.values()
+    ]
+
+
+def keep_times(rows: Sequence[Mapping[str, str]], about: Mapping[str, str], path: Path) -> None:
+    """Write rows and the machine they are of to a table; rows of other runs that are there stay."""
+    new = {row["name"]: {**row, **about} for row in rows}
+    kept: dict[str, Mapping[str, str]] = {}
+    if path.is_file():
+        with open(path, newline="", encoding="utf-8") as file:
+            kept = {row["name"]: row for row in csv.DictReader(file)}
+    together = [*(kept | new).values()]
+    if not together:
+        return
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(together[-1]))
+        writer.writeheader()
+        writer.writerows(together)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -240,6 +279,12 @@ def main() -> None:
     gathered = given.out / "records"
     failed = run_groups(lanes, runs, [gathered, RESULTS] if given.keep else [gathered])
     print(f"{len(runs) - len(failed)} of {len(runs)} done, {(time.monotonic() - started) / 60:.0f} min")
+    if given.keep:
+        from facts import facts  # torch takes seconds to import
+
+        of_runs = {run.record for run in runs}
+        rows = [row for row in times(given.out, everything) if row["name"] in of_runs or row["group"] == PREPARING]
+        keep_times(rows, facts(), TIMES)
     bound = not gathered.is_dir() or lanes.call("report", ["report", str(gathered)])
     if failed or not bound:
         raise SystemExit(f"failed: {', '.join([*failed, *([] if bound else ['report'])])}")

@@ -1,5 +1,6 @@
 """The plan behind docs/results.md runs; its runner resumes, keeps records and says what failed."""
 
+import csv
 import importlib.util
 import json
 import re
@@ -96,6 +97,19 @@ def test_groups_are_run_kept_and_not_run_again(tmp_path, capsys):
     took = [json.loads(line) for line in (tmp_path / "out/took.jsonl").read_text().splitlines()]
     assert {one["name"]: one["exit_code"] for one in took} == {"a": 0, "b": 1, "c": 0}
     assert all(0 < one["core_minutes"] < 1 and one["minutes"] > 0 for one in took)
+    with open(tmp_path / "out/took.jsonl", "a") as ledger:
+        for name in ("a", "harvest-layer3", "report"):
+            ledger.write(json.dumps({"name": name, "minutes": 2.0, "core_minutes": 1.0, "exit_code": 0}) + "\n")
+    rows = {row["name"]: row for row in grid.times(tmp_path / "out", runs)}
+    assert {name: row["group"] for name, row in rows.items()} == {
+        "a": "one", "b": "one", "c": "two", "harvest-layer3": "prepare"
+    }  # fmt: skip
+    assert 1.0 <= float(rows["a"]["core_minutes"]) < 1.5  # both calls
+    grid.keep_times([rows["a"]], {"cpu": "x"}, tmp_path / "times.csv")
+    grid.keep_times([{**rows["a"], "minutes": "9.0"}, rows["c"]], {"cpu": "y"}, tmp_path / "times.csv")
+    with open(tmp_path / "times.csv", newline="") as file:
+        found = [(row["name"], row["cpu"], row["minutes"] == "9.0") for row in csv.DictReader(file)]
+    assert found == [("a", "y", True), ("c", "y", False)]
     before = (tmp_path / "out/one/a/synthetic/records.json").stat().st_mtime_ns
     capsys.readouterr()
     assert grid.run_groups(grid.Lanes(program, tmp_path / "out", 2), runs, []) == ["b"]
