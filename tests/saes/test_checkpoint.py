@@ -56,6 +56,7 @@ def test_a_seeded_mask_is_not_stored_and_given_rows_are_packed(tmp_path):
     given.save(tmp_path / "given")
     arrays = load_file(tmp_path / "given" / "sae.safetensors")
     assert set(arrays) == {"values", "b_dec", "packed_rows"}
+    assert [read_json(tmp_path / name / "config.json")["version"] for name in ("seeded", "given")] == [1, 2]
     assert arrays["packed_rows"].nbytes == -(-300 * column_bits(200, 5) // 8) < mask.rows.nbytes
     again = load_sae(tmp_path / "given")
     assert isinstance(again, ExpanderSae)
@@ -69,7 +70,7 @@ def test_rows_as_integers_of_earlier_versions_are_read_and_damaged_ones_refused(
     packed_so = load_sae(tmp_path).values
     arrays = {name: array.clone() for name, array in load_file(tmp_path / "sae.safetensors").items()}
     packed = arrays.pop("packed_rows")
-    rewrite(tmp_path, arrays | {"rows": torch.from_numpy(mask.rows.copy())})
+    rewrite(tmp_path, arrays | {"rows": torch.from_numpy(mask.rows.copy())}, version=1)
     again = load_sae(tmp_path)
     assert again.mask == mask
     assert torch.equal(again.values, packed_so)
@@ -77,8 +78,20 @@ def test_rows_as_integers_of_earlier_versions_are_read_and_damaged_ones_refused(
     with pytest.raises(ExpanderSaeError, match="expected packed rows as uint8"):
         load_sae(tmp_path)
     rewrite(tmp_path, arrays | {"packed_rows": ~packed})
-    with pytest.raises(ExpanderSaeError, match="damaged"):
+    with pytest.raises(
+        ExpanderSaeError, match=r"sae.safetensors: expected 5 rows in every packed column.*copy it again"
+    ):
         load_sae(tmp_path)
+    rewrite(tmp_path, arrays | {"packed_rows": packed.to(torch.bfloat16)})
+    with pytest.raises(ExpanderSaeError, match=r"as uint8 in .*; got torch\.bfloat16"):
+        load_sae(tmp_path)
+    rewrite(tmp_path, arrays | {"packed_rows": packed, "rows": torch.from_numpy(mask.rows.copy())})
+    with pytest.raises(ExpanderSaeError, match="without rows beside them"):
+        load_sae(tmp_path)
+    ExpanderSae(d_in=200, n_latents=300, degree=5, k=6).save(tmp_path / "seeded")
+    rewrite(tmp_path / "seeded", load_file(tmp_path / "seeded" / "sae.safetensors") | {"packed_rows": packed})
+    with pytest.raises(ExpanderSaeError, match="whose mask has no seed"):
+        load_sae(tmp_path / "seeded")
 
 
 def test_saving_folds_the_scale_but_not_in_memory(tmp_path):

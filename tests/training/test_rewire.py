@@ -63,14 +63,20 @@ def test_the_mask_stays_left_regular_and_is_saved_as_rows(tmp_path):
     assert torch.equal(again.rows.long(), torch.from_numpy(again.mask.rows.astype(np.int64)))
 
 
-def test_resumed_rewiring_is_bit_identical(tmp_path):
+@pytest.mark.parametrize(("interrupt_at", "at_once"), [(41, 4096), (44, 600), (71, 4096)])
+def test_resumed_rewiring_is_bit_identical(tmp_path, monkeypatch, interrupt_at, at_once):
+    monkeypatch.setattr(
+        rewire, "TOKENS_AT_ONCE", at_once
+    )  # 600: two batches are summed and one waits; 71: no more moves
     x = block_activations()
     whole, parts = sae_with_stages(), sae_with_stages()
     train({"sae": whole}, MemorySource(x), CONFIG, folder=tmp_path / "whole", progress=False)
     source = MemorySource(x)
-    source.interrupt_at = 41
+    source.interrupt_at = interrupt_at
     with pytest.raises(KeyboardInterrupt):
         train({"sae": parts}, source, CONFIG, folder=tmp_path / "parts", progress=False)
+    requests = torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["members"]["sae"]["requests"]
+    assert (None if requests is None else len(requests["waiting"])) == {41: 1, 44: 1, 71: None}[interrupt_at]
     parts = sae_with_stages()
     train({"sae": parts}, MemorySource(x), CONFIG, folder=tmp_path / "parts", progress=False)
     for key, value in whole.state_dict().items():

@@ -75,14 +75,52 @@ def test_a_pass_is_followed_on_held_out_activations_without_being_changed(tmp_pa
 @pytest.mark.parametrize(
     ("heldout", "message"),
     [
-        (torch.ones(5, 47), r"expected held-out activations \[two or more, 48\]; got \[5, 47\]"),
+        (torch.ones(5, 47), r"\[two or more, 48\] of a floating type; got \[5, 47\]"),
         (torch.ones(1, 48), "two or more"),
         (torch.full((4, 48), math.nan), "finite held-out"),
+        (torch.ones(4, 48, dtype=torch.int64), "floating type"),
     ],
 )
 def test_held_out_activations_are_checked_before_training(tmp_path, heldout, message):
     with pytest.raises(ExpanderSaeError, match=message):
         train(some_saes(), MemorySource(sparse_activations()), SMALL, folder=tmp_path, progress=False, heldout=heldout)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_held_out_activations_of_half_precision_are_measured_in_float32(tmp_path, dtype):
+    x, config = sparse_activations(), replace(SMALL, tokens=256 * 4)
+    heldout = (100 * x[:300]).to(dtype)  # its variance overflows float16
+    measured = []
+    for name, given in (("half", heldout), ("float", heldout.float())):
+        saes = {"sae": DenseTopKSae(d_in=48, n_latents=64, k=8)}
+        train(saes, MemorySource(100 * x), config, folder=tmp_path / name, progress=False, heldout=given)
+        measured.append(json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])["heldout_fvu"])
+    assert measured[0] == measured[1]
+    assert 0 < measured[0] < 2
+
+
+def test_held_out_numbers_that_are_not_finite_are_null(tmp_path):
+    saes = {"sae": DenseTopKSae(d_in=48, n_latents=64, k=8)}
+    config, heldout = replace(SMALL, tokens=512), torch.zeros(5, 48)
+    train(saes, MemorySource(sparse_activations()), config, folder=tmp_path, progress=False, heldout=heldout)
+    line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1], parse_constant=pytest.fail)
+    assert line["heldout_fvu"] is None
+    assert line["heldout_rel_err"] is None
+
+
+def test_a_pass_goes_on_however_it_is_watched(tmp_path):
+    x, saes = sparse_activations(), some_saes()
+    source = MemorySource(x)
+    source.interrupt_at = 30
+    with pytest.raises(KeyboardInterrupt):
+        train(saes, source, replace(SMALL, heldout_every=20), folder=tmp_path, progress=False, heldout=x[:50])
+    saes = some_saes()
+    train(saes, MemorySource(x), replace(SMALL, log_every=7, heldout_every=0), folder=tmp_path, progress=False)
+    whole = some_saes()
+    train(whole, MemorySource(x), SMALL, folder=tmp_path / "whole", progress=False)
+    for name, sae in whole.items():
+        for key, value in sae.state_dict().items():
+            assert torch.equal(value, saes[name].state_dict()[key]), (name, key)
 
 
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):

@@ -15,13 +15,14 @@ from filelock import FileLock, Timeout
 from expander_sae.activations import ActivationStore
 from expander_sae.records import EvaluationRecord, ExpanderSaeError, TrainingRecord, read_json, write_json
 from expander_sae.training import TrainConfig
+from expander_sae.training.config import WATCHED
 
 from .variants import Variant
 
 PIECES = "pieces"
 OWN = "own"
 """The key of an SAE's evaluation by its own inference."""
-_NOT_LEARNED = ("seed", "log_every", "heldout_every", "checkpoint_every")
+_NOT_LEARNED = ("seed", *WATCHED)
 """Settings of training that leave what is learned as it is, or are the variant's own."""
 _REWIRED = ("expander", "irregular")
 """Families whose entries move; settings of the moves are nothing to the others."""

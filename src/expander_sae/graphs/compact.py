@@ -6,18 +6,26 @@ from expander_sae.records import ExpanderSaeError
 
 from .mask import Mask, check_sizes, row_dtype
 
+_CHUNK = 1 << 22
+"""Bits of columns that are packed or unpacked at once, about: each is a byte or more meanwhile."""
+
 
 def column_bits(d_in: int, degree: int) -> int:
-    """Bits of one packed column: min over l of `degree * l + degree + (d_in - degree) >> l`.
+    """Bits of one packed column: the least `degree * l + degree + ((d_in - degree) >> l)` over l.
 
     About `degree * (2 + log2(d_in / degree))` for small degrees and never more than `d_in`, where log2 of the number of
     supports, binomial(d_in, degree), is the least that any code of fixed length can have.
+
+    Raises:
+        ExpanderSaeError: sizes that no mask has.
 
     Example:
         >>> column_bits(576, 7), column_bits(576, 200)  # 112 and 3,200 as 16-bit integers
         (57, 576)
     """
-    return degree * _low_bits(d_in, degree) + _high_bits(d_in, degree)
+    check_sizes(d_in, 1, degree)
+    d_in, degree = int(d_in), int(degree)
+    return min(_bits(d_in, degree, low) for low in range(d_in.bit_length()))
 
 
 def pack_rows(mask: Mask) -> np.ndarray:
@@ -36,14 +44,16 @@ def pack_rows(mask: Mask) -> np.ndarray:
         >>> len(pack_rows(mask)), mask.rows.nbytes
         (32832, 64512)
     """
-    low = _low_bits(mask.d_in, mask.degree)
-    gaps = mask.rows.astype(np.int64) - np.arange(mask.degree)
-    bits = np.zeros((mask.n_latents, column_bits(mask.d_in, mask.degree)), dtype=bool)
-    written = mask.degree * low
-    bits[:, :written] = ((gaps[:, :, None] >> np.arange(low)) & 1).reshape(mask.n_latents, written)
-    ones = written + (gaps >> low) + np.arange(mask.degree)
-    np.put_along_axis(bits, ones, True, axis=1)
-    return np.packbits(bits)
+    degree, each, low = mask.degree, column_bits(mask.d_in, mask.degree), _low_bits(mask.d_in, mask.degree)
+    parts = []
+    for start in range(0, mask.n_latents, _columns_at_once(each)):
+        gaps = mask.rows[start : start + _columns_at_once(each)].astype(np.int64) - np.arange(degree)
+        bits = np.zeros((len(gaps), each), dtype=bool)
+        for place in range(low):
+            bits[:, place : degree * low : low] = (gaps >> place) & 1
+        np.put_along_axis(bits, degree * low + (gaps >> low) + np.arange(degree), True, axis=1)
+        parts.append(np.packbits(bits))
+    return np.concatenate(parts)
 
 
 def unpack_rows(packed: np.ndarray, *, d_in: int, n_latents: int, degree: int) -> np.ndarray:
@@ -59,31 +69,43 @@ def unpack_rows(packed: np.ndarray, *, d_in: int, n_latents: int, degree: int) -
         True
     """
     check_sizes(d_in, n_latents, degree)
-    each = column_bits(d_in, degree)
+    each, low = column_bits(d_in, degree), _low_bits(d_in, degree)
     size = -(-n_latents * each // 8)
     if packed.dtype != np.uint8 or packed.shape != (size,):
         raise ExpanderSaeError(
             f"expected packed rows as uint8 [{size}] for d_in {d_in}, n_latents {n_latents} and degree {degree}; got "
             f"{packed.dtype} {list(packed.shape)}"
         )
-    low = _low_bits(d_in, degree)
-    bits = np.unpackbits(packed, count=n_latents * each).reshape(n_latents, each)
-    written = degree * low
-    high = bits[:, written:]
-    if bool((high.sum(axis=1) != degree).any()):
-        raise ExpanderSaeError(f"expected {degree} rows in every packed column; some have more or fewer: it is damaged")
-    gaps = (np.nonzero(high)[1].reshape(n_latents, degree) - np.arange(degree)) << low
-    gaps |= (bits[:, :written].reshape(n_latents, degree, low).astype(np.int64) << np.arange(low)).sum(axis=2)
-    rows = gaps + np.arange(degree)
-    if int(rows.max()) >= d_in:
-        raise ExpanderSaeError(f"expected packed rows below d_in = {d_in}; got {int(rows.max())}: it is damaged")
-    return rows.astype(row_dtype(d_in))
+    rows = np.empty((n_latents, degree), dtype=row_dtype(d_in))
+    at_once = _columns_at_once(each)
+    for start in range(0, n_latents, at_once):
+        count = min(at_once, n_latents - start)
+        # Whole bytes: but for the last, pieces have a multiple of eight columns.
+        piece = np.unpackbits(packed[start * each // 8 : -(-(start + count) * each // 8)])
+        bits, padding = piece[: count * each].reshape(count, each), piece[count * each :]
+        high = bits[:, degree * low :]
+        if bool((high.sum(axis=1, dtype=np.int64) != degree).any()) or bool(padding.any()):
+            raise ExpanderSaeError(
+                f"expected {degree} rows in every packed column and zeros after the last; got others: copy it again"
+            )
+        gaps = (np.nonzero(high)[1].reshape(count, degree) - np.arange(degree)) << low
+        for place in range(low):
+            gaps |= bits[:, place : degree * low : low].astype(np.int64) << place
+        if bool((gaps[:, 1:] < gaps[:, :-1]).any()) or int(gaps.max()) > d_in - degree:
+            raise ExpanderSaeError(
+                f"expected packed rows that ascend below d_in = {d_in} in every column; got others: copy it again"
+            )
+        rows[start : start + count] = gaps + np.arange(degree)
+    return rows
 
 
-def _high_bits(d_in: int, degree: int) -> int:
-    return degree + ((d_in - degree) >> _low_bits(d_in, degree))
+def _columns_at_once(each: int) -> int:
+    return 8 * max(1, _CHUNK // (8 * each))
 
 
 def _low_bits(d_in: int, degree: int) -> int:
-    sizes = [degree * low + degree + ((d_in - degree) >> low) for low in range(d_in.bit_length())]
-    return sizes.index(min(sizes))
+    return min(range(d_in.bit_length()), key=lambda low: _bits(d_in, degree, low))
+
+
+def _bits(d_in: int, degree: int, low: int) -> int:
+    return degree * low + degree + ((d_in - degree) >> low)

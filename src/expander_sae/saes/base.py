@@ -72,7 +72,7 @@ class AbstractSae(nn.Module, ABC):
 
     @abstractmethod
     def arrays(self) -> dict[str, Tensor]:
-        """The learned numbers (and rows that no seed can make again) as they are saved."""
+        """The learned numbers, and rows that no seed can make again; `save` rounds and packs them."""
 
     inference: Inference | None = None
     """How `encode` reads codes unless told otherwise; None: in the SAE's own `stages`. Not saved."""

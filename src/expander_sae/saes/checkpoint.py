@@ -18,7 +18,8 @@ from .expander import ExpanderSae
 from .irregular import IrregularSae, pack, unpack
 
 FORMAT = "expander-sae"
-VERSION = 1
+VERSION = 2
+"""Of a folder with packed rows; others are still of version 1, which every release reads."""
 CONFIG, ARRAYS = "config.json", "sae.safetensors"
 PACKED = "packed_rows"
 """Rows of an Expander SAE's learned mask on disk; folders of earlier versions have `rows` as integers."""
@@ -35,7 +36,8 @@ have unit length. An encoder of its own has no unit columns, so there int8 is re
 def save_sae(sae: AbstractSae, folder: str | Path, *, values: str = "float32") -> Path:
     """Write the SAE into `folder`, its input scale folded away (the SAE in memory is not changed).
 
-    The mask is stored as its seed; as packed rows (`expander_sae.graphs.pack_rows`) where no seed can make it again.
+    The mask is stored as its seed; as packed rows (`expander_sae.graphs.pack_rows`) where no seed can make it again
+    (columns of different degrees: as integers).
     The arrays are written first and the config, which holds their hash, last: a folder with a config is whole.
 
     Args:
@@ -71,7 +73,7 @@ def save_sae(sae: AbstractSae, folder: str | Path, *, values: str = "float32") -
         save_file({name: array.cpu().contiguous() for name, array in arrays.items()}, temporary)
     config = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION if PACKED in arrays else 1,
         **sae.describe(),
         "values": values,
         "arrays_sha256": sha256_file(folder / ARRAYS),
@@ -116,9 +118,9 @@ def load_sae(folder: str | Path) -> AbstractSae:
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ExpanderSaeError(f"expected {folder / CONFIG} to describe an expander-sae SAE; it does not")
-    if config.get("version") != VERSION:
+    if config.get("version") not in (1, VERSION):
         raise ExpanderSaeError(
-            f"expected format version {VERSION} in {folder / CONFIG}; got {config.get('version')!r}. "
+            f"expected format version 1 or {VERSION} in {folder / CONFIG}; got {config.get('version')!r}. "
             "Use the release that wrote it."
         )
     path = folder / ARRAYS
@@ -135,8 +137,7 @@ def load_sae(folder: str | Path) -> AbstractSae:
         if config["kind"] == IrregularSae.kind:
             arrays = unpack(arrays, config["degree"], config["d_in"])
         elif PACKED in arrays:
-            sizes = {name: config[name] for name in ("d_in", "n_latents", "degree")}
-            arrays["rows"] = torch.from_numpy(unpack_rows(arrays.pop(PACKED).numpy(), **sizes))
+            arrays["rows"] = _unpacked(config, arrays, path)
         sae = _build(config, arrays)
     except (KeyError, TypeError) as error:
         raise ExpanderSaeError(f"{folder / CONFIG} lacks or garbles a field: {error}") from error
@@ -144,6 +145,24 @@ def load_sae(folder: str | Path) -> AbstractSae:
     sae.metadata = dict(config.get("metadata") or {})
     sae.folder = folder
     return sae.eval()
+
+
+def _unpacked(config: dict[str, Any], arrays: dict[str, Tensor], path: Path) -> Tensor:
+    """The rows in place of the packed ones, which only an Expander SAE with a learned mask has."""
+    expected = config["kind"] == ExpanderSae.kind and config["mask"]["seed"] is None
+    if not expected or "rows" in arrays:
+        raise ExpanderSaeError(
+            f"expected {PACKED} in {path} only of an Expander SAE whose mask has no seed, without rows beside them; "
+            f"got {sorted(arrays)} of kind {config['kind']!r}. Copy the whole folder again."
+        )
+    packed = arrays.pop(PACKED)
+    if packed.dtype != torch.uint8:  # numpy has no bfloat16
+        raise ExpanderSaeError(f"expected {PACKED} as uint8 in {path}; got {packed.dtype}. Copy the folder again.")
+    try:
+        rows = unpack_rows(packed.numpy(), **{name: config[name] for name in ("d_in", "n_latents", "degree")})
+    except ExpanderSaeError as error:
+        raise ExpanderSaeError(f"{path}: {error}") from error
+    return torch.from_numpy(rows)
 
 
 def _read_arrays(path: Path) -> dict[str, Tensor]:
@@ -172,7 +191,7 @@ def _mask(config: dict[str, Any], arrays: dict[str, Tensor]) -> Mask:
     stored = config["mask"]
     if stored["seed"] is None:
         if "rows" not in arrays:
-            raise ExpanderSaeError("the mask has no seed, so expected its rows among the arrays; found none")
+            raise ExpanderSaeError(f"the mask has no seed, so expected {PACKED} (or rows) among the arrays; found none")
         mask = mask_from_rows(arrays["rows"].numpy(), d_in=config["d_in"])
     else:
         sizes = {name: config[name] for name in ("d_in", "n_latents", "degree")}

@@ -15,8 +15,13 @@ HELDOUT_TOKENS = 1024
 
 
 def heldout_sample(store: ActivationStore, config: TrainConfig, *, keep_special_tokens: bool = False) -> Tensor | None:
-    """Activations of a store's "heldout" split [tokens, d_in] for `train` to follow a pass on, without the norm
-    outliers that `config` leaves out of training; None where there are fewer than two."""
+    """Activations of a store's "heldout" split [tokens, d_in], float32, for `train` to follow a pass on.
+
+    Tokens of a norm above `config.outlier_medians` times the sample's median are left out. None where the config asks
+    for no measurements, or where there are fewer than two tokens.
+    """
+    if not config.heldout_every:
+        return None
     x = store.sample("heldout", HELDOUT_TOKENS, 0, keep_special_tokens=keep_special_tokens)
     if config.outlier_medians is not None and len(x):
         norms = x.norm(dim=1)

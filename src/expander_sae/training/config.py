@@ -7,6 +7,9 @@ from typing import Any
 
 from expander_sae.records import ExpanderSaeError
 
+WATCHED = ("log_every", "heldout_every", "checkpoint_every")
+"""Settings by which a pass is watched and saved: what it learns does not depend on them."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -59,7 +62,8 @@ class TrainConfig:
     rewire_every: int = 20
     """Steps between moves of dictionary entries to rows where the residual wants them; 0: never. Only for Expander SAEs
     that encode by pursuit: learned supports crowd on strong coordinates, which one-shot TopK cannot disentangle.
-    While they move, each SAE holds n_latents * d_in floats of what tokens ask for (134 MB at 2048 x 16384)."""
+    While they move, each SAE holds n_latents * d_in floats of what tokens ask for (134 MB at 2048 x 16384) and
+    residuals of up to 4,096 tokens."""
     rewire_entries: int | None = None
     """Most entries of one column moved at a time; None: a quarter of them, two at least."""
     rewire_until: float = 0.85
@@ -105,7 +109,9 @@ class TrainConfig:
             if not getattr(self, name) > 0:
                 raise ExpanderSaeError(f"expected {name} > 0 in the training config; got {getattr(self, name)!r}")
         if self.heldout_every < 0:
-            raise ExpanderSaeError(f"expected heldout_every >= 0 in the training config; got {self.heldout_every}")
+            raise ExpanderSaeError(
+                f"expected heldout_every >= 0 in the training config, 0 to measure never; got {self.heldout_every}"
+            )
         if self.rewire_every < 0 or (self.rewire_entries or 1) < 1 or (self.rewire_row_cap or 1.0) < 1.0:
             raise ExpanderSaeError(
                 "expected rewire_every >= 0, rewire_entries >= 1 (or none) and rewire_row_cap >= 1 (or none); got "

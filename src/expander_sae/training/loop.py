@@ -19,7 +19,7 @@ from expander_sae.saes import AbstractSae, ExpanderSae, InputStatistics, Irregul
 
 from .amortise import EncoderMember
 from .checkpointing import CHECKPOINT, fingerprint, load_checkpoint, save_checkpoint, truncate_metrics
-from .config import TrainConfig
+from .config import WATCHED, TrainConfig
 from .irregular import IrregularMember
 from .member import ExtraLoss, Member
 
@@ -101,7 +101,9 @@ def train(
         "activations": stream.describe(),
         "extra_losses": sorted(extra_losses or {}),
     }
-    mark = fingerprint(description)
+    learned = {name: value for name, value in config.to_dict().items() if name not in WATCHED}
+    mark = fingerprint({**description, "config": learned})
+    heldout = None if heldout is None else heldout.float()
     run = _Run(folder, members, stream, config, mark, largest_norm, heldout)
     run.resume()
     with _bar(progress, config.steps, run.step) as show:
@@ -143,12 +145,16 @@ def _check(saes: Mapping[str, AbstractSae], sample: Tensor) -> None:
 def _check_heldout(heldout: Tensor | None, sample: Tensor) -> None:
     if heldout is None:
         return
-    if heldout.ndim != 2 or heldout.shape[1] != sample.shape[1] or len(heldout) < 2:
+    fits = heldout.ndim == 2 and heldout.shape[1] == sample.shape[1] and len(heldout) > 1
+    if not fits or not heldout.is_floating_point():
         raise ExpanderSaeError(
-            f"expected held-out activations [two or more, {sample.shape[1]}]; got {list(heldout.shape)}"
+            f"expected held-out activations [two or more, {sample.shape[1]}] of a floating type; got "
+            f"{list(heldout.shape)} of {heldout.dtype}. Take some like those that are trained on, or None."
         )
     if not bool(torch.isfinite(heldout).all()):
-        raise ExpanderSaeError("expected finite held-out activations; some are NaN or infinite")
+        raise ExpanderSaeError(
+            "expected finite held-out activations; some are NaN or infinite. Leave those tokens out, or give None."
+        )
 
 
 def _largest_norm(sample: Tensor, config: TrainConfig) -> float | None:
@@ -245,10 +251,13 @@ class _Run:
         return self.heldout is not None and every > 0 and (self.step % every == 0 or self.step == self.config.steps)
 
     def _log(self, metrics: Any, measured: bool) -> None:
+        there: dict[torch.device, Tensor] = {}
         for member in self.members:
             line = {"step": self.step - 1, "tokens": self.tokens, "name": member.name, **member.last}
             if measured and self.heldout is not None:
-                line |= member.measure(self.heldout.to(member.device))
+                if member.device not in there:
+                    there[member.device] = self.heldout.to(member.device)
+                line |= member.measure(there[member.device])
             metrics.write(json.dumps(line | {"diverged": member.diverged}) + "\n")
 
 

@@ -1,5 +1,6 @@
 """One SAE on its way through a training pass: optimiser, dead latents, numbers to log."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +59,8 @@ class Member:
         revive = config.aux_coefficient > 0 and dead.numel() > 0
         resampling = config.resample_every > 0 and (step + 1) % config.resample_every == 0
         learns_rows = self._learns_rows(step)
+        if not learns_rows:
+            self.requests = None  # no more moves: what was asked since the last one need not be kept
         keep_residual = revive or resampling or learns_rows
         stages = min(sae.stages, sae.stages if config.stages is None else config.stages)
         spare = min(sae.spare, sae.spare if config.spare is None else config.spare)
@@ -118,10 +121,12 @@ class Member:
         self.last = {"gradient_norm": float(gradient_norm), "learning_rate": rate}
 
     @torch.no_grad()
-    def measure(self, x: Tensor) -> dict[str, float]:
-        """How well the SAE as it is now, by what is being trained of it, rebuilds held-out x [tokens, d_in].
+    def measure(self, x: Tensor) -> dict[str, float | None]:
+        """How well the SAE as it is now, by what is being trained of it, rebuilds held-out x [tokens, d_in], float32.
 
-        heldout_fvu = sum ||x - x_hat||^2 / sum ||x - mean||^2,  heldout_rel_err = mean of ||x - x_hat|| / ||x||
+            heldout_fvu = sum ||x - x_hat||^2 / sum ||x - mean||^2,  heldout_rel_err = mean of ||x - x_hat|| / ||x||
+
+        None for what is not finite: x without variance, or without a norm.
         """
         if self.diverged:
             return {}
@@ -129,10 +134,11 @@ class Member:
         error = (x - self.rebuild(x)).norm(dim=1)
         self.sae.train()
         norms = x.norm(dim=1)
-        return {
+        found = {
             "heldout_fvu": float(error.square().sum() / (x - x.mean(0)).square().sum()),
             "heldout_rel_err": float((error / norms)[norms > 0].mean()),
         }
+        return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
     def rebuild(self, x: Tensor) -> Tensor:
         """x_hat [tokens, d_in] by the SAE's own inference."""
@@ -178,7 +184,9 @@ class Member:
         self.history.load_state_dict(state["history"])
         self.generator.set_state(state["generator"])
         self.diverged, self.last, self.moved = state["diverged"], state["last"], state["moved"]
-        if self.requests is not None:
+        if state["requests"] is None:
+            self.requests = None
+        elif self.requests is not None:
             self.requests.load_state_dict(state["requests"])
         if self.moved and isinstance(self.sae, ExpanderSae):
             self.sae.set_mask(mask_from_rows(self.sae.rows.cpu().numpy(), d_in=self.sae.d_in))

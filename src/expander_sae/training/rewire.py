@@ -56,15 +56,6 @@ class Requests:
         self._settle()
         return self._wanted, self._energy
 
-    @torch.no_grad()
-    def _settle(self) -> None:
-        if not self._waiting:
-            return
-        indices, values, residual = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
-        self._waiting.clear()
-        self._wanted += _gradient_everywhere(Codes(indices, values), residual, len(self._energy))
-        self._energy.index_add_(0, indices.reshape(-1), values.reshape(-1).square())
-
     def clear(self) -> None:
         """Forget what was asked."""
         self._wanted.zero_()
@@ -80,8 +71,16 @@ class Requests:
         self._wanted.copy_(state["wanted"])
         self._energy.copy_(state["energy"])
         device = self._wanted.device
-        # None waited in checkpoints of earlier versions.
-        self._waiting = [(i.to(device), v.to(device), r.to(device)) for i, v, r in state.get("waiting", [])]
+        self._waiting = [(i.to(device), v.to(device), r.to(device)) for i, v, r in state["waiting"]]
+
+    @torch.no_grad()
+    def _settle(self) -> None:
+        if not self._waiting:
+            return
+        indices, values, residual = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+        self._waiting.clear()
+        self._wanted += _gradient_everywhere(Codes(indices, values), residual, len(self._energy))
+        self._energy.index_add_(0, indices.reshape(-1), values.reshape(-1).square())
 
 
 @torch.no_grad()

@@ -64,7 +64,9 @@ class Settings:
         """The preset with what was given."""
         given = {"tokens": self.tokens, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
         changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        return replace(PRESETS[self.preset], **changed)
+        config = replace(PRESETS[self.preset], **changed)
+        # Ten places along a short pass, too.
+        return replace(config, heldout_every=min(config.heldout_every, max(1, config.steps // 10)))
 
     def evaluation(self) -> EvaluationSettings:
         """How SAEs are measured."""

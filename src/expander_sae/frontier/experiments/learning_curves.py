@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 
 from expander_sae.records import ExpanderSaeError
+from expander_sae.training.batches import HELDOUT_TOKENS
 from expander_sae.training.loop import METRICS
 
 from ..over_seeds import Spread, spread
@@ -51,6 +52,11 @@ def _points(log: Path) -> list[dict[str, float | None]]:
 
 def show(measured: Measured) -> Page:
     """Held-out fvu, rel_err and dead latents along the tokens seen, mean over seeds."""
+    if any("step" not in point for curve in measured["curves"] for point in curve["points"]):
+        raise ExpanderSaeError(
+            "expected learning curves of held-out tokens; these records are of an earlier version, which had training "
+            "batches. Run the experiment again."
+        )
     names = list(dict.fromkeys(curve["variant"] for curve in measured["curves"]))
     figures = []
     for key, unit in _DRAWN:
@@ -68,8 +74,8 @@ def show(measured: Measured) -> Page:
         ],
         figures=figures,
         notes=[
-            "Along training the SAEs are measured on the same 1,024 held-out tokens; the table of the end has all of "
-            "the held-out text that was evaluated, so its last digits differ.",
+            f"Along training the SAEs are measured on the same held-out tokens, {HELDOUT_TOKENS:,} at most; the table "
+            "of the end has all of the held-out text that was evaluated, so its last digits differ.",
             *diverged(measured["frontier"]),
         ],
     )
@@ -82,9 +88,10 @@ def _curve(measured: Measured, name: str, key: str) -> list[tuple[float, Spread 
         if curve["variant"] == name:
             for point in curve["points"]:
                 by_step.setdefault(point["step"], []).append(point)
-    tokens = [statistics.fmean(point["tokens"] for point in points) for points in by_step.values()]
-    values = [spread(point[key] for point in points) for points in by_step.values()]
-    return list(zip(tokens, values, strict=True))
+    return [
+        (statistics.fmean(point["tokens"] for point in points), spread(point[key] for point in points))
+        for _, points in sorted(by_step.items())
+    ]
 
 
 def _milestones(measured: Measured, name: str) -> list[Spread | None]:

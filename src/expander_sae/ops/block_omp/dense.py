@@ -11,7 +11,8 @@ MAX_PIECE = 1 << 25
 MAX_GRAM = 1 << 25
 """Entries of the dictionary's Gram matrix, if it is made: then no column is gathered (Rubinstein et al. 2008)."""
 GATHERED = 2
-"""Entry for entry, Gram matrices of gathered columns cost so many times what the dictionary's own costs."""
+"""Entry for entry, Gram matrices of gathered columns cost so many times what the dictionary's own costs. Measured on
+one core with 512 tokens of d_in 576: at 1600 latents making it wins, at 4608 gathering does."""
 SMALLEST_SCORE = 1e-5
 SMALLEST_PIVOT = 1e-5
 SUSPECT_PIVOT = 1e-2
@@ -61,7 +62,8 @@ def _piece(
     while chosen.shape[1] < k:
         keep = min(k, chosen.shape[1] + block)
         score = residual @ values.T if chosen.shape[1] else first.clone()
-        # A residual that is finite has finite scores, once the dictionary was seen to be: it is the smaller one.
+        # The first scores are finite if x and the dictionary are; then those of a finite residual are too, and it has
+        # d_in numbers for each token, not n_latents.
         if not bool(torch.isfinite(residual if chosen.shape[1] else score).all()):
             raise ExpanderSaeError("x or values hold NaN or infinity. Check the activations and the dictionary.")
         score = score.abs() if signed else score
