@@ -131,14 +131,16 @@ def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str
 def took(text: str, results: Path) -> list[str]:
     """Minutes of one core by group, of a table that `grid.py --keep` wrote; the groups named and their sum."""
     name, _, groups = (part.strip() for part in text.partition("|"))
-    del results  # what runs took is beside the other times
-    with open(Path(__file__).parent / "results" / f"{name}.csv", newline="", encoding="utf-8") as file:
+    path = results / f"{name}.csv"
+    if not path.is_file():
+        raise SystemExit(f"expected {path}, which `python benchmarks/grid.py --keep` writes")
+    with open(path, newline="", encoding="utf-8") as file:
         found = list(csv.DictReader(file))
     rows, total, longest = [], 0.0, 0.0
-    for group in _words(groups):
+    for group in (part.strip() for part in groups.split(",")):
         of_it = [row for row in found if row["group"] == group]
         if not of_it:
-            raise SystemExit(f"expected the group {group} in {name}.csv; it has none of its runs")
+            raise SystemExit(f"expected runs of the group {group} in {path}; it has none")
         minutes = [float(row["core_minutes"]) for row in of_it]
         wall = [float(row["minutes"]) for row in of_it]
         rows.append([group, str(len(of_it)), f"{sum(minutes):.0f}", f"{max(wall):.0f}"])

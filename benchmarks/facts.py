@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import torch
+from machine import cpu
 
 from expander_sae.ops.selftest import native_facts
 
@@ -17,7 +18,7 @@ def facts() -> dict[str, str]:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "threads": str(torch.get_num_threads()),
         "instruction_set": native_facts().get("instruction set", "none"),
     }
@@ -26,11 +27,3 @@ def facts() -> dict[str, str]:
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     return done.stdout.strip()
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

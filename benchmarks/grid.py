@@ -7,12 +7,13 @@
 Every SAE is trained once: all runs share OUT/saes. Runs of a group of `grid.toml` follow each other, groups run side by
 side, each on its share of the cores; where two need the SAEs of one seed, one waits for the other. A run that finished
 is not started again (its records name the command that made them); one that was interrupted goes on where it stopped.
-What each took is added to OUT/took.jsonl. Records are gathered in OUT/records, with one report of all; with --keep they
-are copied to docs/results too, and what they took to benchmarks/results/grid.csv.
+What each call took is added to OUT/took.jsonl. Records are gathered in OUT/records, with one report of all; with --keep
+they are copied to docs/results too, and what they took to docs/results/grid.csv.
 """
 
 import argparse
 import csv
+import datetime
 import json
 import os
 import shlex
@@ -22,16 +23,20 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from machine import cpu
+
+from expander_sae.records import write_atomically
+
 HERE = Path(__file__).parent
 PLAN = HERE / "grid.toml"
 RESULTS = HERE.parent / "docs" / "results"
-TIMES = HERE / "results" / "grid.csv"
+TIMES = RESULTS / "grid.csv"
 PREPARING = "prepare"
 """The group of the model and the harvests."""
 
@@ -70,13 +75,22 @@ class Run:
         """The file that the experiment writes when it is done."""
         return self.folder(out) / self.experiment / "records.json"
 
+    def line(self, out: Path) -> str:
+        """The command as one line, as its records and the ledger have it."""
+        return command_line(self.command(out))
+
     def is_done(self, out: Path) -> bool:
         """Whether its records are there and were made by this very command."""
         path = self.records(out)
         if not path.is_file():
             return False
         made_by = json.loads(path.read_text(encoding="utf-8")).get("command")
-        return made_by == shlex.join(["expander-sae", *self.command(out)])
+        return made_by == self.line(out)
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """A call of `expander-sae` as it is typed."""
+    return shlex.join(["expander-sae", *arguments])
 
 
 def activations(out: Path, layer: int) -> Path:
@@ -152,6 +166,10 @@ class Lanes:
         how = "done" if code == 0 else f"failed ({code}), see {log}"
         took = {
             "name": name,
+            "command": command_line(arguments),
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "cpu": cpu(),
+            "threads": int(self._environment["OMP_NUM_THREADS"]),
             "minutes": round((time.monotonic() - started) / 60, 2),
             "core_minutes": round((used.ru_utime + used.ru_stime) / 60, 2),
             "exit_code": code,
@@ -221,37 +239,50 @@ def run_groups(lanes: Lanes, runs: Sequence[Run], keep: Sequence[Path]) -> list[
 
 
 def times(out: Path, runs: Sequence[Run]) -> list[dict[str, str]]:
-    """What every run and every harvest took in all its calls, those that were interrupted too."""
-    group_of = {run.record: run.group for run in runs}
+    """What the runs that are done took, and what was prepared for them, in all calls of the same command.
+
+    Calls that were interrupted or failed count: the next went on from what they left.
+    """
+    ledger = out / "took.jsonl"
+    done = {run.record: run for run in runs if run.is_done(out)}
     found: dict[str, dict[str, Any]] = {}
-    for line in (out / "took.jsonl").read_text(encoding="utf-8").splitlines():
-        took = json.loads(line)
+    for number, line in enumerate(ledger.read_text(encoding="utf-8").splitlines() if ledger.is_file() else [], 1):
+        try:
+            took = json.loads(line)
+        except json.JSONDecodeError:
+            print(f"{ledger}, line {number} is not JSON (cut short?): it is left out of the times", file=sys.stderr)
+            continue
         name = took["name"]
-        group = PREPARING if name == "offline" or name.startswith("harvest-") else group_of.get(name)
-        if group is not None:
-            row = found.setdefault(name, {"name": name, "group": group, "minutes": 0.0, "core_minutes": 0.0})
-            row["minutes"] += took["minutes"]
-            row["core_minutes"] += took["core_minutes"]
-    return [
-        {**row, "minutes": f"{row['minutes']:.1f}", "core_minutes": f"{row['core_minutes']:.1f}"}
-        for row in found.values()
-    ]
+        if name in done and took["command"] == done[name].line(out):
+            group = done[name].group
+        elif name == "offline" or name.startswith("harvest-"):
+            group = PREPARING
+        else:
+            continue
+        row = found.setdefault(name, {"name": name, "group": group, "calls": 0, "minutes": 0.0, "core_minutes": 0.0})
+        row["calls"] += 1
+        row["minutes"] += took["minutes"]
+        row["core_minutes"] += took["core_minutes"]
+        row |= {key: took[key] for key in ("date", "cpu", "threads")}
+    return [{key: f"{v:.1f}" if isinstance(v, float) else str(v) for key, v in row.items()} for row in found.values()]
 
 
-def keep_times(rows: Sequence[Mapping[str, str]], about: Mapping[str, str], path: Path) -> None:
-    """Write rows and the machine they are of to a table; rows of other runs that are there stay."""
-    new = {row["name"]: {**row, **about} for row in rows}
-    kept: dict[str, Mapping[str, str]] = {}
+def keep_times(rows: Sequence[dict[str, str]], runs: Sequence[Run], path: Path) -> None:
+    """Write rows to a table; what is there of other runs of the plan stays."""
+    kept: dict[str, dict[str, str]] = {}
     if path.is_file():
         with open(path, newline="", encoding="utf-8") as file:
             kept = {row["name"]: row for row in csv.DictReader(file)}
-    together = [*(kept | new).values()]
+    known = {run.record for run in runs}
+    together = kept | {row["name"]: row for row in rows}
+    together = {name: row for name, row in together.items() if name in known or row["group"] == PREPARING}
     if not together:
         return
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(together[-1]))
+    columns = list(dict.fromkeys(column for row in together.values() for column in row))
+    with write_atomically(path) as place, open(place, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
-        writer.writerows(together)
+        writer.writerows(together.values())
 
 
 def main() -> None:
@@ -279,13 +310,9 @@ def main() -> None:
     gathered = given.out / "records"
     failed = run_groups(lanes, runs, [gathered, RESULTS] if given.keep else [gathered])
     print(f"{len(runs) - len(failed)} of {len(runs)} done, {(time.monotonic() - started) / 60:.0f} min")
-    if given.keep:
-        from facts import facts  # torch takes seconds to import
-
-        of_runs = {run.record for run in runs}
-        rows = [row for row in times(given.out, everything) if row["name"] in of_runs or row["group"] == PREPARING]
-        keep_times(rows, facts(), TIMES)
     bound = not gathered.is_dir() or lanes.call("report", ["report", str(gathered)])
+    if given.keep:
+        keep_times(times(given.out, runs), everything, TIMES)
     if failed or not bound:
         raise SystemExit(f"failed: {', '.join([*failed, *([] if bound else ['report'])])}")
 

@@ -27,8 +27,9 @@ def load(name):
     return module
 
 
+load("machine")
 grid = load("grid")
-load("document_tables")
+tables = load("document_tables")
 documents = load("documents")
 PLAN = """
 [shared]
@@ -97,19 +98,7 @@ def test_groups_are_run_kept_and_not_run_again(tmp_path, capsys):
     took = [json.loads(line) for line in (tmp_path / "out/took.jsonl").read_text().splitlines()]
     assert {one["name"]: one["exit_code"] for one in took} == {"a": 0, "b": 1, "c": 0}
     assert all(0 < one["core_minutes"] < 1 and one["minutes"] > 0 for one in took)
-    with open(tmp_path / "out/took.jsonl", "a") as ledger:
-        for name in ("a", "harvest-layer3", "report"):
-            ledger.write(json.dumps({"name": name, "minutes": 2.0, "core_minutes": 1.0, "exit_code": 0}) + "\n")
-    rows = {row["name"]: row for row in grid.times(tmp_path / "out", runs)}
-    assert {name: row["group"] for name, row in rows.items()} == {
-        "a": "one", "b": "one", "c": "two", "harvest-layer3": "prepare"
-    }  # fmt: skip
-    assert 1.0 <= float(rows["a"]["core_minutes"]) < 1.5  # both calls
-    grid.keep_times([rows["a"]], {"cpu": "x"}, tmp_path / "times.csv")
-    grid.keep_times([{**rows["a"], "minutes": "9.0"}, rows["c"]], {"cpu": "y"}, tmp_path / "times.csv")
-    with open(tmp_path / "times.csv", newline="") as file:
-        found = [(row["name"], row["cpu"], row["minutes"] == "9.0") for row in csv.DictReader(file)]
-    assert found == [("a", "y", True), ("c", "y", False)]
+    assert [one["command"] for one in took if one["name"] == "a"] == [command]
     before = (tmp_path / "out/one/a/synthetic/records.json").stat().st_mtime_ns
     capsys.readouterr()
     assert grid.run_groups(grid.Lanes(program, tmp_path / "out", 2), runs, []) == ["b"]
@@ -117,6 +106,47 @@ def test_groups_are_run_kept_and_not_run_again(tmp_path, capsys):
     assert "b: started" in said
     assert "a: started" not in said
     assert (tmp_path / "out/one/a/synthetic/records.json").stat().st_mtime_ns == before
+
+
+def test_times_are_of_every_call_of_the_runs_that_are_done(tmp_path, capsys):
+    (tmp_path / "plan.toml").write_text(PLAN)
+    _, runs = grid.read_plan(tmp_path / "plan.toml")
+    out, kept = tmp_path / "out", tmp_path / "kept/grid.csv"
+    assert grid.times(out, runs) == []
+    a, b, c = runs
+    for run in (a, c):
+        run.records(out).parent.mkdir(parents=True)
+        run.records(out).write_text(json.dumps({"command": run.line(out)}))
+    calls = [("offline", "x", 0.5, 0), ("a", a.line(out), 1.0, 130), ("a", a.line(out), 2.0, 0), ("a", "earlier", 9, 0)]
+    calls += [("b", b.line(out), 3, 1), ("c", c.line(out), 4.25, 0), ("report", "x", 1, 0), ("gone", "x", 1, 0)]
+    with open(out / "took.jsonl", "w") as ledger:
+        for name, command, minutes, code in calls:
+            line = {"name": name, "command": command, "date": "2026-11-29", "cpu": "x", "threads": 1,
+                    "minutes": 2 * minutes, "core_minutes": minutes, "exit_code": code}  # fmt: skip
+            ledger.write(json.dumps(line) + "\n")
+        ledger.write('{"name": "c", "mi')
+    rows = grid.times(out, runs)
+    assert "line 9 is not JSON" in capsys.readouterr().err
+    assert {row["name"]: (row["group"], row["calls"], row["core_minutes"]) for row in rows} == {
+        "offline": ("prepare", "1", "0.5"), "a": ("one", "2", "3.0"), "c": ("two", "1", "4.2")
+    }  # fmt: skip
+
+    kept.parent.mkdir()
+    grid.keep_times([], runs, kept)
+    assert not kept.exists()
+    kept.write_text("name,group,minutes,core_minutes,torch\na,one,7,7,2\ngone,one,8,8,2\n")
+    grid.keep_times(rows[-1:], runs, kept)
+    with open(kept, newline="") as file:
+        found = {row["name"]: (row["core_minutes"], row["torch"], row["cpu"]) for row in csv.DictReader(file)}
+    assert found == {"a": ("7", "2", ""), "c": ("4.2", "", "x")}
+    grid.keep_times(rows, runs, kept)
+    assert tables.table("took", "grid | prepare, one, two", kept.parent)[2:] == [
+        "| prepare | 1 | 0 | 1 |", "| one | 1 | 3 | 6 |", "| two | 1 | 4 | 8 |", "| **together** |  | **8** | 8 |"
+    ]  # fmt: skip
+    with pytest.raises(SystemExit, match="runs of the group three"):
+        tables.table("took", "grid | one, three", kept.parent)
+    with pytest.raises(SystemExit, match=r"nothing\.csv, which .* writes"):
+        tables.table("took", "nothing | one", kept.parent)
 
 
 REAL_PLAN = """
