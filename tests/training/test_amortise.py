@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from memory_source import MemorySource
@@ -28,6 +30,17 @@ def test_the_encoder_learns_what_pursuit_finds_and_the_dictionary_stays(trained,
     assert fvu(sae.read_by("encoder"), x) < 0.5 * fvu(trained.read_by("encoder"), x)
     assert fvu(sae.read_by("refit"), x) < fvu(trained.read_by("refit"), x)
     assert fvu(sae, x) == pytest.approx(fvu(trained, x), rel=1e-4)  # pursuit reads the dictionary alone
+
+
+def test_an_encoder_is_followed_on_held_out_activations_by_itself(trained, tmp_path):
+    x, sae = block_activations(), with_own_encoder(trained)
+    heldout = x[:300]
+    train({"sae": sae}, MemorySource(x), AMORTISE, folder=tmp_path, progress=False, heldout=heldout)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    measured = [line["heldout_fvu"] for line in lines if "heldout_fvu" in line]
+    assert len(measured) == 3  # steps 50, 100 and the last
+    assert measured[-1] == pytest.approx(float(fvu(sae.read_by("encoder"), heldout)), rel=1e-4)
+    assert measured[-1] > 1.05 * float(fvu(sae, heldout))  # what pursuit, its own inference, leaves
 
 
 def test_interrupted_training_of_an_encoder_ends_the_same(trained, tmp_path):
