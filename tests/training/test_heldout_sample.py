@@ -38,5 +38,5 @@ def test_without_two_tokens_or_any_measurement_there_is_none(tokens):
 
 
 def test_measuring_less_than_never_is_refused():
-    with pytest.raises(ExpanderSaeError, match="heldout_every >= 0 .* got -1"):
+    with pytest.raises(ExpanderSaeError, match=r"heldout_every >= 0 .* got -1"):
         TrainConfig(heldout_every=-1)
