@@ -22,7 +22,7 @@ data-efficiency, active-latents) measured, three rows for each place, a column f
 fvu by batch and rate, a row for each record (A,B: the SAEs of both), and dead latents of the full dense SAE. Budgets:
 an `encoders` record, fvu / delta_ce / tokens per second, a column for each budget. Seeds: every seed of the Expander
 SAEs, with the paper's means for the same degrees and k. Took: minutes of one core by group of `grid.toml`, out of
-benchmarks/results/TABLE.csv that `grid.py --keep` writes. Page: the table as the experiment's own page has it, without
+docs/results/TABLE.csv, which `grid.py --keep` writes. Page: the table as the experiment's own page has it, without
 the single seeds; all of its columns and rows where none is named.
 """
 
@@ -47,8 +47,8 @@ FIGURES = {
     "fvu_by_k": ("smollm2-135m-layer14-active-latents", "fvu_along"),
     "delta_ce_by_k": ("smollm2-135m-layer14-active-latents", "delta_ce_along"),
     "fvu_by_diversity": ("smollm2-135m-layer14-k32-support", "fvu_by_diversity"),
-    "fvu_by_speed_k32": ("smollm2-135m-layer14-k32-amortisation-speed", "fvu_by_speed"),
-    "delta_ce_by_speed_k32": ("smollm2-135m-layer14-k32-amortisation-speed", "delta_ce_by_speed"),
+    "fvu_by_speed_k32": ("smollm2-135m-layer14-k32-amortisation", "fvu_by_speed"),
+    "delta_ce_by_speed_k32": ("smollm2-135m-layer14-k32-amortisation", "delta_ce_by_speed"),
     "fvu_by_speed_k64": ("smollm2-135m-layer14-k64-amortisation", "fvu_by_speed"),
     "delta_ce_by_speed_k64": ("smollm2-135m-layer14-k64-amortisation", "delta_ce_by_speed"),
     "fvu_by_speed_budget8": ("smollm2-135m-layer14-k32-encoders", "fvu_by_speed_budget8"),
