@@ -151,29 +151,27 @@ def took(text: str, results: Path) -> list[str]:
 
 def readings(text: str, results: Path) -> list[str]:
     """Every inference of an `amortisation` record."""
-    records, _, variants = (part.strip() for part in text.partition("|"))
-    both = [_measured(results / f"{record}.json") for record in records.split()]
-    own = summarise(records_from(both[0]["records"]))
-    every = [*own, *summarise(FrontierRecord.from_dict(one) for one in both[0]["readings"])]
-    timed = summarise(FrontierRecord.from_dict(one) for one in [*both[-1]["records"], *both[-1]["readings"]])
+    record, _, variants = (part.strip() for part in text.partition("|"))
+    measured = _measured(results / f"{record}.json")
+    own = summarise(records_from(measured["records"]))
+    every = [*own, *summarise(FrontierRecord.from_dict(one) for one in measured["readings"])]
     names = _words(variants) or [s.variant for s in own]
     columns = [next(s for s in own if s.variant == name) for name in names]
-    k = both[0]["settings"]["k"]
+    k = measured["settings"]["k"]
     rows = []
     # The inference that Expander SAEs have of their own first; a dense SAE's is its encoder.
     for inference in dict.fromkeys(s.inference for s in every):
         cells = []
         for column in columns:
-            which = (column.variant, inference)
-            found = [[s for s in of if (s.variant, s.inference) == which] for of in (every, timed)]
-            cells.append(_reading(*(of[0] for of in found)) if all(found) else "")
+            found = [s for s in every if (s.variant, s.inference) == (column.variant, inference)]
+            cells.append(_reading(found[0]) if found else "")
         rows.append([f"`{inference}`", *cells])
     return _markdown(["read by", *(name_of(s, k) for s in columns)], rows)
 
 
-def _reading(summary: Summary, timed: Summary) -> str:
+def _reading(summary: Summary) -> str:
     shown = [mean(metric, digits)(summary) for metric, digits in (("fvu", 3), ("delta_ce", 2))]
-    return " / ".join([*filter(None, shown), f"{timed.metrics['encode_tokens_per_second'].mean:,.0f}"])
+    return " / ".join([*filter(None, shown), f"{summary.metrics['encode_tokens_per_second'].mean:,.0f}"])
 
 
 def along(text: str, results: Path) -> list[str]:
@@ -241,7 +239,7 @@ def budgets(text: str, results: Path) -> list[str]:
     sizes = measured["budgets"]
     rows = []
     for words, family, inference in BUDGET_ROWS:
-        cells = [_reading(found[family, inference, size], found[family, inference, size]) for size in sizes]
+        cells = [_reading(found[family, inference, size]) for size in sizes]
         rows.append([words, *cells])
     return _markdown(["", *(f"d = {size}" for size in sizes)], rows)
 

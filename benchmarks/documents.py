@@ -6,7 +6,7 @@
 A marker is a comment on a line of its own, with the lines of its table below:
 
     <!-- quality: RECORD [RECORD ...] | variant, variant, ... | column, column, ... -->
-    <!-- readings: RECORD [RECORD] | variant, variant, ... -->
+    <!-- readings: RECORD | variant, variant, ... -->
     <!-- along: RECORD | heading of the axis -->
     <!-- tuning: RECORD RECORD ... | variant, variant, ... -->
     <!-- budgets: RECORD -->
@@ -17,7 +17,7 @@ A marker is a comment on a line of its own, with the lines of its table below:
 Quality: a row for each of the variants named (of the first record that has it), all where none is; A+B are the SAEs
 of record A as `expander-sae eval --json` measured them for B; columns of `document_tables.COLUMNS`, `USUAL` where
 none is. Readings: fvu / delta_ce (where measured) / tokens per second, a row for each inference, a column for each
-variant; the speeds are those of a second record where one is named. Along: what an experiment along an axis (steps,
+variant. Along: what an experiment along an axis (steps,
 data-efficiency, active-latents) measured, three rows for each place, a column for each SAE. Tuning: seed 0's held-out
 fvu by batch and rate, a row for each record (A,B: the SAEs of both), and dead latents of the full dense SAE. Budgets:
 an `encoders` record, fvu / delta_ce / tokens per second, a column for each budget. Seeds: every seed of the Expander

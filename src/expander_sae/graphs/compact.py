@@ -25,7 +25,7 @@ def column_bits(d_in: int, degree: int) -> int:
     """
     check_sizes(d_in, 1, degree)
     d_in, degree = int(d_in), int(degree)
-    return min(_bits(d_in, degree, low) for low in range(d_in.bit_length()))
+    return _bits(d_in, degree, _low_bits(d_in, degree))
 
 
 def pack_rows(mask: Mask) -> np.ndarray:
