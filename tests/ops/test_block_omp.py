@@ -6,7 +6,6 @@ from sklearn.linear_model import orthogonal_mp
 
 from expander_sae.ops import Codes, block_omp, correlate, encode_topk, sparse_decode, support_gram
 from expander_sae.ops.block_omp import dense as by_products
-from expander_sae.ops.block_omp import native
 from expander_sae.records import ExpanderSaeError
 
 pytestmark = needs_native
@@ -248,7 +247,7 @@ def test_dense_dictionaries_skip_dependent_columns(spare):
     picked = torch.where(used, codes.indices % 20, -1 - torch.arange(12))
     assert all(len(set(row)) == 12 for row in picked.tolist())  # never a column and its copy
     assert (x - sparse_decode(codes, None, values, 6)).abs().max() < 1e-3
-    *_, skipped = native.forward(x, None, values, 12, 3, spare, True, 0.0, None)
+    *_, skipped = by_products.forward(x, values, 12, 3, spare, True, 0.0)
     assert skipped > 0
 
 

@@ -48,12 +48,17 @@ def check_dictionary(rows: Tensor | None, values: Tensor, d_in: int) -> None:
         raise ExpanderSaeError(f"expected degree <= d_in = {d_in}; got degree {degree}")
 
 
-def check_numbers(x: Tensor, rows: Tensor | None, values: Tensor) -> None:
-    """Raise where x or values hold NaN or infinity, or a row is not below d_in; the C++ core does this itself."""
+def check_numbers(x: Tensor, rows: Tensor | None, values: Tensor, **others: Tensor | None) -> None:
+    """Raise where x, values or what else is named hold NaN or infinity, or a row is not below d_in; the C++ core does
+    this itself."""
     if rows is not None and rows.numel() and not 0 <= int(rows.long().min()) <= int(rows.long().max()) < x.shape[1]:
         raise ExpanderSaeError(f"a row index is not below d_in = {x.shape[1]}, or is negative")
-    if not bool(torch.isfinite(x).all()):
-        raise ExpanderSaeError("x holds NaN or infinity. Check the activations for overflow.")
+    for name, numbers in others.items():
+        check_finite(name, numbers)
+    good = torch.isfinite(x).all(dim=1)
+    if not bool(good.all()):
+        token = int((~good).int().argmax())
+        raise ExpanderSaeError(f"x holds NaN or infinity in token {token}. Check the activations for overflow.")
     if not bool(torch.isfinite(values).all()):
         raise ExpanderSaeError("values hold NaN or infinity. Check the dictionary for a diverged run.")
 
@@ -62,3 +67,20 @@ def check_code_indices(indices: Tensor, n_latents: int) -> None:
     """Raise where a code points outside the dictionary; the C++ core does this itself."""
     if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < n_latents:
         raise ExpanderSaeError(f"a code index is not below n_latents = {n_latents}, or is negative")
+
+
+def check_finite(name: str, numbers: Tensor | None) -> None:
+    """Raise where something an op is given beside x and the dictionary holds NaN or infinity."""
+    if numbers is not None and not bool(torch.isfinite(numbers).all()):
+        raise ExpanderSaeError(f"{name} holds NaN or infinity. Check the SAE for a diverged run.")
+
+
+def check_overflow(numbers: Tensor, what: str) -> None:
+    """Raise where finite input gave [batch, ...] numbers that are not; the C++ core does this itself."""
+    if not bool(torch.isfinite(numbers).all()):
+        token = int((~torch.isfinite(numbers).flatten(1).all(dim=1)).int().argmax())
+        kind = str(numbers.dtype).removeprefix("torch.")
+        raise ExpanderSaeError(
+            f"{what} of token {token} is beyond the numbers of {kind}. Check the activations for overflow and the "
+            "dictionary for a diverged run."
+        )

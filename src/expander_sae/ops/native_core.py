@@ -1,6 +1,6 @@
 """Calls into the compiled core: contiguous tensors in, its errors out as ours."""
 
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -9,9 +9,15 @@ from expander_sae.ops.backends import native_core
 from expander_sae.records import ExpanderSaeError
 
 
+@overload
+def plain(tensor: Tensor) -> Tensor: ...
+@overload
+def plain(tensor: None) -> None: ...
+@overload
+def plain(tensor: Tensor | None) -> Tensor | None: ...
 def plain(tensor: Tensor | None) -> Tensor | None:
-    """The tensor without autograd and with its numbers in a row."""
-    return None if tensor is None else tensor.detach().contiguous()
+    """The tensor without autograd, its numbers in a row and with their own signs (a lazy negative is made)."""
+    return None if tensor is None else tensor.detach().resolve_neg().contiguous()
 
 
 def rows16(rows: Tensor | None) -> Tensor | None:

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops import Codes
+from expander_sae.ops.ties import largest
 
-from .dictionary import Dictionary, correlate
-from .selection import ITERATIONS, SMALLEST_SCORE, largest, pack, score
+from .dictionary import Dictionary, correlate, equals
+from .selection import ITERATIONS, SMALLEST_SCORE, pack, score
 from .support import Support
 
 
@@ -43,7 +44,7 @@ def cosamp(
         Codes(indices=tensor([[2]]), values=tensor([[-4.]]))
     """
     n_latents = dictionary.n_latents
-    norm = x.norm(dim=1)
+    norm, same = x.norm(dim=1), equals(dictionary, signed=signed)
     indices = torch.zeros(x.shape[0], k, dtype=torch.int64, device=x.device)
     coefficients = torch.zeros(x.shape[0], k, dtype=torch.float64, device=x.device)
     residual, alive = x, norm > 0
@@ -51,7 +52,7 @@ def cosamp(
         alive = alive & (residual.norm(dim=1) > tolerance * norm)
         if not bool(alive.any()):
             break
-        scores = score(correlate(residual, dictionary), signed)
+        scores = same.level(score(correlate(residual, dictionary), signed))
         found, candidates = largest(scores, min(2 * k, n_latents))
         kept = coefficients != 0
         # A candidate that is in S already is no news; as a second copy it would make T look dependent.

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from expander_sae.ops import Codes, sparse_decode
 from expander_sae.ops.checks import check_dictionary, shape_of
+from expander_sae.ops.ties import EqualColumns, equal_columns, fingerprints
 from expander_sae.records import ExpanderSaeError
 
 MAX_GRAM = 2**25
@@ -150,26 +151,13 @@ def decode(dictionary: Dictionary, indices: Tensor, coefficients: Tensor) -> Ten
 def repeated_columns(dictionary: Dictionary, *, signed: bool) -> Tensor:
     """bool [n_latents]: columns equal to an earlier one bit for bit (or to its negative, if signed), in O(n * degree).
 
-    Methods without a least-squares step have no pivot that would notice a repetition, so they leave these out. Columns
-    are compared by a 64-bit fingerprint that does not depend on the order of rows or on explicit zeros.
+    Methods without a least-squares step have no pivot that would notice a repetition, so they leave these out.
     """
-    values = dictionary.values.detach()
-    keys = torch.randint(-(2**62), 2**62, (dictionary.d_in,), generator=torch.Generator().manual_seed(0)) * 2 + 1
-    keys = keys.to(values.device)
-    weights = keys if dictionary.rows is None else keys[dictionary.rows]
-    prints = _fingerprint(values, weights)
-    if signed:
-        prints = torch.minimum(prints, _fingerprint(-values, weights))
-    ordered, order = prints.sort(stable=True)
-    repeated = torch.zeros_like(prints, dtype=torch.bool)
-    repeated[order[1:]] = ordered[1:] == ordered[:-1]
+    repeated = torch.zeros(dictionary.n_latents, dtype=torch.bool, device=dictionary.values.device)
+    repeated[equals(dictionary, signed=signed).later] = True
     return repeated
 
 
-def _fingerprint(values: Tensor, weights: Tensor) -> Tensor:
-    """Wrapping integer sums: exact in any order."""
-    kind = torch.int64 if values.dtype == torch.float64 else torch.int32
-    bits = (values + 0.0).contiguous().view(kind).long()  # + 0.0 turns -0 into 0
-    # Mix before weighting: a sign is the top bit alone, which an even number of products would cancel.
-    mixed = bits * 0x2545F4914F6CDD1D
-    return ((mixed ^ (mixed >> 29)) * weights).sum(1)
+def equals(dictionary: Dictionary, *, signed: bool) -> EqualColumns:
+    """Columns that repeat an earlier one, whose scores are the same by definition and not by rounding."""
+    return equal_columns(fingerprints(dictionary.rows, dictionary.values, dictionary.d_in, signed=signed))

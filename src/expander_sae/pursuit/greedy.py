@@ -7,9 +7,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from expander_sae.ops import Codes
+from expander_sae.ops.ties import largest
 
 from .dictionary import Dictionary, correlate, repeated_columns
-from .selection import SMALLEST_SCORE, largest, pack, score
+from .selection import SMALLEST_SCORE, pack, score
 from .support import Slots
 
 

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops import Codes
+from expander_sae.ops.ties import largest
 
 from .dictionary import Dictionary, correlate, decode, repeated_columns
-from .selection import ITERATIONS, largest, pack, score
+from .selection import ITERATIONS, pack, score
 
 MARGIN = 0.01  # c in Blumensath and Davies
 SHRINK = 1 / (2 * (1 - MARGIN))  # 1 / (kappa (1 - c)), kappa = 2

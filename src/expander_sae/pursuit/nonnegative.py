@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops import Codes
+from expander_sae.ops.ties import largest
 
-from .dictionary import Dictionary, correlate
-from .selection import SMALLEST_SCORE, largest, pack
+from .dictionary import Dictionary, correlate, equals
+from .selection import SMALLEST_SCORE, pack
 from .support import Support, factorise
 
 
@@ -31,7 +32,7 @@ def nonnegative_omp(x: Tensor, dictionary: Dictionary, k: int, *, tolerance: flo
         >>> nonnegative_omp(torch.tensor([[3.0, 0.0, -4.0]]), as_dictionary(torch.eye(3)), 2)
         Codes(indices=tensor([[0, 1]]), values=tensor([[3., 0.]]))
     """
-    norm = x.norm(dim=1)
+    norm, same = x.norm(dim=1), equals(dictionary, signed=False)
     support = Support(dictionary, x, k)
     coefficients, residual = torch.zeros_like(support.projections), x
     alive = norm > 0
@@ -39,7 +40,7 @@ def nonnegative_omp(x: Tensor, dictionary: Dictionary, k: int, *, tolerance: flo
         alive &= (support.count < k) & (residual.norm(dim=1) > tolerance * norm)
         if not bool(alive.any()):
             break
-        scores = correlate(residual, dictionary)
+        scores = same.level(correlate(residual, dictionary))
         scores[support.members()] = 0.0
         found, picked = largest(scores, 1)
         alive &= support.append(picked[:, 0], alive & (found[:, 0] > SMALLEST_SCORE * norm))

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops import Codes
+from expander_sae.ops.ties import largest
 
-from .dictionary import Dictionary, correlate
-from .selection import SMALLEST_SCORE, largest, pack, score
+from .dictionary import Dictionary, correlate, equals
+from .selection import SMALLEST_SCORE, pack, score
 from .support import Support
 
 
@@ -49,7 +50,7 @@ def omp(
         >>> omp(torch.tensor([[3.0, 0.0, -4.0]]), as_dictionary(torch.eye(3)), 2)
         Codes(indices=tensor([[2, 0]]), values=tensor([[-4.,  3.]]))
     """
-    norm = x.norm(dim=1)
+    norm, same = x.norm(dim=1), equals(dictionary, signed=signed)
     support = Support(dictionary, x, k + spare)
     coefficients, residual = torch.zeros_like(support.projections), x
     if warm_start is not None:
@@ -61,7 +62,7 @@ def omp(
         alive &= (support.count < k) & (residual.norm(dim=1) > tolerance * norm)
         if not bool(alive.any()):
             break
-        scores = score(correlate(residual, dictionary), signed)
+        scores = same.level(score(correlate(residual, dictionary), signed))
         # A chosen column has a residual correlation of rounding size; at 0 it is never above the smallest score.
         scores[support.members()] = 0.0
         found, picked = largest(scores, block + spare)

@@ -5,7 +5,15 @@ from torch import Tensor
 
 from expander_sae.ops import Codes, block_omp
 from expander_sae.ops.backends import choose_backend
-from expander_sae.ops.checks import FLOATS, check_code_indices, check_numbers, check_tensor
+from expander_sae.ops.checks import (
+    FLOATS,
+    check_code_indices,
+    check_finite,
+    check_numbers,
+    check_overflow,
+    check_tensor,
+)
+from expander_sae.ops.extreme_tokens import scaled
 from expander_sae.records import ExpanderSaeError
 
 from . import native
@@ -117,7 +125,9 @@ def pursue(
             backend="native",
         )
     centered = x.to(dtype) if center is None else x.to(dtype) - center.to(dtype)
-    check_numbers(centered, source.rows, source.values)
+    check_numbers(x, source.rows, source.values, center=center)
+    check_overflow(centered, "x - center")
+    sized = scaled(centered)
     width = 3 * k if method == "cosamp" else k + spare
     if method not in ("mp", "gradient", "niht"):
         source = with_gram(source, x.shape[0], width)
@@ -127,8 +137,10 @@ def pursue(
     for first in range(0, max(1, x.shape[0]), chunk):
         tokens = slice(first, first + chunk)
         start = None if warm_start is None else Codes(warm_start.indices[tokens], warm_start.values[tokens])
-        parts.append(_run(centered[tokens], source, k, method, block, spare, signed, tolerance, start, steps))
-    return Codes(torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts]))
+        parts.append(_run(sized.x[tokens], source, k, method, block, spare, signed, tolerance, start, steps))
+    codes = sized.codes(torch.cat([part.values for part in parts]))
+    check_overflow(codes, "the code")
+    return Codes(torch.cat([part.indices for part in parts]), codes)
 
 
 def _run(
@@ -203,3 +215,4 @@ def _check_options(
     if indices.shape[1] > k:
         raise ExpanderSaeError(f"expected a warm start of at most k = {k} codes per token; got {indices.shape[1]}")
     check_code_indices(indices, dictionary.n_latents)
+    check_finite("warm_start", values)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from expander_sae.ops import Codes
-from expander_sae.ops.checks import FLOATS, check_code_indices, check_tensor
+from expander_sae.ops.checks import FLOATS, check_code_indices, check_numbers, check_tensor
 
 from .dictionary import (
     Dictionary,
@@ -85,7 +85,8 @@ def refit_codes(
         Refit of codes, in the order of `indices`, and the count of ridged tokens.
 
     Raises:
-        ExpanderSaeError: shapes or dtypes do not fit, or an index points outside the dictionary.
+        ExpanderSaeError: shapes or dtypes do not fit, an index points outside the dictionary, or x, values or center
+            hold NaN or infinity.
 
     Example:
         >>> import torch
@@ -99,6 +100,7 @@ def refit_codes(
     if used is None:
         used = torch.ones_like(indices, dtype=torch.bool)
     check_tensor("used", used, "[batch, k]", tuple(indices.shape), (torch.bool,))
+    check_numbers(x.detach(), source.rows, source.values.detach(), center=None if center is None else center.detach())
     dtype = torch.promote_types(x.dtype, source.values.dtype)
     centered, values = x.to(dtype), source.values.to(dtype)
     if center is not None:

@@ -18,26 +18,6 @@ def score(correlations: Tensor, signed: bool) -> Tensor:
     return correlations.abs() if signed else correlations
 
 
-def largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Values and indices [batch, count] of the largest scores [batch, n_latents], ties to the lower latent."""
-    if count == 1:
-        found = scores.max(dim=1, keepdim=True)  # torch promises the first of equal maxima
-        return found.values, found.indices
-    found = scores.topk(count, dim=1)
-    values, indices = found.values, found.indices
-    # topk promises nothing about ties: order them, and redo the tokens where a tie straddles the border.
-    indices = indices.sort(dim=1).values
-    values = scores.gather(1, indices)
-    values, order = values.sort(dim=1, descending=True, stable=True)
-    indices = indices.gather(1, order)
-    border = values[:, -1:]
-    torn = (scores == border).sum(1) > (values == border).sum(1)
-    if bool(torn.any()):
-        again = scores[torn].sort(dim=1, descending=True, stable=True)
-        values[torn], indices[torn] = again.values[:, :count], again.indices[:, :count]
-    return values, indices
-
-
 def pack(indices: Tensor, coefficients: Tensor, k: int, n_latents: int, *, signed: bool) -> Codes:
     """Codes [batch, k] of at most k coefficients [batch, t <= k] by falling size (falling value unless signed).
 

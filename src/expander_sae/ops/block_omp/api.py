@@ -5,8 +5,9 @@ from torch import Tensor
 
 from expander_sae.ops.backends import choose_backend
 from expander_sae.ops.block_omp import dense, native, reference
-from expander_sae.ops.checks import FLOATS, check_dictionary, check_numbers, check_tensor
+from expander_sae.ops.checks import FLOATS, check_dictionary, check_numbers, check_overflow, check_tensor
 from expander_sae.ops.codes import Codes
+from expander_sae.ops.extreme_tokens import scaled
 from expander_sae.records import ExpanderSaeError
 
 
@@ -81,14 +82,19 @@ def block_omp(
         native=native.supports(x, rows, values),
         triton="there is no Triton pursuit yet",
     )
-    if name == "reference":
-        check_numbers(x, rows, values)
-        x = x.to(values.dtype)
-        centered = x if center is None else x - center
-        if backend == "auto" and x.device.type != "cpu":  # the definition goes token by token
-            whole = values if rows is None else dense.in_full(rows, values, x.shape[1])
-            indices, codes, _ = dense.forward(centered, whole, k, block, spare, signed, tolerance)
-            return Codes(indices, codes)
-        return Codes(*reference.forward(centered, rows, values, k, block, spare, signed, tolerance))
-    indices, codes, _ = native.forward(x, rows, values, k, block, spare, signed, tolerance, center)
+    if name == "native" and rows is not None:
+        indices, codes, _ = native.forward(x, rows, values, k, block, spare, signed, tolerance, center)
+        return Codes(indices, codes)
+    check_numbers(x, rows, values, center=center)
+    x = x.detach().to(values.dtype)
+    centered = x if center is None else x - center
+    check_overflow(centered, "x - center")
+    tokens, values = scaled(centered), values.detach()
+    if name == "reference" and (backend == "reference" or x.device.type == "cpu"):
+        indices, codes = reference.forward(tokens.x, rows, values, k, block, spare, signed, tolerance)
+    else:  # the definition goes token by token
+        whole = values if rows is None else dense.in_full(rows, values, x.shape[1])
+        indices, codes, _ = dense.forward(tokens.x, whole, k, block, spare, signed, tolerance)
+    codes = tokens.codes(codes)
+    check_overflow(codes, "the code")
     return Codes(indices, codes)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from expander_sae.ops.ties import EqualColumns, equal_columns, fingerprints, largest
 from expander_sae.records import ExpanderSaeError
 
 MAX_PIECE = 1 << 25
@@ -27,10 +28,11 @@ def forward(
     """Indices and values of the codes of x [batch, d_in] (already centered), by falling size; how many picked columns
     were dependent on the support and skipped."""
     n_latents, d_in = values.shape
+    same = equal_columns(fingerprints(None, values, d_in, signed=signed))
     gram = values @ values.T if _gram_pays(len(x), n_latents, k, block, spare) else None
     per_token = max(n_latents, (k + spare) * (d_in if gram is None else k + spare))
     pieces = [
-        _piece(part, values, gram, k, block, spare, signed, tolerance)
+        _piece(part, values, gram, same, k, block, spare, signed, tolerance)
         for part in x.split(max(1, MAX_PIECE // per_token))
     ]
     if not pieces:
@@ -51,7 +53,15 @@ def in_full(rows: Tensor, values: Tensor, d_in: int) -> Tensor:
 
 
 def _piece(
-    x: Tensor, values: Tensor, known: Tensor | None, k: int, block: int, spare: int, signed: bool, tolerance: float
+    x: Tensor,
+    values: Tensor,
+    known: Tensor | None,
+    same: EqualColumns,
+    k: int,
+    block: int,
+    spare: int,
+    signed: bool,
+    tolerance: float,
 ) -> tuple[Tensor, Tensor, int]:
     batch, skipped = x.shape[0], 0
     chosen = x.new_empty((batch, 0), dtype=torch.int64)
@@ -66,11 +76,11 @@ def _piece(
         # d_in numbers for each token, not n_latents.
         if not bool(torch.isfinite(residual if chosen.shape[1] else score).all()):
             raise ExpanderSaeError("x or values hold NaN or infinity. Check the activations and the dictionary.")
-        score = score.abs() if signed else score
+        score = same.level(score.abs() if signed else score)
         score.scatter_(1, chosen, -1.0)
-        top = score.topk(min(block, k - chosen.shape[1]) + spare, dim=1)
-        chosen = torch.cat([chosen, top.indices], dim=1)
-        used = torch.cat([used, (top.values > SMALLEST_SCORE * norm) & live], dim=1)
+        found, picked = largest(score, min(block, k - chosen.shape[1]) + spare)
+        chosen = torch.cat([chosen, picked], dim=1)
+        used = torch.cat([used, (found > SMALLEST_SCORE * norm) & live], dim=1)
         factor, independent = _factor(values, known, chosen, used)
         skipped += int((used & ~independent).sum())
         used = independent

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops import native_core as core
-from expander_sae.ops.block_omp import dense
 from expander_sae.ops.encode_topk.native import supports  # the same limits
 
 __all__ = ["forward", "supports"]
@@ -12,7 +11,7 @@ __all__ = ["forward", "supports"]
 
 def forward(
     x: Tensor,
-    rows: Tensor | None,
+    rows: Tensor,
     values: Tensor,
     k: int,
     block: int,
@@ -22,9 +21,6 @@ def forward(
     center: Tensor | None,
 ) -> tuple[Tensor, Tensor, int]:
     """Indices, values, and how many picked columns were dependent on the support and skipped."""
-    if rows is None:
-        centered = x.to(values.dtype) if center is None else x.to(values.dtype) - center
-        return dense.forward(centered.detach(), values.detach(), k, block, spare, signed, tolerance)
     indices = torch.empty((x.shape[0], k), dtype=torch.int64)
     codes = torch.empty((x.shape[0], k), dtype=torch.float32)
     dependent = 0

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from expander_sae.ops.ties import EqualColumns, equal_columns, fingerprints
+
 SMALLEST_SCORE = 1e-5
 SMALLEST_PIVOT = 1e-5
 
@@ -15,10 +17,11 @@ def forward(
     w = values.double()
     if rows is not None:
         w = torch.zeros(n_latents, x.shape[1], dtype=torch.float64, device=x.device).scatter(1, rows.long(), w)
+    same = equal_columns(fingerprints(None, w, x.shape[1], signed=signed))
     indices = torch.empty(x.shape[0], k, dtype=torch.int64, device=x.device)
     codes = torch.zeros(x.shape[0], k, dtype=torch.float64, device=x.device)
     for token, y in enumerate(x.double()):
-        support, solution = _one_token(y, w, k, block, spare, signed, tolerance)
+        support, solution = _one_token(y, w, same, k, block, spare, signed, tolerance)
         size = solution.abs() if signed else solution
         order = sorted(range(len(support)), key=lambda i: (-float(size[i]), support[i]))
         free = (latent for latent in range(n_latents) if latent not in set(support))
@@ -29,14 +32,14 @@ def forward(
 
 
 def _one_token(
-    y: Tensor, w: Tensor, k: int, block: int, spare: int, signed: bool, tolerance: float
+    y: Tensor, w: Tensor, same: EqualColumns, k: int, block: int, spare: int, signed: bool, tolerance: float
 ) -> tuple[list[int], Tensor]:
     support: list[int] = []
     residual, solution = y, y.new_zeros(0)
     norm = float(y.norm())
     while norm > 0 and len(support) < k:
         score = w @ residual
-        score = score.abs() if signed else score
+        score = same.level((score.abs() if signed else score)[None])[0]
         score[support] = 0.0
         order = torch.sort(score, descending=True, stable=True).indices[: block + spare].tolist()
         before = len(support)

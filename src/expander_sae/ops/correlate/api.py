@@ -4,7 +4,14 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops.backends import choose_backend
-from expander_sae.ops.checks import FLOATS, check_code_indices, check_dictionary, check_numbers, check_tensor
+from expander_sae.ops.checks import (
+    FLOATS,
+    check_code_indices,
+    check_dictionary,
+    check_numbers,
+    check_overflow,
+    check_tensor,
+)
 from expander_sae.ops.correlate import native, reference
 from expander_sae.ops.encode_topk import native as limits
 
@@ -31,7 +38,9 @@ def correlate(x: Tensor, rows: Tensor, values: Tensor, *, backend: str = "auto")
     if choose_backend(backend, x.device, native=reason, triton=_NO_TRITON) == "native":
         return native.correlate(x, rows, values)
     check_numbers(x, rows, values)
-    return reference.correlate(x, rows, values)
+    out = reference.correlate(x, rows, values)
+    check_overflow(out, "a correlation")
+    return out
 
 
 @torch.no_grad()

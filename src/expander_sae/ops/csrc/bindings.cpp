@@ -6,9 +6,14 @@
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "kernels.h"
 #include "team.h"
@@ -52,12 +57,28 @@ auto data_or_null(const Maybe<Array>& array, int64_t size) -> decltype(array->da
   return array->data();
 }
 
+// What a kernel will write, full of NaN bits in tests, so that a number nobody wrote shows.
+template <class T, class... Shape>
+T* output(const nb::ndarray<T, Shape...>& array) {
+  if (poisoned()) std::memset(array.data(), 0xff, array.size() * sizeof(T));
+  return array.data();
+}
+template <class Array>
+auto output(const Maybe<Array>& array, int64_t size) -> decltype(array->data()) {
+  return data_or_null(array, size) ? output(*array) : nullptr;
+}
+
 Activations activations(const AnyMatrix& x, const Maybe<Vector>& center) {
+  require(extent(x, 1) >= 1, "x must have at least one coordinate");
   return {x.data(), element_of(x), extent(x, 0), data_or_null(center, extent(x, 1))};
 }
 
+constexpr int64_t most_slots = int64_t{1} << 31;  // latents and places in a support are 32-bit
+
 Dictionary dictionary(const Maybe<Rows>& rows, const Matrix& values, int64_t d_in) {
   Dictionary w{nullptr, values.data(), extent(values, 0), extent(values, 1), d_in};
+  require(w.n_latents >= 1 && w.degree >= 1 && d_in >= 1, "a dictionary has at least one latent, one entry in a column and one row");
+  require(w.n_latents < most_slots, "n_latents must be below 2^31");
   if (rows) {
     require(extent(*rows, 0) == w.n_latents && extent(*rows, 1) == w.degree, "rows and values differ in shape");
     w.rows = rows->data();
@@ -67,15 +88,99 @@ Dictionary dictionary(const Maybe<Rows>& rows, const Matrix& values, int64_t d_i
   return w;
 }
 
-void check_rows(const Dictionary& w, int threads) {
-  const int64_t largest = kernels().check_dictionary(w, threads);
-  if (largest < 0) throw nb::value_error("values hold NaN or infinity");
-  if (largest >= w.d_in) throw nb::value_error("a row index is not below d_in");
+void check_k(int64_t k, int64_t slots, const Dictionary& w) {
+  require(k >= 1 && k <= w.n_latents, "k must be in 1..n_latents");
+  require(slots < most_slots / w.degree, "columns of one token times degree must be below 2^31");
 }
 
-void check_finite(const Activations& x, int64_t d_in, int threads) {
-  if (!kernels().all_finite(x.data, x.element, x.batch * d_in, threads)) throw nb::value_error("x holds NaN or infinity");
+void check_tolerance(float tolerance) { require(tolerance >= 0 && tolerance < 1, "tolerance must be in [0, 1)"); }
+void check_threads(int threads) { require(threads >= 1, "threads must be at least 1"); }
+
+void check_finite(const char* name, const float* numbers, int64_t count) {
+  if (numbers && !std::isfinite(kernels().largest_size(numbers, count)))
+    throw nb::value_error((std::string(name) + " holds NaN or infinity").c_str());
 }
+void check_finite(const char* name, const Maybe<Vector>& numbers) {
+  if (numbers) check_finite(name, numbers->data(), extent(*numbers, 0));
+}
+
+// The largest |value|.
+float check_columns(const Dictionary& w) {
+  const DictionarySurvey found = kernels().survey_dictionary(w);
+  if (!std::isfinite(found.largest)) throw nb::value_error("values hold NaN or infinity");
+  if (found.largest_row >= w.d_in) throw nb::value_error("a row index is not below d_in");
+  return found.largest;
+}
+
+std::string token(int64_t which) { return "token " + std::to_string(which); }
+
+[[noreturn]] void overflow(int64_t which, const std::string& what) {
+  throw nb::value_error((what + " of " + token(which) + " is beyond the numbers of float32").c_str());
+}
+
+TokenSurvey check_tokens(const Activations& x, int64_t d_in, int threads) {
+  check_finite("center", x.center, d_in);
+  const TokenSurvey found = kernels().survey_tokens(x, d_in, threads);
+  if (found.not_finite >= 0) throw nb::value_error(("x holds NaN or infinity in " + token(found.not_finite)).c_str());
+  return found;
+}
+
+// Sums of a column's entries with x - center must stay numbers.
+void check_sums(const TokenSurvey& x, const Dictionary& w, float largest_value, float largest_bias) {
+  const double most = static_cast<double>(x.largest) * largest_value * static_cast<double>(w.degree) + largest_bias;
+  if (!(most < std::numeric_limits<float>::max())) overflow(std::max<int64_t>(x.at, 0), "a pre-activation");
+}
+
+// Pursuit squares what it is given. Its codes are proportional to x - center, so tokens that are very large or very small
+// are read at a power of two of their size, and the codes are scaled back.
+class PursuitTokens {
+ public:
+  PursuitTokens(Activations& x, const Dictionary& w, int threads) {
+    const float largest = check_columns(w);
+    if (!(static_cast<double>(largest) * largest * static_cast<double>(w.degree) < std::numeric_limits<float>::max()))
+      throw nb::value_error("the square of a column is beyond the numbers of float32; columns should have about unit length");
+    if (!check_tokens(x, w.d_in, threads).extreme) return;
+    numbers_.resize(static_cast<size_t>(x.batch * w.d_in));
+    exponents_.assign(static_cast<size_t>(x.batch), 0);
+    std::vector<double> token(static_cast<size_t>(w.d_in));
+    for (int64_t t = 0; t < x.batch; ++t) {
+      double most = 0;
+      for (int64_t i = 0; i < w.d_in; ++i) {
+        double& value = token[static_cast<size_t>(i)];
+        value = number(x, t * w.d_in + i);
+        if (x.center) value -= x.center[i];
+        most = std::max(most, std::fabs(value));
+      }
+      int& exponent = exponents_[static_cast<size_t>(t)];
+      if (most > 0 && !(most >= 0x1p-40 && most <= 0x1p40)) std::frexp(most, &exponent);
+      for (int64_t i = 0; i < w.d_in; ++i)
+        numbers_[static_cast<size_t>(t * w.d_in + i)] = static_cast<float>(std::ldexp(token[static_cast<size_t>(i)], -exponent));
+    }
+    x = {numbers_.data(), Element::float32, x.batch, nullptr};
+  }
+  // Codes [batch, k] as they belong to x itself.
+  void finish(float* codes, int64_t batch, int64_t k) const {
+    for (int64_t t = 0; t < batch; ++t) {
+      const int exponent = exponents_.empty() ? 0 : exponents_[static_cast<size_t>(t)];
+      for (int64_t i = t * k; i < (t + 1) * k; ++i) {
+        if (exponent) codes[i] = std::ldexp(codes[i], exponent);
+        if (!std::isfinite(codes[i])) overflow(t, "the code");
+      }
+    }
+  }
+
+ private:
+  static double number(const Activations& x, int64_t at) {
+    if (x.element == Element::float32) return static_cast<const float*>(x.data)[at];
+    const uint16_t bits = static_cast<const uint16_t*>(x.data)[at];
+    if (x.element == Element::bfloat16) return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+    const int exponent = bits >> 10 & 31;
+    const double fraction = bits & 1023, size = exponent ? std::ldexp(1024 + fraction, exponent - 25) : std::ldexp(fraction, -24);
+    return bits & 0x8000 ? -size : size;
+  }
+  std::vector<float> numbers_;
+  std::vector<int> exponents_;
+};
 
 void check_indices(const Indices& indices, int64_t n_latents) {
   const int64_t count = static_cast<int64_t>(indices.size());
@@ -96,14 +201,18 @@ void encode_topk(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& ro
   a.is_signed = is_signed;
   a.threads = threads;
   a.tile = tile;
-  require(k >= 1 && k <= a.dictionary.n_latents, "k must be in 1..n_latents");
+  check_k(k, k, a.dictionary);
+  check_threads(threads);
+  require(tile == 0 || tile == 1 || tile == 8 || tile == 16 || tile == 32 || tile == 64, "tile must be 0, 1, 8, 16, 32 or 64");
   require(extent(indices, 0) == a.x.batch && extent(indices, 1) == k, "indices must be [batch, k]");
   require(extent(codes, 0) == a.x.batch && extent(codes, 1) == k, "codes must be [batch, k]");
-  a.indices = indices.data();
-  a.values = codes.data();
+  a.indices = output(indices);
+  a.values = output(codes);
   nb::gil_scoped_release release;
-  check_rows(a.dictionary, threads);
-  check_finite(a.x, a.dictionary.d_in, threads);
+  check_finite("bias", bias);
+  const float largest = check_columns(a.dictionary);
+  check_sums(check_tokens(a.x, a.dictionary.d_in, threads), a.dictionary, largest,
+             a.bias ? kernels().largest_size(a.bias, a.dictionary.n_latents) : 0);
   kernels().encode_topk(a);
 }
 
@@ -117,13 +226,21 @@ void decode(const Indices& indices, const Matrix& codes, const Maybe<Rows>& rows
   a.codes = codes.data();
   a.offset = data_or_null(offset, a.dictionary.d_in);
   a.threads = threads;
-  a.out = out.data();
+  a.out = output(out);
+  check_threads(threads);
   require(extent(codes, 0) == a.batch && extent(codes, 1) == a.k, "codes must be [batch, k]");
   require(extent(out, 0) == a.batch, "out must be [batch, d_in]");
   nb::gil_scoped_release release;
-  check_rows(a.dictionary, threads);
+  const float largest = check_columns(a.dictionary);
   check_indices(indices, a.dictionary.n_latents);
+  check_finite("codes", a.codes, a.batch * a.k);
+  check_finite("offset", offset);
   kernels().decode(a);
+  const double most = static_cast<double>(kernels().largest_size(a.codes, a.batch * a.k)) * largest * static_cast<double>(a.k) +
+                      (a.offset ? kernels().largest_size(a.offset, a.dictionary.d_in) : 0);
+  if (most < std::numeric_limits<float>::max()) return;
+  for (int64_t t = 0; t < a.batch; ++t)
+    if (!std::isfinite(kernels().largest_size(a.out + t * a.dictionary.d_in, a.dictionary.d_in))) overflow(t, "the reconstruction");
 }
 
 void decode_backward(const Indices& indices, const Matrix& codes, const Maybe<Rows>& rows, const Matrix& values,
@@ -137,12 +254,13 @@ void decode_backward(const Indices& indices, const Matrix& codes, const Maybe<Ro
   a.codes = codes.data();
   a.threads = threads;
   a.grad_out = grad_out.data();
-  a.grad_codes = data_or_null(grad_codes, a.batch * a.k);
-  a.grad_values = data_or_null(grad_values, a.dictionary.n_latents * a.dictionary.degree);
+  a.grad_codes = output(grad_codes, a.batch * a.k);
+  a.grad_values = output(grad_values, a.dictionary.n_latents * a.dictionary.degree);
+  check_threads(threads);
   require(extent(codes, 0) == a.batch && extent(codes, 1) == a.k, "codes must be [batch, k]");
   require(extent(grad_out, 0) == a.batch, "grad_out must be [batch, d_in]");
   nb::gil_scoped_release release;
-  check_rows(a.dictionary, threads);
+  check_columns(a.dictionary);
   check_indices(indices, a.dictionary.n_latents);
   kernels().decode_backward(a);
 }
@@ -157,13 +275,14 @@ void encode_backward(const Indices& indices, const Matrix& grad_codes, const Any
   a.indices = indices.data();
   a.grad_codes = grad_codes.data();
   a.threads = threads;
-  a.grad_x = data_or_null(grad_x, a.x.batch * a.dictionary.d_in);
-  a.grad_values = data_or_null(grad_values, a.dictionary.n_latents * a.dictionary.degree);
-  a.grad_bias = data_or_null(grad_bias, a.dictionary.n_latents);
+  a.grad_x = output(grad_x, a.x.batch * a.dictionary.d_in);
+  a.grad_values = output(grad_values, a.dictionary.n_latents * a.dictionary.degree);
+  a.grad_bias = output(grad_bias, a.dictionary.n_latents);
+  check_threads(threads);
   require(extent(indices, 0) == a.x.batch, "indices must be [batch, k]");
   require(extent(grad_codes, 0) == a.x.batch && extent(grad_codes, 1) == a.k, "grad_codes must be [batch, k]");
   nb::gil_scoped_release release;
-  check_rows(a.dictionary, threads);
+  check_columns(a.dictionary);
   check_indices(indices, a.dictionary.n_latents);
   kernels().encode_backward(a);
 }
@@ -184,11 +303,12 @@ double loss(const Indices& indices, const Matrix& codes, const AnyMatrix& x, con
   a.scale = scale;
   a.fixed_codes = fixed_codes;
   a.threads = threads;
-  a.grad_decoder = grad_decoder.data();
-  a.grad_encoder = data_or_null(grad_encoder, size);
-  a.grad_center = grad_center.data();
-  a.grad_bias = data_or_null(grad_bias, a.decoder.n_latents);
-  a.residual = data_or_null(residual, a.x.batch * a.decoder.d_in);
+  check_threads(threads);
+  a.grad_decoder = output(grad_decoder);
+  a.grad_encoder = output(grad_encoder, size);
+  a.grad_center = output(grad_center);
+  a.grad_bias = output(grad_bias, a.decoder.n_latents);
+  a.residual = output(residual, a.x.batch * a.decoder.d_in);
   a.fired = fired.data();
   double total = 0;
   a.loss = &total;
@@ -199,8 +319,11 @@ double loss(const Indices& indices, const Matrix& codes, const AnyMatrix& x, con
   require(extent(fired, 0) == a.decoder.n_latents, "fired must be [n_latents]");
   require(!a.encoder == !a.grad_encoder, "an encoder needs grad_encoder, a tied one must not have it");
   nb::gil_scoped_release release;
-  check_rows(a.decoder, threads);
+  check_columns(a.decoder);
+  check_finite("encoder", a.encoder, size);
+  check_tokens(a.x, a.decoder.d_in, threads);
   check_indices(indices, a.decoder.n_latents);
+  check_finite("codes", a.codes, a.x.batch * a.k);
   kernels().loss(a);
   return total;
 }
@@ -217,18 +340,21 @@ int64_t block_omp(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& r
   a.is_signed = is_signed;
   a.tolerance = tolerance;
   a.threads = threads;
-  require(k >= 1 && k <= a.dictionary.n_latents && block >= 1 && block <= k, "need 1 <= block <= k <= n_latents");
-  require(spare >= 0 && k + spare <= a.dictionary.n_latents, "need 0 <= spare and k + spare <= n_latents");
+  require(block >= 1 && block <= k, "need 1 <= block <= k");
+  require(spare >= 0 && spare <= a.dictionary.n_latents && k <= a.dictionary.n_latents - spare, "need 0 <= spare and k + spare <= n_latents");
+  check_k(k, 3 * k + 2 * spare, a.dictionary);
+  check_tolerance(tolerance);
+  check_threads(threads);
   require(extent(indices, 0) == a.x.batch && extent(indices, 1) == k, "indices must be [batch, k]");
   require(extent(codes, 0) == a.x.batch && extent(codes, 1) == k, "codes must be [batch, k]");
-  a.indices = indices.data();
-  a.values = codes.data();
+  a.indices = output(indices);
+  a.values = output(codes);
   int64_t dependent = 0;
   a.dependent = &dependent;
   nb::gil_scoped_release release;
-  check_rows(a.dictionary, threads);
-  check_finite(a.x, a.dictionary.d_in, threads);
+  const PursuitTokens tokens(a.x, a.dictionary, threads);
   kernels().block_omp(a);
+  tokens.finish(a.values, a.x.batch, k);
   return dependent;
 }
 
@@ -260,8 +386,11 @@ int64_t greedy(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& rows
   a.is_signed = is_signed;
   a.tolerance = tolerance;
   a.threads = threads;
-  require(k >= 1 && k <= a.dictionary.n_latents, "need 1 <= k <= n_latents");
-  require(a.dictionary.n_latents * a.dictionary.degree < (int64_t{1} << 31), "n_latents * degree must be below 2^31");
+  check_k(k, 3 * k, a.dictionary);
+  check_tolerance(tolerance);
+  check_threads(threads);
+  require(steps >= 0, "steps must not be negative");
+  require(a.dictionary.n_latents < most_slots / a.dictionary.degree, "n_latents * degree must be below 2^31");
   require(extent(indices, 0) == a.x.batch && extent(indices, 1) == k, "indices must be [batch, k]");
   require(extent(codes, 0) == a.x.batch && extent(codes, 1) == k, "codes must be [batch, k]");
   require(warm_indices.has_value() == warm_codes.has_value(), "a warm start is indices and codes");
@@ -272,52 +401,61 @@ int64_t greedy(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& rows
   a.warm_codes = data_or_null(warm_codes, a.x.batch * a.warm);
   a.repeated = data_or_null(repeated, a.dictionary.n_latents);
   a.repetitions = a.repeated ? std::count(a.repeated, a.repeated + a.dictionary.n_latents, uint8_t{1}) : 0;
-  a.indices = indices.data();
-  a.codes = codes.data();
+  a.indices = output(indices);
+  a.codes = output(codes);
   int64_t dependent = 0;
   a.dependent = &dependent;
   nb::gil_scoped_release release;
-  check_rows(a.dictionary, threads);
-  check_finite(a.x, a.dictionary.d_in, threads);
-  if (warm_indices) check_indices(*warm_indices, a.dictionary.n_latents);
+  if (warm_indices) {
+    check_indices(*warm_indices, a.dictionary.n_latents);
+    check_finite("warm start", a.warm_codes, a.x.batch * a.warm);
+  }
+  const PursuitTokens tokens(a.x, a.dictionary, threads);
   if (a.method == Greedy::cosamp || a.method == Greedy::niht)
     kernels().thresholding(a);
   else
     kernels().greedy(a);
+  tokens.finish(a.codes, a.x.batch, k);
   return dependent;
 }
 
 void correlate(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& rows, const Matrix& values, int threads,
                const OutMatrix& out) {
-  CorrelateArguments a{activations(x, center), dictionary(rows, values, extent(x, 1)), threads, out.data()};
+  CorrelateArguments a{activations(x, center), dictionary(rows, values, extent(x, 1)), threads, output(out)};
+  check_threads(threads);
   require(extent(out, 0) == a.x.batch && extent(out, 1) == a.dictionary.n_latents, "out must be [batch, n_latents]");
   nb::gil_scoped_release release;
-  check_rows(a.dictionary, threads);
-  check_finite(a.x, a.dictionary.d_in, threads);
+  const float largest = check_columns(a.dictionary);
+  check_sums(check_tokens(a.x, a.dictionary.d_in, threads), a.dictionary, largest, 0);
   kernels().correlate(a);
 }
 
 void support_gram(const Indices& indices, const Rows& rows, const Matrix& values, int64_t d_in, int threads,
                   const nb::ndarray<float, nb::device::cpu, nb::c_contig, nb::ndim<3>>& out) {
   SupportGramArguments a{indices.data(), dictionary(rows, values, d_in), extent(indices, 0), extent(indices, 1),
-                         threads,        out.data()};
+                         threads,        output(out)};
+  check_threads(threads);
   require(extent(out, 0) == a.batch && extent(out, 1) == a.k && extent(out, 2) == a.k, "out must be [batch, k, k]");
   nb::gil_scoped_release release;
-  check_rows(a.dictionary, threads);
+  check_columns(a.dictionary);
   check_indices(indices, a.dictionary.n_latents);
   kernels().support_gram(a);
 }
 
 void unit_columns(const Matrix& raw, float floor, int threads, const OutMatrix& unit, const OutVector& norm) {
+  require(extent(raw, 1) >= 1, "a column has at least one entry");
   require(unit.size() == raw.size() && norm.size() == raw.shape(0), "unit and norm must fit raw");
+  check_threads(threads);
   nb::gil_scoped_release release;
-  kernels().unit_columns(raw.data(), extent(raw, 0), extent(raw, 1), floor, unit.data(), norm.data(), threads);
+  kernels().unit_columns(raw.data(), extent(raw, 0), extent(raw, 1), floor, output(unit), output(norm), threads);
 }
 
 void unit_columns_backward(const Matrix& gradient, const Matrix& unit, const Vector& norm, int threads,
                            const OutMatrix& out) {
+  require(extent(unit, 1) >= 1, "a column has at least one entry");
   require(unit.size() == gradient.size() && out.size() == gradient.size() && norm.size() == gradient.shape(0),
           "gradient, unit, norm and out must fit each other");
+  check_threads(threads);
   nb::gil_scoped_release release;
   kernels().unit_columns_backward(gradient.data(), unit.data(), norm.data(), extent(unit, 0), extent(unit, 1),
                                   out.data(), threads);
@@ -361,5 +499,6 @@ NB_MODULE(_native, m) {
   m.def("instruction_set", [] { return std::string(kernels().name); });
   m.def("available_instruction_sets", [] { return std::string(available_kernels()); });
   m.def("select_instruction_set", [](const std::string& name) { return select_kernels(name.c_str()); });
+  m.def("poison_scratch", [](bool on) { poison = on; }, "For tests: fill scratch and outputs with NaN bits first.");
   m.def("thread_runtime", [] { return std::string(team_runtime()); });
 }

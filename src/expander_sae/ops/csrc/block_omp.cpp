@@ -6,9 +6,11 @@
 // (lockstep.h).
 #include <atomic>
 #include <limits>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
+#include "exact.h"
 #include "lockstep.h"
 #include "scan.h"
 #include "team.h"
@@ -30,6 +32,7 @@ class TilePursuit {
   void add_to(Pieces& pieces, int64_t slots) {
     pieces.add(x_, width * w_.d_in);
     pieces.add(picked_, picks_);
+    pieces.add(left_, w_.d_in);
     work_.add_to(pieces, w_.d_in, w_.degree, slots);
   }
 
@@ -88,7 +91,10 @@ class TilePursuit {
     if (held_[t] == a_.k || small_enough(t)) stop(t);
   }
 
-  void write(int64_t token, const int32_t* latents, const float* coefficients, int64_t count) {
+  // Token t of the tile, the batch's `token`.
+  void write(int t, int64_t token, const int32_t* latents, float* coefficients, int64_t count) {
+    const float* x = x_ + t * w_.d_in;
+    if (!is_fit<D>(w_, latents, coefficients, count, x, norm_[t], left_)) ExactFit().solve(w_, latents, count, x, coefficients);
     write_codes(latents, coefficients, count, a_.k, a_.is_signed, a_.indices + token * a_.k, a_.values + token * a_.k);
   }
 
@@ -96,7 +102,7 @@ class TilePursuit {
   const Dictionary& w_;
   const int64_t picks_;
   TileScan<16, Q, D, absolute> scan_;
-  float *x_, *residual_;
+  float *x_, *residual_, *left_;
   int32_t* picked_;
   SupportWork work_;
   float norm_[width];
@@ -226,7 +232,7 @@ class Forward : TilePursuit<Q, D, absolute> {
     const Lockstep& fit = fit_[g];
     for (int lane = 0; lane < std::min(lanes, count - g * lanes); ++lane) {
       for (int64_t i = 0; i < fit.slots; ++i) own_[i] = fit.coefficient(lane, i);
-      Base::write(start + g * lanes + lane, fit.latents + lane * fit.capacity, own_, fit.slots);
+      Base::write(g * lanes + lane, start + g * lanes + lane, fit.latents + lane * fit.capacity, own_, fit.slots);
     }
   }
 
@@ -270,7 +276,9 @@ class Backward : TilePursuit<Q, D, absolute> {
   int64_t run(int64_t start, int count) {
     Base::load(start, count);
     std::fill(latents_, latents_ + width * capacity_, -1);
+    // A free slot is zero in all of these: a lane without a column there passes through least squares as zeros.
     std::fill(gram_, gram_ + Q * packed(capacity_, 0), Vector16{});
+    std::fill(right_, right_ + Q * capacity_, Vector16{});
     std::fill(coefficients_, coefficients_ + Q * capacity_, Vector16{});
     std::fill(used_, used_ + Q, 0);
     int64_t dependent = 0;
@@ -281,7 +289,7 @@ class Backward : TilePursuit<Q, D, absolute> {
       fit_.solve();
       for (int lane = 0; lane < std::min(lanes, count - g * lanes); ++lane) {
         for (int64_t i = 0; i < used_[g]; ++i) own_[i] = fit_.coefficient(lane, i);
-        Base::write(start + g * lanes + lane, latents(g, lane), own_, used_[g]);
+        Base::write(g * lanes + lane, start + g * lanes + lane, latents(g, lane), own_, used_[g]);
       }
     }
     return dependent;
@@ -373,7 +381,8 @@ class Backward : TilePursuit<Q, D, absolute> {
     });
     int64_t slot = 0;
     for (int64_t i = 0; i < fresh; ++i) {
-      while (own[slot] >= 0) ++slot;
+      while (slot < capacity_ && own[slot] >= 0) ++slot;
+      if (slot == capacity_) throw std::logic_error("block OMP has no slot left for a new column");
       own[slot] = picked_[i];
       fresh_[lane * capacity_ + slot] = 1;
     }

@@ -18,11 +18,12 @@ namespace expander {
   void support_gram(const SupportGramArguments&);                                                                     \
   void unit_columns(const float*, int64_t, int64_t, float, float*, float*, int);                                      \
   void unit_columns_backward(const float*, const float*, const float*, int64_t, int64_t, float*, int);                \
-  int64_t check_dictionary(const Dictionary&, int);                                                                   \
-  bool all_finite(const void*, Element, int64_t, int);                                                                \
+  DictionarySurvey survey_dictionary(const Dictionary&);                                                              \
+  TokenSurvey survey_tokens(const Activations&, int64_t, int);                                                        \
+  float largest_size(const float*, int64_t);                                                                          \
   const KernelTable table = {#isa, encode_topk, decode, decode_backward, encode_backward, loss, block_omp, greedy,    \
                              thresholding, correlate, support_gram, unit_columns, unit_columns_backward,              \
-                             check_dictionary, all_finite};                                                           \
+                             survey_dictionary, survey_tokens, largest_size};                                         \
   }
 
 DECLARE(baseline)

@@ -3,6 +3,7 @@
 // instead of a scan of the dictionary.
 #include <atomic>
 
+#include "exact.h"
 #include "lockstep.h"
 #include "team.h"
 #include "tracker.h"
@@ -18,7 +19,8 @@ struct Token {
   const int64_t degree;
   Support support;
   SupportWork work;
-  float *x, *residual, *change;
+  float *x, *residual;
+  float* change;  // [stride] coefficients on the way, or [d_in]
   int32_t* members;  // nonnegative: every column picked, in the fit or not
   int64_t picked = 0;
   float norm = 0;
@@ -30,7 +32,7 @@ struct Token {
     Pieces pieces;
     pieces.add(x, w.d_in);
     pieces.add(residual, w.d_in);
-    pieces.add(change, support.stride);
+    pieces.add(change, std::max(support.stride, w.d_in));
     pieces.add(support.latents, k);
     pieces.add(support.coefficients, support.stride);
     pieces.add(members, k);
@@ -87,6 +89,18 @@ struct Token {
     return slot;
   }
 
+  // For the methods that solve: what rounding made no fit is solved again, on the columns picked.
+  void finish_fit() {
+    if (is_fit<D>(w, support.latents, support.coefficients, support.count, x, norm, change)) return;
+    if (a.method == Greedy::nonnegative) {
+      support.count = picked;
+      std::copy(members, members + picked, support.latents);
+      ExactFit().solve_nonnegative(w, support.latents, support.count, x, support.coefficients);
+    } else {
+      ExactFit().solve(w, support.latents, support.count, x, support.coefficients);
+    }
+  }
+
   void write(int64_t token) const {
     write_codes(support.latents, support.coefficients, support.count, a.k, a.is_signed, a.indices + token * a.k,
                 a.codes + token * a.k);
@@ -111,6 +125,7 @@ bool omp(Token<D>& token, Track& tracker) {
     tracker.follow(token.residual);
   }
   token.polish();
+  token.finish_fit();
   return dependent;
 }
 
@@ -201,6 +216,7 @@ bool nonnegative_omp(Token<D>& token, Track& tracker) {
   }
   token.polish();
   for (int64_t i = 0; i < s.count; ++i) s.coefficients[i] = std::max(s.coefficients[i], 0.0f);
+  token.finish_fit();
   return dependent;
 }
 
@@ -299,9 +315,10 @@ void refit(const GreedyArguments& a) {
     const Dictionary& w = a.dictionary;
     Lockstep fit;
     SupportWork work;
-    float *x, *own;
+    float *x, *own, *left;
     Pieces pieces;
-    pieces.add(x, w.d_in);
+    pieces.add(x, lanes * w.d_in);
+    pieces.add(left, w.d_in);
     pieces.add(own, a.k);
     pieces.add(fit.latents, lanes * a.k);
     fit.add_to(pieces, a.k, w);
@@ -313,11 +330,11 @@ void refit(const GreedyArguments& a) {
     const int64_t first = part * lanes;
     const int count = static_cast<int>(std::min<int64_t>(lanes, a.x.batch - first));
     for (int lane = 0; lane < count; ++lane) {
-      read_token(a.x, w.d_in, first + lane, x);
+      read_token(a.x, w.d_in, first + lane, x + lane * w.d_in);
       int64_t total = 0;
       for (int64_t i = (first + lane) * a.warm; i < (first + lane + 1) * a.warm; ++i)
         if (a.warm_codes[i] != 0.0f) fit.latent(lane, total++) = static_cast<int32_t>(a.warm_indices[i]);
-      fit.describe<D>(w, work, lane, x, a.k);
+      fit.describe<D>(w, work, lane, x + lane * w.d_in, a.k);
     }
     fit.extend(a.k);
     fit.solve();
@@ -326,6 +343,9 @@ void refit(const GreedyArguments& a) {
         own[i] = fit.coefficient(lane, i);
         dependent += fit.latent(lane, i) >= 0 && fit.dead(lane, i);
       }
+      const float* token = x + lane * w.d_in;
+      if (!is_fit<D>(w, fit.latents + lane * a.k, own, a.k, token, std::sqrt(dot(token, token, w.d_in)), left))
+        ExactFit().solve(w, fit.latents + lane * a.k, a.k, token, own);
       write_codes(fit.latents + lane * a.k, own, a.k, a.k, a.is_signed, a.indices + (first + lane) * a.k,
                   a.codes + (first + lane) * a.k);
     }

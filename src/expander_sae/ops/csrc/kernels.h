@@ -1,8 +1,14 @@
 // The kernels' plain-pointer interface. One table per instruction set; dispatch.cpp picks one.
 #pragma once
+#include <atomic>
 #include <cstdint>
 
 namespace expander {
+
+// For tests: scratch is filled with NaN bits (as integers -1) whenever it is handed out, so that reading what nothing wrote
+// shows. No result may depend on it.
+inline std::atomic<bool> poison{false};
+inline bool poisoned() { return poison.load(std::memory_order_relaxed); }
 
 enum class Element : int { float32, bfloat16, float16 };
 
@@ -135,6 +141,18 @@ struct SupportGramArguments {
   float* out;  // [batch, k, k]
 };
 
+// What the numbers of a dictionary and of a batch allow; NaN and infinity count as infinity.
+struct DictionarySurvey {
+  int64_t largest_row;  // d_in - 1 for a dense dictionary
+  float largest;        // |value|
+};
+struct TokenSurvey {
+  int64_t not_finite;  // the first token whose x holds NaN or infinity, or -1
+  int64_t at;          // the first token with the largest |x - center|, or -1 where all are zero
+  float largest;       // |x - center|
+  bool extreme;        // in some token, the largest |x - center| is not zero and not within 2^-40 and 2^40
+};
+
 struct KernelTable {
   const char* name;
   void (*encode_topk)(const EncodeArguments&);
@@ -150,9 +168,9 @@ struct KernelTable {
   void (*unit_columns)(const float* raw, int64_t n, int64_t degree, float floor, float* unit, float* norm, int threads);
   void (*unit_columns_backward)(const float* gradient, const float* unit, const float* norm, int64_t n, int64_t degree,
                                 float* out, int threads);
-  // Largest row, or -1 where a value is not finite.
-  int64_t (*check_dictionary)(const Dictionary&, int threads);
-  bool (*all_finite)(const void* data, Element element, int64_t count, int threads);
+  DictionarySurvey (*survey_dictionary)(const Dictionary&);
+  TokenSurvey (*survey_tokens)(const Activations&, int64_t d_in, int threads);
+  float (*largest_size)(const float* values, int64_t count);  // infinity where one is NaN
 };
 
 const KernelTable& kernels();             // the best this machine runs

@@ -6,6 +6,7 @@
 // result does not depend on its neighbours: its sums run in the order of its slots, and dead slots add exact zeros.
 #pragma once
 #include <limits>
+#include <stdexcept>
 #include <utility>
 
 #include "support.h"
@@ -352,7 +353,7 @@ class LockstepInverse {
       }
   }
 
-  // Drops, in every lane with drop[lane] > 0, as many columns: each time the one whose absence adds least to the squared
+  // Drops, in every lane with drop[lane] > 0, as many columns, come what may: the caller counts on it. Each time the one whose absence adds least to the squared
   // residual, z_j^2 / (G^-1)_jj, among equals the higher latent. z becomes the fit without them, their latents
   // ([lanes, capacity]) -1.
   void drop_weakest(V* z, int32_t* latents, int64_t capacity, int64_t* drop) {
@@ -366,16 +367,16 @@ class LockstepInverse {
         any |= drop[lane] > 0;
       }
       if (!any) return;
-      const Vector16i chosen = weakest(z, wanted);
+      Vector16i chosen = weakest(z, wanted);
       V by{}, amount{};
       for (int lane = 0; lane < lanes; ++lane) {
-        int64_t slot = chosen[lane];
-        if (slot < 0) {
-          drop[lane] = slot = 0;
-        } else {
+        int64_t slot = std::max(chosen[lane], 0);
+        if (wanted[lane]) {
+          const bool known = chosen[lane] >= 0;
+          if (!known) chosen[lane] = static_cast<int32_t>(slot = last_live(lane));
           --drop[lane];
           latents[lane * capacity + slot] = ints(latents_ + slot)[lane] = -1;
-          by[lane] = 1.0f / flat(inverse_)[(start(slot) + slot) * lanes + lane];
+          if (known) by[lane] = 1.0f / flat(inverse_)[(start(slot) + slot) * lanes + lane];
           amount[lane] = by[lane] * flat(z)[slot * lanes + lane];
         }
         // The column of the inverse, of which half stands in rows below.
@@ -409,7 +410,17 @@ class LockstepInverse {
     return 32 * b * (b + 1) + (i - 8 * b) * 8 * (b + 1);
   }
 
-  // -1 where nothing is wanted or left. No divisions: a / b < c / d where a d < c b.
+  // The live slot with the highest latent: what goes where rounding left no cost that can be compared.
+  int64_t last_live(int lane) {
+    int64_t slot = -1;
+    int32_t latent = -1;
+    for (int64_t i = 0; i < slots_; ++i)
+      if (ints(latents_ + i)[lane] > latent) latent = ints(latents_ + i)[lane], slot = i;
+    if (slot < 0) throw std::logic_error("more columns were to be dropped than a support holds");
+    return slot;
+  }
+
+  // -1 where nothing is wanted, or no cost can be compared. No divisions: a / b < c / d where a d < c b.
   Vector16i weakest(const V* z, const Vector16i& wanted) const {
     Vector16i best = Vector16i{} - 1, latent = best;
     V least = V{} + std::numeric_limits<float>::infinity(), weight = V{} + 1.0f;

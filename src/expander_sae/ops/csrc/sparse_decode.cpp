@@ -153,35 +153,4 @@ void encode_backward(const EncodeBackwardArguments& a) {
   bias.add_up(a.threads);
 }
 
-bool all_finite(const void* data, Element element, int64_t count, int threads);
-
-int64_t check_dictionary(const Dictionary& w, int threads) {
-  const int64_t size = w.n_latents * w.degree;
-  if (!all_finite(w.values, Element::float32, size, threads)) return -1;
-  if (!w.rows) return w.d_in - 1;
-  uint16_t largest = 0;
-  for (int64_t i = 0; i < size; ++i) largest = std::max(largest, w.rows[i]);
-  return largest;
-}
-
-bool all_finite(const void* data, Element element, int64_t count, int threads) {
-  constexpr int64_t block = 1 << 16;
-  if (count < 16 * block) threads = 1;  // waking the others takes longer
-  std::atomic<bool> fine{true};
-  for_each_part(threads, (count + block - 1) / block, [&](int64_t part) {
-    const int64_t first = part * block, last = std::min(count, first + block);
-    uint32_t bad = 0;
-    if (element == Element::float32) {
-      const uint32_t* bits = static_cast<const uint32_t*>(data);
-      for (int64_t i = first; i < last; ++i) bad |= (bits[i] & 0x7f800000u) == 0x7f800000u;
-    } else {
-      const uint16_t exponent = element == Element::bfloat16 ? 0x7f80 : 0x7c00;
-      const uint16_t* bits = static_cast<const uint16_t*>(data);
-      for (int64_t i = first; i < last; ++i) bad |= (bits[i] & exponent) == exponent;
-    }
-    if (bad) fine.store(false, std::memory_order_relaxed);
-  });
-  return fine.load();
-}
-
 }  // namespace expander::ISA

@@ -2,6 +2,8 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <stdexcept>
 #include <vector>
 
 #include "vector.h"
@@ -221,23 +223,34 @@ inline void drop(Support& s, int64_t slot) {
   s.count = last;
 }
 
-// Codes by falling size (value when not signed), then latent; unused slots are zero on the lowest free latents.
+// Codes by falling size (value when not signed), then latent; unused slots are zero on the lowest free latents. A slot is a
+// column where its latent is not -1 and its coefficient not zero; the caller holds at most k of those.
 inline void write_codes(const int32_t* latents, const float* coefficients, int64_t count, int64_t k, bool is_signed,
                         int64_t* indices, float* codes) {
   static thread_local std::vector<float> size;
   size.clear();
-  for (int64_t i = 0; i < count; ++i) size.push_back(is_signed ? std::fabs(coefficients[i]) : coefficients[i]);
-  int64_t filled = 0;
+  int64_t used = 0;
   for (int64_t i = 0; i < count; ++i) {
-    if (coefficients[i] == 0.0f) continue;
+    const bool is_column = latents[i] >= 0 && coefficients[i] != 0.0f;
+    used += is_column;
+    // Below every column, and no column stands behind it.
+    size.push_back(!is_column ? -std::numeric_limits<float>::infinity() : is_signed ? std::fabs(coefficients[i]) : coefficients[i]);
+    if (is_column && !(std::fabs(coefficients[i]) < std::numeric_limits<float>::infinity())) {
+      // Beyond float32: the token is no code, and the caller of the kernel finds it by its infinities.
+      for (int64_t p = 0; p < k; ++p) indices[p] = p, codes[p] = std::numeric_limits<float>::infinity();
+      return;
+    }
+  }
+  if (used > k) throw std::logic_error("a pursuit kept more columns than k");
+  for (int64_t i = 0; i < count; ++i) {
+    if (size[i] == -std::numeric_limits<float>::infinity()) continue;
     int32_t before = 0;  // quadratic, but whole vectors
     for (int64_t p = 0; p < count; ++p)
-      before += (coefficients[p] != 0.0f) & ((size[p] > size[i]) | ((size[p] == size[i]) & (latents[p] < latents[i])));
+      before += (size[p] > size[i]) | ((size[p] == size[i]) & (latents[p] < latents[i]));
     indices[before] = latents[i];
     codes[before] = coefficients[i];
-    ++filled;
   }
-  const int64_t used = filled;
+  int64_t filled = used;
   for (int64_t latent = 0; filled < k; ++latent)
     if (std::find(indices, indices + used, latent) == indices + used) {
       indices[filled] = latent;

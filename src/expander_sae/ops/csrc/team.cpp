@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -34,7 +35,11 @@ void run_team(int threads, void (*task)(void*), void* argument) {
   }
   std::vector<std::thread> others;
   others.reserve(static_cast<size_t>(threads - 1));
-  for (int i = 1; i < threads; ++i) others.emplace_back(task, argument);
+  try {
+    for (int i = 1; i < threads; ++i) others.emplace_back(task, argument);
+  } catch (const std::system_error&) {
+    // The machine gives no more threads: those there are claim all parts.
+  }
   task(argument);
   for (auto& other : others) other.join();
 }

@@ -1,11 +1,27 @@
 // Unit-length columns W = V / ||V|| and the gradient through the norm: dV = (dW - <dW, w> w) / ||V||.
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
 
 #include "team.h"
 #include "vector.h"
 
 namespace expander::ISA {
+namespace {
+
+// Where squares overflow float32.
+float large_length(const float* column, int64_t degree, int64_t latent) {
+  double sum = 0;
+  for (int64_t e = 0; e < degree; ++e) sum += static_cast<double>(column[e]) * column[e];
+  const auto length = static_cast<float>(std::sqrt(sum));
+  if (!(length < std::numeric_limits<float>::infinity()))
+    throw std::invalid_argument("column " + std::to_string(latent) + " holds NaN or infinity, or is longer than float32 numbers go");
+  return length;
+}
+
+}  // namespace
 
 void unit_columns(const float* raw, int64_t n, int64_t degree, float floor, float* unit, float* norm, int threads) {
   const int64_t block = std::max<int64_t>(1, 32768 / degree);
@@ -15,7 +31,7 @@ void unit_columns(const float* raw, int64_t n, int64_t degree, float floor, floa
       float* to = unit + j * degree;
       float sum = 0;
       for (int64_t e = 0; e < degree; ++e) sum += from[e] * from[e];
-      norm[j] = std::max(std::sqrt(sum), floor);
+      norm[j] = std::max(sum < std::numeric_limits<float>::infinity() ? std::sqrt(sum) : large_length(from, degree, j), floor);
       const float scale = 1.0f / norm[j];
       for (int64_t e = 0; e < degree; ++e) to[e] = from[e] * scale;
     }

@@ -163,7 +163,8 @@ inline void read_token(const Activations& x, int64_t d_in, int64_t token, float*
     for (int64_t i = 0; i < d_in; ++i) to[i] -= x.center[i];
 }
 
-// Scratch memory that a thread keeps between calls, so that no call pays for fresh pages.
+// Scratch memory that a thread keeps between calls, so that no call pays for fresh pages. What an earlier call left in it is
+// no result: every piece is written before it is read, and `poison` (kernels.h) makes a test of that.
 class Scratch {
  public:
   Scratch() = default;
@@ -176,12 +177,11 @@ class Scratch {
   void* reserve(size_t bytes) {
     if (bytes > size_) {
       std::free(memory_);
-      size_ = (bytes + 4095) / 4096 * 4096;
-      memory_ = std::aligned_alloc(4096, size_);
-      if (!memory_) {
-        size_ = 0;
-        throw std::bad_alloc();
-      }
+      size_ = 0;
+      const size_t whole = (bytes + 4095) / 4096 * 4096;
+      memory_ = std::aligned_alloc(4096, whole);
+      if (!memory_) throw std::bad_alloc();
+      size_ = whole;
     }
     return memory_;
   }
@@ -196,18 +196,25 @@ class Pieces {
  public:
   template <class T>
   void add(T*& pointer, int64_t count) {
+    size_t bytes;
+    if (used_ == most || count < 0 || __builtin_mul_overflow(static_cast<size_t>(count), sizeof(T), &bytes) ||
+        bytes > too_large - total_)
+      throw std::bad_alloc();
     offsets_[used_] = total_;
     targets_[used_++] = reinterpret_cast<void**>(&pointer);
-    total_ += (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
+    total_ += (bytes + 63) / 64 * 64;
   }
   void place(Scratch& scratch) {
     char* base = static_cast<char*>(scratch.reserve(total_));
+    if (poisoned()) std::memset(base, 0xff, total_);
     for (int i = 0; i < used_; ++i) *targets_[i] = base + offsets_[i];
   }
 
  private:
-  void** targets_[32];
-  size_t offsets_[32];
+  static constexpr int most = 32;
+  static constexpr size_t too_large = size_t{1} << 48;  // bytes: more than any machine maps
+  void** targets_[most];
+  size_t offsets_[most];
   size_t total_ = 0;
   int used_ = 0;
 };

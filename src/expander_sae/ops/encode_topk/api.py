@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops.backends import choose_backend
-from expander_sae.ops.checks import FLOATS, check_dictionary, check_numbers, check_tensor
+from expander_sae.ops.checks import FLOATS, check_dictionary, check_numbers, check_overflow, check_tensor
 from expander_sae.ops.codes import Codes
 from expander_sae.ops.encode_topk import native, reference, triton
 from expander_sae.records import ExpanderSaeError
@@ -69,9 +69,11 @@ def encode_topk(
         backend, x.device, native=native.supports(x, rows, values), triton=triton.supports(x, rows, values, k)
     )
     if name != "native":
-        check_numbers(x, rows, values)
+        check_numbers(x, rows, values, bias=bias, center=center)
     if name == "reference":
-        return Codes(*reference.forward(x, rows, values, k, bias, center, signed))
+        indices, codes = reference.forward(x, rows, values, k, bias, center, signed)
+        check_overflow(codes.detach(), "a pre-activation")
+        return Codes(indices, codes)
     indices, codes = _EncodeTopK.apply(x, rows, values, k, bias, center, signed, name)  # type: ignore[misc]
     return Codes(indices, codes)
 

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from expander_sae.records import ExpanderSaeError
+from expander_sae.ops.checks import check_numbers, check_overflow
+from expander_sae.ops.ties import largest_of_product
 
 MAX_PIECE = 1 << 25
 """Pre-activations held at once."""
@@ -19,18 +20,17 @@ def forward(
     with torch.no_grad():
         x = x.detach().to(values.dtype)
         if center is not None:
+            check_numbers(x[:0], None, values[:0], center=center)
             x = x - center
         pieces = []
         for part in x.split(max(1, MAX_PIECE // values.shape[0])):
             pre = part @ values.T if bias is None else torch.addmm(bias, part, values.T)
-            pieces.append(torch.topk(pre, k, dim=1))
+            # One pass over [batch, n_latents], which a NaN or infinity of any input reaches; a sum may overflow alone.
+            if not bool(torch.isfinite(pre.sum())):
+                check_numbers(part, None, values, bias=bias)
+                check_overflow(pre, "a pre-activation")
+            pieces.append(largest_of_product(pre, values, k, bias))
         if not pieces:
             return torch.empty(0, k, dtype=torch.int64), torch.empty(0, k, dtype=values.dtype)
-        codes = torch.cat([piece.values for piece in pieces])
-        # A NaN or infinity in x or in the dictionary always reaches the largest pre-activation of some token.
-        if not bool(torch.isfinite(codes).all()):
-            raise ExpanderSaeError(
-                "x or values hold NaN or infinity. "
-                "Check the activations for overflow and the dictionary for a diverged run."
-            )
-        return torch.cat([piece.indices for piece in pieces]), codes if signed else torch.relu_(codes)
+        codes = torch.cat([piece[0] for piece in pieces])
+        return torch.cat([piece[1] for piece in pieces]), codes if signed else torch.relu_(codes)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from expander_sae.ops.ties import equal_columns, fingerprints, with_bias
+
 
 def forward(
     x: Tensor,
@@ -26,6 +28,8 @@ def forward(
         pre = pre + bias
     if not signed:
         pre = torch.relu(pre)
-    # A stable sort, not topk: ties go to the lower latent.
-    indices = torch.sort(pre, dim=1, descending=True, stable=True).indices[:, :k]
+    # A stable sort, not topk, and equal columns have equal scores: ties go to the lower latent.
+    prints = with_bias(fingerprints(rows, values, x.shape[1], signed=False), bias)
+    scores = equal_columns(prints).level(pre.detach().clone())
+    indices = torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :k]
     return indices, torch.gather(pre, 1, indices)

@@ -37,12 +37,12 @@ def forward(
 ) -> Result:
     """Encode (unless the codes are `fixed`), then the loss and all its gradients; no [batch, n_latents]."""
     rows = core.rows16(rows)
-    x, decoder, center = x.detach().contiguous(), decoder.detach().contiguous(), center.detach().contiguous()
+    x, decoder, center = core.plain(x), core.plain(decoder), core.plain(center)
     bias, encoder = core.plain(bias), core.plain(encoder)
     if fixed is None:
         indices, codes = encode.forward(x, rows, decoder if encoder is None else encoder, k, bias, center, signed)
     else:
-        indices, codes = (tensor.detach().contiguous() for tensor in fixed)
+        indices, codes = core.plain(fixed[0]), core.plain(fixed[1])
         bias = encoder = None
     residual = torch.empty(x.shape, dtype=torch.float32) if keep_residual else None
     fired = torch.zeros(decoder.shape[0], dtype=torch.uint8)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops.backends import choose_backend
-from expander_sae.ops.checks import check_code_indices, check_dictionary, check_tensor
+from expander_sae.ops.checks import check_code_indices, check_dictionary, check_finite, check_overflow, check_tensor
 from expander_sae.ops.codes import Codes
 from expander_sae.ops.sparse_decode import native, reference, triton
 
@@ -50,8 +50,12 @@ def sparse_decode(codes: Codes, rows: Tensor | None, values: Tensor, d_in: int, 
     )
     if name != "native":
         check_code_indices(indices, values.shape[0])
+        check_finite("codes", code_values.detach())
+        check_finite("values", values.detach())
     if name == "reference":
-        return reference.forward(indices, code_values, rows, values, d_in)
+        out = reference.forward(indices, code_values, rows, values, d_in)
+        check_overflow(out.detach(), "the reconstruction")
+        return out
     return _SparseDecode.apply(indices, code_values, rows, values, d_in, name)  # type: ignore[return-value]
 
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops.backends import choose_backend
-from expander_sae.ops.checks import check_tensor
+from expander_sae.ops.checks import check_tensor, shape_of
 from expander_sae.ops.unit_columns import native, reference
+from expander_sae.records import ExpanderSaeError
 
 
 def unit_columns(raw: Tensor, *, backend: str = "auto") -> Tensor:
@@ -26,6 +27,8 @@ def unit_columns(raw: Tensor, *, backend: str = "auto") -> Tensor:
         tensor([[0.6000, 0.8000]])
     """
     check_tensor("raw", raw, "[n_latents, degree]", (None, None), (torch.float32, torch.float64))
+    if not raw.shape[1]:
+        raise ExpanderSaeError(f"expected columns with at least one entry; got raw {shape_of(raw)}")
     no_triton = "plain PyTorch is as fast on a GPU"
     if choose_backend(backend, raw.device, native=native.supports(raw), triton=no_triton) == "reference":
         return reference.forward(raw)
