@@ -2,7 +2,7 @@
 //
 // Each stage scans all latents once against the residuals of the whole tile (no [batch, n], no per-token gathers), gives
 // every token its best new columns, extends its least-squares problem by them, drops the spare ones, and moves the
-// residual to the new coefficients. The scan costs n * degree / lanes, and least squares runs sixteen tokens at a time
+// residual to the new coefficients. The scan costs n * degree / lanes, and least squares runs a vector of tokens at a time
 // (lockstep.h).
 #include <atomic>
 #include <limits>
@@ -19,10 +19,10 @@ namespace expander::ISA {
 namespace {
 
 // What both ways of fitting share: the tile, the scan, and which tokens go on.
-template <int Q, class D, bool absolute>
+template <int width_, class D, bool absolute>
 class TilePursuit {
  public:
-  static constexpr int width = 16 * Q;
+  static constexpr int width = width_, Q = width / Lockstep::lanes;  // groups of tokens in lockstep
 
  protected:
   TilePursuit(const BlockOmpArguments& a, Scratch& scan_scratch)
@@ -101,7 +101,7 @@ class TilePursuit {
   const BlockOmpArguments& a_;
   const Dictionary& w_;
   const int64_t picks_;
-  TileScan<16, Q, D, absolute> scan_;
+  TileScan<width, D, absolute> scan_;
   float *x_, *residual_, *left_;
   int32_t* picked_;
   SupportWork work_;
@@ -117,15 +117,15 @@ class TilePursuit {
   }
 };
 
-// Supports that only grow, sixteen tokens in lockstep.
-template <int Q, class D, bool absolute>
-class Forward : TilePursuit<Q, D, absolute> {
-  using Base = TilePursuit<Q, D, absolute>;
+// Supports that only grow, a vector's lanes of tokens in lockstep.
+template <int width_, class D, bool absolute>
+class Forward : TilePursuit<width_, D, absolute> {
+  using Base = TilePursuit<width_, D, absolute>;
   using Base::a_, Base::w_, Base::picks_, Base::held_, Base::x_, Base::work_, Base::picked_;
   static constexpr int lanes = Lockstep::lanes;
 
  public:
-  using Base::width;
+  using Base::Q, Base::width;
 
   Forward(const BlockOmpArguments& a, Scratch& scratch, Scratch& scan_scratch)
       : Base(a, scan_scratch), shared_(a.block >= a.k) {
@@ -199,7 +199,7 @@ class Forward : TilePursuit<Q, D, absolute> {
       if (fresh[lane]) fit.template describe<D>(w_, work_, lane, tokens + lane * w_.d_in, last);
     }
     std::copy(fit.coefficients, fit.coefficients + old, change_);
-    std::fill(change_ + old, change_ + last, Vector16{});
+    std::fill(change_ + old, change_ + last, Native{});
     fit.extend(last);
     fit.solve();
     for (int64_t i = 0; i < last; ++i) change_[i] -= fit.coefficients[i];
@@ -238,21 +238,21 @@ class Forward : TilePursuit<Q, D, absolute> {
 
   const bool shared_;  // one stage is all there is as a rule: the groups take turns in one memory
   int32_t* latents_;
-  Vector16* change_;
+  Native* change_;
   float* own_;
   Lockstep fit_[Q];
 };
 
-// Supports that also lose columns, sixteen tokens in lockstep: every stage factors the Gram matrices anew, so that errors do
+// Supports that also lose columns, in lockstep too: every stage factors the Gram matrices anew, so that errors do
 // not grow from stage to stage. A column keeps its slot as long as it stays, and new ones take the slots that are free.
-template <int Q, class D, bool absolute>
-class Backward : TilePursuit<Q, D, absolute> {
-  using Base = TilePursuit<Q, D, absolute>;
+template <int width_, class D, bool absolute>
+class Backward : TilePursuit<width_, D, absolute> {
+  using Base = TilePursuit<width_, D, absolute>;
   using Base::a_, Base::w_, Base::picks_, Base::held_, Base::x_, Base::work_, Base::picked_;
   static constexpr int lanes = Lockstep::lanes;
 
  public:
-  using Base::width;
+  using Base::Q, Base::width;
 
   Backward(const BlockOmpArguments& a, Scratch& scratch, Scratch& scan_scratch)
       : Base(a, scan_scratch), capacity_(a.k + a.spare) {
@@ -277,9 +277,9 @@ class Backward : TilePursuit<Q, D, absolute> {
     Base::load(start, count);
     std::fill(latents_, latents_ + width * capacity_, -1);
     // A free slot is zero in all of these: a lane without a column there passes through least squares as zeros.
-    std::fill(gram_, gram_ + Q * packed(capacity_, 0), Vector16{});
-    std::fill(right_, right_ + Q * capacity_, Vector16{});
-    std::fill(coefficients_, coefficients_ + Q * capacity_, Vector16{});
+    std::fill(gram_, gram_ + Q * packed(capacity_, 0), Native{});
+    std::fill(right_, right_ + Q * capacity_, Native{});
+    std::fill(coefficients_, coefficients_ + Q * capacity_, Native{});
     std::fill(used_, used_ + Q, 0);
     int64_t dependent = 0;
     while (Base::scan(count))
@@ -296,7 +296,7 @@ class Backward : TilePursuit<Q, D, absolute> {
   }
 
  private:
-  Vector16* gram(int g) const { return gram_ + g * packed(capacity_, 0); }
+  Native* gram(int g) const { return gram_ + g * packed(capacity_, 0); }
   int32_t* latents(int g, int lane) const { return latents_ + (g * lanes + lane) * capacity_; }
   bool is_fresh(int lane, int64_t slot) const { return fresh_[lane * capacity_ + slot] != 0; }
 
@@ -354,7 +354,7 @@ class Backward : TilePursuit<Q, D, absolute> {
       inverse_.drop_weakest(fit_.coefficients, latents(g, 0), capacity_, drop);
     }
 
-    Vector16* before = coefficients_ + g * capacity_;
+    Native* before = coefficients_ + g * capacity_;
     for (int64_t i = 0; i < last; ++i) before[i] -= fit_.coefficients[i];
     const float* change = reinterpret_cast<const float*>(before);
     for (int lane = 0; lane < count; ++lane) {
@@ -428,21 +428,21 @@ class Backward : TilePursuit<Q, D, absolute> {
 
   // What stands in a slot without a column is zero, for the next that takes it.
   void clear_free_slots(int g) {
-    Vector16* entries = gram(g);
+    Native* entries = gram(g);
     for (int64_t i = 0; i < used_[g]; ++i) {
       int32_t* flags = reinterpret_cast<int32_t*>(live_ + i);
       for (int lane = 0; lane < lanes; ++lane) flags[lane] = latents(g, lane)[i] >= 0 ? -1 : 0;
-      const Vector16i live = live_[i];
-      for (int64_t j = 0; j <= i; ++j, ++entries) *entries = (Vector16)((Vector16i)*entries & live & live_[j]);
+      const NativeInts live = live_[i];
+      for (int64_t j = 0; j <= i; ++j, ++entries) *entries = (Native)((NativeInts)*entries & live & live_[j]);
     }
   }
 
   const int64_t capacity_;
   int32_t *latents_, *kept_;
-  Vector16 *gram_, *right_, *coefficients_;  // of each group
+  Native *gram_, *right_, *coefficients_;  // of each group
   uint8_t* fresh_;                           // [lanes, capacity] picked in this stage
   float* own_;
-  Vector16i* live_;  // [capacity]
+  NativeInts* live_;  // [capacity]
   int64_t used_[Q];  // slots in use
   Lockstep fit_;
   LockstepInverse inverse_;
@@ -464,11 +464,11 @@ void run(const BlockOmpArguments& a) {
 template <class D, bool absolute>
 void run_width(const BlockOmpArguments& a) {
   const bool few = a.x.batch <= 16 * a.threads;
-  if (a.spare) return few ? run<Backward<1, D, absolute>>(a) : run<Backward<2, D, absolute>>(a);
-  if (few) return run<Forward<1, D, absolute>>(a);
+  if (a.spare) return few ? run<Backward<16, D, absolute>>(a) : run<Backward<32, D, absolute>>(a);
+  if (few) return run<Forward<16, D, absolute>>(a);
   // Wide tiles scan faster, but between stages every token of the tile keeps its least-squares problem in the cache.
-  if (a.block >= a.k && a.dictionary.d_in <= 3072) return run<Forward<4, D, absolute>>(a);
-  return run<Forward<2, D, absolute>>(a);
+  if (a.block >= a.k && a.dictionary.d_in <= 3072) return run<Forward<largest_tile, D, absolute>>(a);
+  return run<Forward<32, D, absolute>>(a);
 }
 
 template <class D>

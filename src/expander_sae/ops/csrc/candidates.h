@@ -21,13 +21,13 @@ inline int64_t make_key(float value, int32_t latent) {
 
 // Adds one to each lane of `rank` where other > own, or, with ties, other >= own.
 template <bool ties>
-inline void count_above(Vector16i& rank, float other, const Vector16& own) {
+inline void count_above(NativeInts& rank, float other, const Native& own) {
 #if defined(__AVX512F__)
   constexpr int predicate = ties ? _CMP_GE_OQ : _CMP_GT_OQ;
   const __mmask16 above = _mm512_cmp_ps_mask(_mm512_set1_ps(other), (__m512)own, predicate);
-  rank = (Vector16i)_mm512_mask_sub_epi32((__m512i)rank, above, (__m512i)rank, _mm512_set1_epi32(-1));
+  rank = (NativeInts)_mm512_mask_sub_epi32((__m512i)rank, above, (__m512i)rank, _mm512_set1_epi32(-1));
 #else
-  const Vector16 all = broadcast<16>(other);
+  const Native all = broadcast<native_lanes>(other);
   rank -= ties ? all >= own : all > own;
 #endif
 }
@@ -44,10 +44,10 @@ inline void rank_candidates(const float* values, int64_t count, int32_t* rank) {
       rank[0xffffffffu - static_cast<uint32_t>(keys[static_cast<size_t>(r)])] = static_cast<int32_t>(r);
     return;
   }
-  for (int64_t start = 0; start < count; start += 16) {
-    const Vector16 own = load_unaligned<Vector16>(values + start);
-    Vector16i sum{};
-    const int64_t stop = std::min(start + 16, count);
+  for (int64_t start = 0; start < count; start += native_lanes) {
+    const Native own = load_unaligned<Native>(values + start);
+    NativeInts sum{};
+    const int64_t stop = std::min(start + native_lanes, count);
     for (int64_t j = 0; j < start; ++j) count_above<true>(sum, values[j], own);
     for (int64_t j = stop; j < count; ++j) count_above<false>(sum, values[j], own);
     for (int64_t j = start; j < stop; ++j)

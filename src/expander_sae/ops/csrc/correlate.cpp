@@ -13,31 +13,25 @@ void run_degree(const CorrelateArguments& a) {
   const Dictionary& w = a.dictionary;
   for_each_part(a.threads, (a.x.batch + width - 1) / width, [&](int64_t part) {
     static thread_local Scratch scratch;
-    Vector16* tile;
+    Native* tile;
     float* token;
     Pieces pieces;
-    pieces.add(tile, w.d_in);
+    pieces.add(tile, w.d_in * (width / native_lanes));
     pieces.add(token, w.d_in);
     pieces.place(scratch);
     const int64_t start = part * width;
     const int count = static_cast<int>(std::min<int64_t>(width, a.x.batch - start));
     load_tile<width>(a.x, w.d_in, start, count, reinterpret_cast<float*>(tile), token);
-    for (int64_t j0 = 0; j0 < w.n_latents; j0 += 16) {
-      Vector16 block[16];
-      const int size = static_cast<int>(std::min<int64_t>(16, w.n_latents - j0));
-      for (int j = 0; j < 16; ++j)
-        if (j < size)
-          pre_activations<16, 1, D>(w, nullptr, tile, j0 + j, block + j);
+    for (int64_t j = 0; j < w.n_latents; j += native_lanes) {
+      const size_t size = static_cast<size_t>(std::min<int64_t>(native_lanes, w.n_latents - j));
+      correlate_sixteen<D>(w, tile, j, w.n_latents, [&](int t, const Native& found) {
+        if (t >= count) return;
+        float* to = a.out + (start + t) * w.n_latents + j;
+        if (size == native_lanes)
+          store_unaligned(to, found);
         else
-          block[j] = Vector16{};
-      transpose16(block);
-      for (int t = 0; t < count; ++t) {
-        float* to = a.out + (start + t) * w.n_latents + j0;
-        if (size == 16)
-          store_unaligned(to, block[t]);
-        else
-          std::memcpy(to, &block[t], static_cast<size_t>(size) * 4);
-      }
+          std::memcpy(to, &found, size * 4);
+      });
     }
   });
 }

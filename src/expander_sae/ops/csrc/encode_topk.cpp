@@ -82,9 +82,8 @@ class Partial {
   int32_t* rank_;
 };
 
-template <int lanes, int Q, class D>
+template <int width, class D>
 void run(const EncodeArguments& a) {
-  constexpr int width = lanes * Q;
   const int64_t n = a.dictionary.n_latents;
   const int64_t tiles = (a.x.batch + width - 1) / width;
   // Few tiles: the latents are cut into one chunk per thread as well, and the chunks merged afterwards.
@@ -95,7 +94,7 @@ void run(const EncodeArguments& a) {
     static thread_local Scratch scratch;
     const int64_t tile = part / chunks, chunk = part % chunks;
     const int64_t first = n * chunk / chunks, last = n * (chunk + 1) / chunks;
-    TileScan<lanes, Q, D> job(a.dictionary, a.bias, a.k, plan_sample(last - first, a.k), scratch);
+    TileScan<width, D> job(a.dictionary, a.bias, a.k, plan_sample(last - first, a.k), scratch);
     const int64_t start = tile * width;
     const int count = static_cast<int>(std::min<int64_t>(width, a.x.batch - start));
     load_tile<width>(a.x, a.dictionary.d_in, start, count, reinterpret_cast<float*>(job.tile), job.token);
@@ -148,12 +147,12 @@ void run_degree(const EncodeArguments& a) {
                    : a.x.batch <= 32 ? 32
                    : a.dictionary.d_in <= 3072 ? 64
                    : a.dictionary.d_in <= 6144 ? 32 : 16;
-  switch (tile) {
+  switch (std::min(tile, largest_tile)) {
     case 1: return run_single<D>(a);
-    case 8: return run<8, 1, D>(a);
-    case 16: return run<16, 1, D>(a);
-    case 32: return run<16, 2, D>(a);
-    default: return run<16, 4, D>(a);
+    case 8: return run<8, D>(a);
+    case 16: return run<16, D>(a);
+    case 32: return run<32, D>(a);
+    default: return run<largest_tile, D>(a);
   }
 }
 

@@ -1,4 +1,4 @@
-// Least squares of sixteen tokens in lockstep, a token in each lane.
+// Least squares of as many tokens as a vector has lanes, in lockstep, a token in each lane.
 //
 // Every token has its own support, so their Gram matrices have nothing in common but their size; that is enough to factor
 // all of them by the same instructions, each on full vectors. One token alone would leave most of a vector empty: a stage
@@ -43,7 +43,7 @@ struct MeetingPlace {
 template <class D, class Fresh>
 void describe_dense_columns(const Dictionary& w, const MeetingPlace& place, const int32_t* latents, int64_t slots,
                             const float* x, float* gram, float* right, Fresh&& fresh) {
-  constexpr int together = 4;  // new columns that share each load of the other one
+  constexpr int together = std::min(4, most_accumulators * native_lanes / 16);  // new columns that share each load
   const int64_t d = D::of(w.degree), stride = place.stride;
   for (int64_t i = 0; i < slots; ++i) {
     if (latents[i] < 0) continue;
@@ -59,19 +59,17 @@ void describe_dense_columns(const Dictionary& w, const MeetingPlace& place, cons
       if (is_new(j)) chosen[count++] = j;
     if (!count) break;
     for (int c = count; c < together; ++c) chosen[c] = chosen[0];
-    for (int c = 0; c < count; ++c) right[chosen[c] * 16] = dot(place.dense + chosen[c] * stride, x, w.d_in);
+    for (int c = 0; c < count; ++c) right[chosen[c] * native_lanes] = dot(place.dense + chosen[c] * stride, x, w.d_in);
     for (int64_t i = 0; i < slots; ++i) {
       // Of two new columns the later one has been here, or will be, with the earlier.
       if (latents[i] < 0 || (fresh(i) && i > chosen[count - 1])) continue;
       const float* other = place.dense + i * stride;
-      Vector16 sum[together] = {};
-      for (int64_t r = 0; r < stride; r += 16) {
-        const Vector16 part = load_unaligned<Vector16>(other + r);
-        for (int c = 0; c < together; ++c) sum[c] += part * load_unaligned<Vector16>(place.dense + chosen[c] * stride + r);
-      }
+      Sum16 sum[together];
+      for (int64_t r = 0; r < stride; r += 16)
+        for (int c = 0; c < together; ++c) sum[c].add_products(other + r, place.dense + chosen[c] * stride + r);
       for (int c = 0; c < count; ++c)
         if (!fresh(i) || i <= chosen[c])
-          gram[packed(std::max(i, chosen[c]), std::min(i, chosen[c])) * 16] = sum_of(sum[c]);
+          gram[packed(std::max(i, chosen[c]), std::min(i, chosen[c])) * native_lanes] = sum[c].total();
     }
   }
 }
@@ -82,7 +80,7 @@ void describe_dense_columns(const Dictionary& w, const MeetingPlace& place, cons
 // `latents` are the lane's, -1 where dead.
 template <class D, class Fresh>
 void describe_columns(const Dictionary& w, SupportWork& work, const MeetingPlace& place, const int32_t* latents,
-                      int64_t slots, int lane, const float* x, Vector16* gram_of_all, Vector16* right_of_all,
+                      int64_t slots, int lane, const float* x, Native* gram_of_all, Native* right_of_all,
                       Fresh&& fresh) {
   const int64_t d = D::of(w.degree);
   Meeting* meetings = place.meetings;
@@ -106,8 +104,8 @@ void describe_columns(const Dictionary& w, SupportWork& work, const MeetingPlace
       work.next[id] = work.head[rows[e]];
       work.head[rows[e]] = id;
     }
-    gram[packed(j, j) * 16] = square;
-    right[j * 16] = correlation_with<D>(w, latents[j], x);
+    gram[packed(j, j) * native_lanes] = square;
+    right[j * native_lanes] = correlation_with<D>(w, latents[j], x);
   }
   for (int64_t i = 0; i < slots; ++i) {
     if (latents[i] < 0 || fresh(i)) continue;
@@ -122,7 +120,7 @@ void describe_columns(const Dictionary& w, SupportWork& work, const MeetingPlace
       const Meeting meeting = meetings[m];
       const int64_t slot = meeting.id / d;
       const int64_t high = std::max<int64_t>(meeting.slot, slot), low = std::min<int64_t>(meeting.slot, slot);
-      gram[packed(high, low) * 16] += meeting.value * w.values[latents[slot] * d + (meeting.id - slot * d)];
+      gram[packed(high, low) * native_lanes] += meeting.value * w.values[latents[slot] * d + (meeting.id - slot * d)];
       meet(meeting.slot, work.next[meeting.id], meeting.value);
     }
   }
@@ -137,8 +135,8 @@ void describe_columns(const Dictionary& w, SupportWork& work, const MeetingPlace
 // each lane's support, or none: a dead slot has inverse zero there, and its coefficient stays zero.
 class Lockstep {
  public:
-  static constexpr int lanes = 16;
-  using V = Vector16;
+  static constexpr int lanes = native_lanes;
+  using V = Native;
 
   V* coefficients;   // [capacity] z
   int32_t* latents;  // [lanes, capacity], -1 where dead; placed by the owner
@@ -182,8 +180,8 @@ class Lockstep {
   void extend(int64_t last) {
     while (slots < last) {
       const int64_t left = last - slots;
-      if (left >= 8)
-        factor_rows<8>();
+      if (most_accumulators >= 16 && left >= 8)
+        factor_rows<most_accumulators >= 16 ? 8 : 4>();
       else if (left >= 4)
         factor_rows<4>();
       else if (left >= 2)
@@ -309,7 +307,7 @@ class Lockstep {
 // The inverse of the lanes' Gram matrices, from which columns are dropped, in each lane its own.
 class LockstepInverse {
  public:
-  using V = Vector16;
+  using V = Native;
   static constexpr int lanes = Lockstep::lanes;
 
   void add_to(Pieces& pieces, int64_t capacity) {
@@ -321,6 +319,7 @@ class LockstepInverse {
 
   // G^-1 = L^-T L^-1, eight columns at a time.
   [[gnu::noinline]] void invert(const Lockstep& fit) {
+    constexpr int block = most_accumulators / 2;  // rows, by two columns
     slots_ = fit.slots;
     std::fill(factor_, factor_ + start(slots_), V{});
     for (int64_t r = 0; r < slots_; ++r) {
@@ -336,38 +335,38 @@ class LockstepInverse {
       }
       factor_[start(r) + r] = fit.inverse(r);
     }
-    for (int64_t rows = 0; rows < slots_; rows += 8)
-      for (int64_t columns = 0; columns < rows + 8; columns += 2) {
-        V one[8] = {}, two[8] = {};
+    for (int64_t rows = 0; rows < slots_; rows += block)
+      for (int64_t columns = 0; columns < rows / 8 * 8 + 8; columns += 2) {
+        V one[block] = {}, two[block] = {};
         for (int64_t q = rows; q < slots_; ++q) {
           const V* m = factor_ + start(q);
-          for (int r = 0; r < 8; ++r) {
+          for (int r = 0; r < block; ++r) {
             one[r] += m[rows + r] * m[columns];
             two[r] += m[rows + r] * m[columns + 1];
           }
         }
-        for (int r = 0; r < 8 && rows + r < slots_; ++r) {
+        for (int r = 0; r < block && rows + r < slots_; ++r) {
           inverse_[start(rows + r) + columns] = one[r];
           inverse_[start(rows + r) + columns + 1] = two[r];
         }
       }
   }
 
-  // Drops, in every lane with drop[lane] > 0, as many columns, come what may: the caller counts on it. Each time the one whose absence adds least to the squared
-  // residual, z_j^2 / (G^-1)_jj, among equals the higher latent. z becomes the fit without them, their latents
-  // ([lanes, capacity]) -1.
+  // Drops, in every lane with drop[lane] > 0, as many columns, come what may: the caller counts on it. Each time the one
+  // whose absence adds least to the squared residual, z_j^2 / (G^-1)_jj, among equals the higher latent. z becomes the fit
+  // without them, their latents ([lanes, capacity]) -1.
   void drop_weakest(V* z, int32_t* latents, int64_t capacity, int64_t* drop) {
     for (int64_t i = 0; i < slots_; ++i)
       for (int lane = 0; lane < lanes; ++lane) ints(latents_ + i)[lane] = latents[lane * capacity + i];
     for (;;) {
-      Vector16i wanted{};
+      NativeInts wanted{};
       bool any = false;
       for (int lane = 0; lane < lanes; ++lane) {
         wanted[lane] = drop[lane] > 0 ? -1 : 0;
         any |= drop[lane] > 0;
       }
       if (!any) return;
-      Vector16i chosen = weakest(z, wanted);
+      NativeInts chosen = weakest(z, wanted);
       V by{}, amount{};
       for (int lane = 0; lane < lanes; ++lane) {
         int64_t slot = std::max(chosen[lane], 0);
@@ -399,11 +398,11 @@ class LockstepInverse {
  private:
   V *factor_, *inverse_;  // packed rows, each padded with zeros to a multiple of eight
   V* gone_;               // [capacity] the column of the inverse that is dropped
-  Vector16i* latents_;    // [capacity]
+  NativeInts* latents_;    // [capacity]
   int64_t slots_ = 0;
 
   static float* flat(V* v) { return reinterpret_cast<float*>(v); }
-  static int32_t* ints(Vector16i* v) { return reinterpret_cast<int32_t*>(v); }
+  static int32_t* ints(NativeInts* v) { return reinterpret_cast<int32_t*>(v); }
   // Row i begins here: before it stand i / 8 blocks of eight rows of 8, 16, ... entries, and i % 8 rows of its own block.
   static int64_t start(int64_t i) {
     const int64_t b = i / 8;
@@ -421,15 +420,15 @@ class LockstepInverse {
   }
 
   // -1 where nothing is wanted, or no cost can be compared. No divisions: a / b < c / d where a d < c b.
-  Vector16i weakest(const V* z, const Vector16i& wanted) const {
-    Vector16i best = Vector16i{} - 1, latent = best;
+  NativeInts weakest(const V* z, const NativeInts& wanted) const {
+    NativeInts best = NativeInts{} - 1, latent = best;
     V least = V{} + std::numeric_limits<float>::infinity(), weight = V{} + 1.0f;
     for (int64_t i = 0; i < slots_; ++i) {
       const V square = z[i] * z[i], own = inverse_[start(i) + i];
       const V left = square * weight, right = least * own;
-      const Vector16i live = wanted & (latents_[i] >= 0) & (own > 0.0f);
-      const Vector16i take = live & ((left < right) | ((left == right) & (latents_[i] > latent)));
-      best = take ? Vector16i{} + static_cast<int32_t>(i) : best;
+      const NativeInts live = wanted & (latents_[i] >= 0) & (own > 0.0f);
+      const NativeInts take = live & ((left < right) | ((left == right) & (latents_[i] > latent)));
+      best = take ? NativeInts{} + static_cast<int32_t>(i) : best;
       latent = take ? latents_[i] : latent;
       least = take ? square : least;
       weight = take ? own : weight;

@@ -74,15 +74,14 @@ void sparse_token(const LossArguments& a, int64_t token, float* x, float* e, Par
     const float* values = w.values + indices[i] * degree;
     for (int64_t s = 0; s < degree; ++s) e[rows[s]] += codes[i] * values[s];
   }
-  Vector16 squares{};
+  Sum16 squares;
   int64_t c = 0;
   const float twice = 2.0f * a.scale;
-  for (; c + 16 <= d_in; c += 16) {
-    const Vector16 value = load_unaligned<Vector16>(e + c);
-    squares += value * value;
-  }
+  for (; c + 16 <= d_in; c += 16) squares.add_products(e + c, e + c);
+  float square[16];
+  squares.parts(square);
   double loss = 0;
-  for (int t = 0; t < 16; ++t) loss += squares[t];
+  for (int t = 0; t < 16; ++t) loss += square[t];
   for (; c < d_in; ++c) loss += e[c] * e[c];
   part.loss += loss;
   if (a.residual) {
@@ -102,7 +101,7 @@ void sparse_token(const LossArguments& a, int64_t token, float* x, float* e, Par
     for (int64_t s = 0; s < degree; ++s) part.decoder[at + s] += h * e[rows[s]];
     if (a.fixed_codes) continue;
     float gradient = 0;
-    for (int64_t s = 0; s < degree; ++s) gradient = std::fma(w.values[at + s], e[rows[s]], gradient);
+    for (int64_t s = 0; s < degree; ++s) gradient = multiply_add(w.values[at + s], e[rows[s]], gradient);
     for (int64_t s = 0; s < degree; ++s) {
       grad_encoder[at + s] += gradient * x[rows[s]];
       center[rows[s]] -= gradient * encoder[at + s];
@@ -190,11 +189,12 @@ void dense_loss(const LossArguments& a) {
         mark(a.fired, a.indices[i]);
         if (a.fixed_codes) continue;
         const float* column = decoder + a.indices[i] * d_in;
-        Vector16 total{};
+        Sum16 products;
         int64_t c = 0;
-        for (; c + 16 <= d_in; c += 16) total += load_unaligned<Vector16>(e + c) * load_unaligned<Vector16>(column + c);
-        float gradient = 0;
-        for (int t = 0; t < 16; ++t) gradient += total[t];
+        for (; c + 16 <= d_in; c += 16) products.add_products(e + c, column + c);
+        float part[16], gradient = 0;
+        products.parts(part);
+        for (int t = 0; t < 16; ++t) gradient += part[t];
         for (; c < d_in; ++c) gradient += e[c] * column[c];
         gradients[static_cast<size_t>(i)] = gradient;
       }

@@ -65,7 +65,7 @@ inline float pre_activation(const Dictionary& w, const float* bias, const float*
   const uint16_t* rows = w.rows + j * degree;
   const float* values = w.values + j * degree;
   float sum = 0;
-  for (int64_t e = 0; e < degree; ++e) sum = std::fma(values[e], x[rows[e]], sum);
+  for (int64_t e = 0; e < degree; ++e) sum = multiply_add(values[e], x[rows[e]], sum);
   return bias ? sum + bias[j] : sum;
 }
 
@@ -91,12 +91,12 @@ void scan_token(const Dictionary& w, const float* bias, const float* x, int64_t 
 inline int64_t capacity_for(int64_t k) { return std::max<int64_t>(2 * k + 32, 128); }
 inline int64_t slots_for(int64_t k) { return (capacity_for(k) + block + 15) / 16 * 16; }
 
-// One tile of Q * lanes tokens against latents [first, last): the candidates for the k largest scores above a floor per
+// One tile of `width_` tokens against latents [first, last): the candidates for the k largest scores above a floor per
 // token. The score is the pre-activation, or its size when `absolute`.
-template <int lanes, int Q, class D, bool absolute = false>
+template <int width_, class D, bool absolute = false>
 struct TileScan {
+  static constexpr int width = width_, lanes = lanes_for<width>, Q = width / lanes;
   using V = Vector<lanes>;
-  static constexpr int width = lanes * Q;
   static constexpr int log_capacity = 32;
 
   const Dictionary& w;

@@ -60,13 +60,15 @@ inline void add_scaled(float* to, float scale, const float* values, const uint16
 inline float dot(const float* x, const float* values, const uint16_t* rows, int64_t degree) {
   float sum = 0;
   if (rows) {
-    for (int64_t e = 0; e < degree; ++e) sum = std::fma(values[e], x[rows[e]], sum);
+    for (int64_t e = 0; e < degree; ++e) sum = multiply_add(values[e], x[rows[e]], sum);
     return sum;
   }
-  Vector16 total{};
+  Sum16 products;
   int64_t e = 0;
-  for (; e + 16 <= degree; e += 16) total += load_unaligned<Vector16>(x + e) * load_unaligned<Vector16>(values + e);
-  for (int t = 0; t < 16; ++t) sum += total[t];
+  for (; e + 16 <= degree; e += 16) products.add_products(x + e, values + e);
+  float part[16];
+  products.parts(part);
+  for (int t = 0; t < 16; ++t) sum += part[t];
   for (; e < degree; ++e) sum += values[e] * x[e];
   return sum;
 }

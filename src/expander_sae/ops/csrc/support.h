@@ -14,10 +14,10 @@ constexpr float smallest_score = 1e-5f;  // of ||x||: below it the residual is r
 constexpr float smallest_pivot = 1e-5f;  // squared distance of a unit column to the support's span
 
 inline float dot(const float* a, const float* b, int64_t count) {
-  Vector16 total{};
+  Sum16 products;
   int64_t i = 0;
-  for (; i + 16 <= count; i += 16) total += load_unaligned<Vector16>(a + i) * load_unaligned<Vector16>(b + i);
-  float sum = sum_of(total);
+  for (; i + 16 <= count; i += 16) products.add_products(a + i, b + i);
+  float sum = products.total();
   for (; i < count; ++i) sum += a[i] * b[i];
   return sum;
 }
@@ -28,8 +28,8 @@ inline int64_t stride_for(int64_t k) { return (k + 15) / 16 * 16 + 16; }
 
 // to[0..count) += factor * from[0..count), both padded to whole vectors.
 inline void add_scaled(float* to, float factor, const float* from, int64_t count) {
-  for (int64_t i = 0; i < count; i += 16)
-    store_unaligned(to + i, load_unaligned<Vector16>(to + i) + factor * load_unaligned<Vector16>(from + i));
+  for (int64_t i = 0; i < count; i += native_lanes)
+    store_unaligned(to + i, load_unaligned<Native>(to + i) + factor * load_unaligned<Native>(from + i));
 }
 
 // Support columns, their least-squares coefficients z = argmin ||x - W_S z||, and the inverse of their Gram matrix. The
@@ -106,15 +106,15 @@ float correlation_with(const Dictionary& w, int64_t j, const float* vector) {
   const uint16_t* rows = w.rows + j * d;
   const float* values = w.values + j * d;
   float sum = 0;
-  for (int64_t e = 0; e < d; ++e) sum = std::fma(values[e], vector[rows[e]], sum);
+  for (int64_t e = 0; e < d; ++e) sum = multiply_add(values[e], vector[rows[e]], sum);
   return sum;
 }
 
 // Adds G^-1 v to `to`, for v [count], zero up to the next whole vector.
 inline void add_solution(const Support& s, const float* v, float* to) {
-  for (int64_t first = 0; first < s.count; first += 16) {
-    const Vector16 part = load_unaligned<Vector16>(v + first);
-    uint32_t mask = greater_mask<16>(size_of(part), Vector16{});
+  for (int64_t first = 0; first < s.count; first += native_lanes) {
+    const Native part = load_unaligned<Native>(v + first);
+    uint32_t mask = greater_mask<native_lanes>(size_of(part), Native{});
     for (; mask; mask &= mask - 1) {
       const int64_t i = first + __builtin_ctz(mask);
       add_scaled(to, v[i], s.row(i), s.count);
@@ -177,10 +177,10 @@ inline void take_in(const Dictionary& w, Support& s, SupportWork& work, int32_t 
   u[t] = -1.0f;
   std::fill(s.row(t), s.row(t) + s.stride, 0.0f);
   const float scale = 1.0f / work.distance;
-  for (int64_t c = 0; c <= t; c += 16) {
-    const Vector16 part = scale * load_unaligned<Vector16>(u + c);
+  for (int64_t c = 0; c <= t; c += native_lanes) {
+    const Native part = scale * load_unaligned<Native>(u + c);
     float* to = s.inverse + c;
-    for (int64_t i = 0; i <= t; ++i, to += s.stride) store_unaligned(to, load_unaligned<Vector16>(to) + u[i] * part);
+    for (int64_t i = 0; i <= t; ++i, to += s.stride) store_unaligned(to, load_unaligned<Native>(to) + u[i] * part);
   }
   add_scaled(s.coefficients, -amount, u, t + 1);
   s.latents[t] = j;

@@ -21,10 +21,10 @@ struct Scored {
 };
 
 // The tile, its residuals (also row by row), and each token's code.
-template <int Q, class D, bool absolute>
+template <int width_, class D, bool absolute>
 class TileCodes {
  public:
-  static constexpr int width = 16 * Q;
+  static constexpr int width = width_, Q = width / Lockstep::lanes;  // groups of tokens in lockstep
 
  protected:
   TileCodes(const GreedyArguments& a, int64_t wanted, Scratch& scan_scratch)
@@ -79,7 +79,7 @@ class TileCodes {
 
   const GreedyArguments& a_;
   const Dictionary& w_;
-  TileScan<16, Q, D, absolute> scan_;
+  TileScan<width, D, absolute> scan_;
   float *x_, *residual_, *trial_, *codes_;
   int32_t* latents_;
   int64_t count_[width];
@@ -87,14 +87,14 @@ class TileCodes {
   bool alive_[width];
 };
 
-template <int Q, class D, bool absolute>
-class Cosamp : TileCodes<Q, D, absolute> {
-  using Base = TileCodes<Q, D, absolute>;
+template <int width_, class D, bool absolute>
+class Cosamp : TileCodes<width_, D, absolute> {
+  using Base = TileCodes<width_, D, absolute>;
   using Base::a_, Base::w_, Base::scan_, Base::count_, Base::alive_, Base::norm_, Base::length_;
   static constexpr int lanes = Lockstep::lanes;
 
  public:
-  using Base::width;
+  using Base::Q, Base::width;
 
   Cosamp(const GreedyArguments& a, Scratch& scratch, Scratch& scan_scratch)
       : Base(a, std::min(2 * a.k, a.dictionary.n_latents), scan_scratch) {
@@ -211,9 +211,9 @@ class Cosamp : TileCodes<Q, D, absolute> {
   std::vector<float> values_;
 };
 
-template <int Q, class D, bool absolute>
-class Niht : TileCodes<Q, D, absolute> {
-  using Base = TileCodes<Q, D, absolute>;
+template <int width_, class D, bool absolute>
+class Niht : TileCodes<width_, D, absolute> {
+  using Base = TileCodes<width_, D, absolute>;
   using Base::a_, Base::w_, Base::scan_, Base::count_, Base::alive_, Base::norm_, Base::length_, Base::trial_;
 
  public:
@@ -363,8 +363,8 @@ void run(const GreedyArguments& a) {
 // another copy of all of this.
 void thresholding(const GreedyArguments& a) {
   using D = Degree<0>;
-  if (a.method == Greedy::cosamp) return a.is_signed ? run<Cosamp<1, D, true>>(a) : run<Cosamp<1, D, false>>(a);
-  return a.is_signed ? run<Niht<1, D, true>>(a) : run<Niht<1, D, false>>(a);
+  if (a.method == Greedy::cosamp) return a.is_signed ? run<Cosamp<16, D, true>>(a) : run<Cosamp<16, D, false>>(a);
+  return a.is_signed ? run<Niht<16, D, true>>(a) : run<Niht<16, D, false>>(a);
 }
 
 }  // namespace expander::ISA

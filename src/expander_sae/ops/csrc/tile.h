@@ -1,6 +1,7 @@
 // A tile of tokens, transposed to [d_in, width]: one non-zero of the dictionary is one contiguous multiply-add.
 #pragma once
 #include <algorithm>
+#include <utility>
 
 #include "vector.h"
 
@@ -44,63 +45,88 @@ template <int lanes, int Q, class D>
     for (int q = 0; q < Q; ++q) sum[q] += bias[j];
 }
 
-// Loads 16 coordinates of one token as float32.
-inline Vector16 load_coordinates(const Activations& x, int64_t at) {
-  if (x.element == Element::float32) return load_unaligned<Vector16>(static_cast<const float*>(x.data) + at);
+// Loads some coordinates of one token as float32.
+template <int lanes>
+inline Vector<lanes> load_coordinates(const Activations& x, int64_t at) {
+  if (x.element == Element::float32) return load_unaligned<Vector<lanes>>(static_cast<const float*>(x.data) + at);
   const uint16_t* from = static_cast<const uint16_t*>(x.data) + at;
-  Vector16 result;
-  float* to = reinterpret_cast<float*>(&result);
-  if (x.element == Element::bfloat16)
-    for (int i = 0; i < 16; ++i) to[i] = from_bfloat16(from[i]);
-  else
-    for (int i = 0; i < 16; ++i) to[i] = from_float16(from[i]);
+  if (x.element == Element::bfloat16) {
+    typename VectorOf<lanes>::halves bits;
+    std::memcpy(&bits, from, sizeof(bits));
+    return (Vector<lanes>)(__builtin_convertvector(bits, typename VectorOf<lanes>::words) << 16);
+  }
+#if defined(__AVX512F__)
+  if constexpr (lanes == 16) return (Vector<lanes>)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#endif
+#if defined(__F16C__)
+  if constexpr (lanes == 8) return (Vector<lanes>)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#endif
+#if defined(__aarch64__)
+  if constexpr (lanes == 4) return (Vector<lanes>)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from)));
+#endif
+  Vector<lanes> result{};
+  for (int i = 0; i < lanes; ++i) result[i] = from_float16(from[i]);
   return result;
 }
 
-// Transposes 16 vectors of 16 in place, a block of half the size at a time.
-inline void transpose16(Vector16* v) {
-#define EXPANDER_STAGE(step)                                                  \
-  for (int i = 0; i < 16; ++i)                                                \
-    if (!(i & step)) {                                                        \
-      const Vector16 a = v[i], b = v[i | step];                               \
-      v[i] = __builtin_shufflevector(a, b, EXPANDER_LOW_##step);              \
-      v[i | step] = __builtin_shufflevector(a, b, EXPANDER_HIGH_##step);      \
+// Transposes as many vectors as they have lanes in place, blocks of one, two, four... at a time.
+template <int lanes, int step = 1>
+[[gnu::always_inline]] inline void transpose(Vector<lanes>* v) {
+  [&]<int... i>(std::integer_sequence<int, i...>) {
+    for (int row = 0; row < lanes; ++row) {
+      if (row & step) continue;
+      const Vector<lanes> a = v[row], b = v[row | step];
+      v[row] = __builtin_shufflevector(a, b, (i & step ? lanes + i - step : i)...);
+      v[row | step] = __builtin_shufflevector(a, b, (i & step ? lanes + i : i + step)...);
     }
-#define EXPANDER_LOW_1 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30
-#define EXPANDER_HIGH_1 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31
-#define EXPANDER_LOW_2 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
-#define EXPANDER_HIGH_2 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
-#define EXPANDER_LOW_4 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27
-#define EXPANDER_HIGH_4 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31
-#define EXPANDER_LOW_8 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23
-#define EXPANDER_HIGH_8 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31
-  EXPANDER_STAGE(1)
-  EXPANDER_STAGE(2)
-  EXPANDER_STAGE(4)
-  EXPANDER_STAGE(8)
-#undef EXPANDER_STAGE
+  }(std::make_integer_sequence<int, lanes>{});
+  if constexpr (2 * step < lanes) transpose<lanes, 2 * step>(v);
 }
+
+// The vectors in which a tile of `width` tokens is kept.
+template <int width>
+constexpr int lanes_for = width < native_lanes ? width : native_lanes;
+
+// Wider tiles would not fit the registers.
+constexpr int largest_tile = most_accumulators * native_lanes < 64 ? most_accumulators * native_lanes : 64;
 
 // Loads up to `count` tokens from `start` into flat [d_in, width]; missing lanes are zero. `token` is scratch [d_in].
 template <int width>
 void load_tile(const Activations& x, int64_t d_in, int64_t start, int count, float* flat, float* token) {
+  constexpr int lanes = lanes_for<width>;
+  using V = Vector<lanes>;
   int64_t i0 = 0;
-  if constexpr (width % 16 == 0) {
-    for (; i0 + 16 <= d_in; i0 += 16) {
-      const Vector16 center = x.center ? load_unaligned<Vector16>(x.center + i0) : Vector16{};
-      for (int t0 = 0; t0 < width; t0 += 16) {
-        Vector16 part[16];
-        for (int t = 0; t < 16; ++t)
-          part[t] = t0 + t < count ? load_coordinates(x, (start + t0 + t) * d_in + i0) - center : Vector16{};
-        transpose16(part);
-        for (int i = 0; i < 16; ++i) store_unaligned(flat + (i0 + i) * width + t0, part[i]);
-      }
+  for (; i0 + lanes <= d_in; i0 += lanes) {
+    const V center = x.center ? load_unaligned<V>(x.center + i0) : V{};
+    for (int t0 = 0; t0 < width; t0 += lanes) {
+      V part[lanes];
+      for (int t = 0; t < lanes; ++t)
+        part[t] = t0 + t < count ? load_coordinates<lanes>(x, (start + t0 + t) * d_in + i0) - center : V{};
+      transpose<lanes>(part);
+      for (int i = 0; i < lanes; ++i) store_unaligned(flat + (i0 + i) * width + t0, part[i]);
     }
   }
   if (i0 == d_in) return;
   for (int t = 0; t < width; ++t) {
     if (t < count) read_token(x, d_in, start + t, token);
     for (int64_t i = i0; i < d_in; ++i) flat[i * width + t] = t < count ? token[i] : 0.0f;
+  }
+}
+
+// Pre-activations of a block of latents [first, first + block) for a tile of sixteen tokens, by token: to(t, values), a
+// vector of `block` numbers; latents from `last` on are zero.
+template <class D, class To>
+[[gnu::always_inline]] inline void correlate_sixteen(const Dictionary& w, const Native* tile, int64_t first, int64_t last, To&& to) {
+  constexpr int block = native_lanes, Q = 16 / native_lanes;
+  Native found[Q][block];
+  for (int j = 0; j < block; ++j) {
+    Native sum[Q] = {};
+    if (first + j < last) pre_activations<native_lanes, Q, D>(w, nullptr, tile, first + j, sum);
+    for (int q = 0; q < Q; ++q) found[q][j] = sum[q];
+  }
+  for (int q = 0; q < Q; ++q) {
+    transpose<native_lanes>(found[q]);
+    for (int t = 0; t < block; ++t) to(q * native_lanes + t, found[q][t]);
   }
 }
 

@@ -85,7 +85,7 @@ class Tracker {
     Pieces pieces;
     pieces.add(all_, 16 * stride_);
     pieces.add(peaks_, padded_ / superblock);
-    pieces.add(tile_, w.d_in);
+    pieces.add(tile_, w.d_in * (16 / native_lanes));
     pieces.add(seen_, w.d_in);
     pieces.add(changed_, w.d_in);
     pieces.add(token_, w.d_in);
@@ -95,16 +95,10 @@ class Tracker {
   // Correlations of up to 16 tokens from `start`, one pass over the dictionary.
   void load(const Activations& x, int64_t start, int count) {
     load_tile<16>(x, w_.d_in, start, count, reinterpret_cast<float*>(tile_), token_);
-    for (int64_t j0 = 0; j0 < padded_; j0 += 16) {
-      Vector16 block[16];
-      for (int j = 0; j < 16; ++j)
-        if (j0 + j < w_.n_latents)
-          pre_activations<16, 1, D>(w_, nullptr, tile_, j0 + j, block + j);
-        else
-          block[j] = Vector16{};
-      transpose16(block);
-      for (int t = 0; t < count; ++t) store_unaligned(all_ + t * stride_ + j0, block[t]);
-    }
+    for (int64_t j = 0; j < padded_; j += native_lanes)
+      correlate_sixteen<D>(w_, tile_, j, w_.n_latents, [&](int t, const Native& found) {
+        if (t < count) store_unaligned(all_ + t * stride_ + j, found);
+      });
   }
 
   // Turns to token t of the tile, whose residual is x now.
@@ -121,11 +115,11 @@ class Tracker {
   void follow(const float* residual) {
     const float wait = waiting * largest_ / lists_.column_sum;
     off_ = wait * lists_.column_sum + rounding_;
-    const Vector16 limit = broadcast<16>(wait);
+    const Native limit = broadcast<native_lanes>(wait);
     int64_t count = 0, i = 0;
-    for (; i + 16 <= w_.d_in; i += 16) {
-      const Vector16 change = load_unaligned<Vector16>(seen_ + i) - load_unaligned<Vector16>(residual + i);
-      for (uint32_t mask = greater_mask<16>(size_of(change), limit); mask; mask &= mask - 1)
+    for (; i + native_lanes <= w_.d_in; i += native_lanes) {
+      const Native change = load_unaligned<Native>(seen_ + i) - load_unaligned<Native>(residual + i);
+      for (uint32_t mask = greater_mask<native_lanes>(size_of(change), limit); mask; mask &= mask - 1)
         note(i + __builtin_ctz(mask), count);
     }
     for (; i < w_.d_in; ++i)
@@ -141,23 +135,24 @@ class Tracker {
 
   // The column with the largest score, its correlation with the residual computed afresh; ties to the lower latent.
   Best best(const float* residual) {
-    const Vector16* scores = reinterpret_cast<const Vector16*>(now_);
-    Vector16 top{};
+    constexpr int64_t vectors = superblock / native_lanes;
+    const Native* scores = reinterpret_cast<const Native*>(now_);
+    Native top{};
     for (int64_t b = 0; b < padded_ / superblock; ++b) {
-      Vector16 high[4] = {};
-      for (int i = 0; i < 16; i += 4)
-        for (int q = 0; q < 4; ++q) high[q] = larger(high[q], score(scores[b * 16 + i + q]));
+      Native high[4] = {};
+      for (int64_t i = 0; i < vectors; i += 4)
+        for (int q = 0; q < 4; ++q) high[q] = larger(high[q], score(scores[b * vectors + i + q]));
       peaks_[b] = larger(larger(high[0], high[1]), larger(high[2], high[3]));
       top = larger(top, peaks_[b]);
     }
     largest_ = largest_of(top);
-    const Vector16 near = broadcast<16>(largest_ - 2.0f * off_);
+    const Native near = broadcast<native_lanes>(largest_ - 2.0f * off_);
     Best found{0, 0, -1};
     for (int64_t b = 0; b < padded_ / superblock; ++b) {
-      if (!greater_mask<16>(peaks_[b], near)) continue;
-      for (int64_t i = 0; i < 16; ++i)
-        for (uint32_t mask = greater_mask<16>(score(scores[b * 16 + i]), near); mask; mask &= mask - 1)
-          look_at(b * superblock + i * 16 + __builtin_ctz(mask), residual, found);
+      if (!greater_mask<native_lanes>(peaks_[b], near)) continue;
+      for (int64_t i = 0; i < vectors; ++i)
+        for (uint32_t mask = greater_mask<native_lanes>(score(scores[b * vectors + i]), near); mask; mask &= mask - 1)
+          look_at(b * superblock + i * native_lanes + __builtin_ctz(mask), residual, found);
     }
     return found;
   }
@@ -170,7 +165,7 @@ class Tracker {
   }
 
  private:
-  static Vector16 score(const Vector16& value) {
+  static Native score(const Native& value) {
     if constexpr (absolute) return size_of(value);
     return value;
   }
@@ -204,8 +199,8 @@ class Tracker {
   const RowLists& lists_;
   int64_t padded_, stride_;  // one vector more than padded, for the padding of the lists
   float* all_;        // [16, stride]
-  Vector16* peaks_;   // [padded / superblock]
-  Vector16* tile_;    // [d_in]
+  Native* peaks_;     // [padded / superblock]
+  Native* tile_;      // [d_in, 16]
   float* seen_;       // [d_in] the residual the tracked correlations belong to
   int32_t* changed_;  // [d_in] rows to walk
   float* token_;      // [d_in]

@@ -5,8 +5,10 @@
 #include <cstring>
 #include <new>
 
-#if defined(__AVX512F__) || defined(__AVX2__)
+#if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "kernels.h"
@@ -17,11 +19,30 @@ template <int lanes>
 struct VectorOf {
   typedef float type __attribute__((vector_size(lanes * 4)));
   typedef int32_t ints __attribute__((vector_size(lanes * 4)));
+  typedef uint32_t words __attribute__((vector_size(lanes * 4)));
+  typedef uint16_t halves __attribute__((vector_size(lanes * 2)));
 };
 template <int lanes>
 using Vector = typename VectorOf<lanes>::type;
-using Vector16 = Vector<16>;
-using Vector16i = VectorOf<16>::ints;
+
+// Kernels are written in vectors of the machine's own width. A wider one is no register: the compiler keeps it in memory,
+// and every multiply-add goes through there.
+#if defined(__AVX512F__)
+constexpr int native_lanes = 16;
+#elif defined(__AVX2__)
+constexpr int native_lanes = 8;
+#else
+constexpr int native_lanes = 4;  // SSE2 and NEON, which every x86-64 and every aarch64 has
+#endif
+using Native = Vector<native_lanes>;
+using NativeInts = VectorOf<native_lanes>::ints;
+
+// Accumulators that a loop may keep in registers beside what it loads: AVX2 and SSE2 have sixteen registers, the others 32.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int most_accumulators = 16;
+#else
+constexpr int most_accumulators = 8;
+#endif
 
 template <int lanes>
 inline Vector<lanes> broadcast(float value) {
@@ -39,62 +60,69 @@ inline void store_unaligned(float* to, const V& value) {
   std::memcpy(to, &value, sizeof(V));
 }
 
-// |a| and the larger of a and b, lane by lane. A comparison and a blend would do, but wait for each other.
-inline Vector16 size_of(const Vector16& a) {
-  typedef int32_t I __attribute__((vector_size(64)));
-  return (Vector16)((I)a & 0x7fffffff);
+// a b + c in one rounding where the machine has an instruction for it, as the compiler does with vectors.
+inline float multiply_add(float a, float b, float c) {
+#if defined(__FMA__) || defined(__aarch64__)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
 }
-inline Vector16 larger(const Vector16& a, const Vector16& b) {
+
+// |a| and the larger of a and b, lane by lane. A comparison and a blend would do, but wait for each other.
+inline Native size_of(const Native& a) { return (Native)((NativeInts)a & 0x7fffffff); }
+inline Native larger(const Native& a, const Native& b) {
 #if defined(__AVX512F__)
-  return (Vector16)_mm512_max_ps((__m512)a, (__m512)b);
+  return (Native)_mm512_max_ps((__m512)a, (__m512)b);
 #elif defined(__AVX2__)
-  __m256 a2[2], b2[2];
-  std::memcpy(a2, &a, 64);
-  std::memcpy(b2, &b, 64);
-  a2[0] = _mm256_max_ps(a2[0], b2[0]);
-  a2[1] = _mm256_max_ps(a2[1], b2[1]);
-  Vector16 result;
-  std::memcpy(&result, a2, 64);
-  return result;
+  return (Native)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(__x86_64__)
+  return (Native)_mm_max_ps((__m128)a, (__m128)b);
 #else
   return a > b ? a : b;
 #endif
 }
 
-inline Vector16 square_root(const Vector16& a) {
+inline Native square_root(const Native& a) {
 #if defined(__AVX512F__)
-  return (Vector16)_mm512_maskz_sqrt_ps(0xffff, (__m512)a);
+  return (Native)_mm512_maskz_sqrt_ps(0xffff, (__m512)a);
 #elif defined(__AVX2__)
-  __m256 a2[2];
-  std::memcpy(a2, &a, 64);
-  a2[0] = _mm256_sqrt_ps(a2[0]);
-  a2[1] = _mm256_sqrt_ps(a2[1]);
-  Vector16 result;
-  std::memcpy(&result, a2, 64);
-  return result;
+  return (Native)_mm256_sqrt_ps((__m256)a);
+#elif defined(__x86_64__)
+  return (Native)_mm_sqrt_ps((__m128)a);
 #else
-  Vector16 result;
-  for (int t = 0; t < 16; ++t) result[t] = __builtin_sqrtf(a[t]);
-  return result;
+  return (Native)vsqrtq_f32((float32x4_t)a);
 #endif
 }
 
-// Sum of the lanes, as a tree.
-inline float sum_of(const Vector16& a) {
-  float part[16];
-  std::memcpy(part, &a, 64);
-  for (int step = 8; step; step /= 2)
-    for (int t = 0; t < step; ++t) part[t] += part[t + step];
-  return part[0];
-}
-
-inline float largest_of(const Vector16& a) {
-  float part[16];
-  std::memcpy(part, &a, 64);
-  for (int step = 8; step; step /= 2)
+inline float largest_of(const Native& a) {
+  float part[native_lanes];
+  std::memcpy(part, &a, sizeof(a));
+  for (int step = native_lanes / 2; step; step /= 2)
     for (int t = 0; t < step; ++t) part[t] = part[t] > part[t + step] ? part[t] : part[t + step];
   return part[0];
 }
+
+// A sum kept in sixteen parts, whatever the machine's width, so that its order is the same on all of them.
+struct Sum16 {
+  static constexpr int pieces = 16 / native_lanes;
+  Native piece[pieces] = {};
+
+  // Adds a[i] b[i] for i < 16.
+  void add_products(const float* a, const float* b) {
+    for (int p = 0; p < pieces; ++p)
+      piece[p] += load_unaligned<Native>(a + p * native_lanes) * load_unaligned<Native>(b + p * native_lanes);
+  }
+  void parts(float* to) const { std::memcpy(to, piece, 64); }
+  // As a tree.
+  float total() const {
+    float part[16];
+    parts(part);
+    for (int step = 8; step; step /= 2)
+      for (int t = 0; t < step; ++t) part[t] += part[t + step];
+    return part[0];
+  }
+};
 
 // Bit t is set where a[t] > b[t].
 template <int lanes>
@@ -104,16 +132,16 @@ inline uint32_t greater_mask(const Vector<lanes>& a, const Vector<lanes>& b) {
   if constexpr (lanes == 8) return _mm256_cmp_ps_mask((__m256)a, (__m256)b, _CMP_GT_OQ);
   if constexpr (lanes == 4) return _mm_cmp_ps_mask((__m128)a, (__m128)b, _CMP_GT_OQ);
 #elif defined(__AVX2__)
-  if constexpr (lanes == 16) {
-    __m256 a2[2], b2[2];
-    std::memcpy(a2, &a, 64);
-    std::memcpy(b2, &b, 64);
-    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a2[0], b2[0], _CMP_GT_OQ))) |
-           static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a2[1], b2[1], _CMP_GT_OQ))) << 8;
-  }
   if constexpr (lanes == 8)
     return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GT_OQ)));
   if constexpr (lanes == 4) return static_cast<uint32_t>(_mm_movemask_ps(_mm_cmpgt_ps((__m128)a, (__m128)b)));
+#elif defined(__x86_64__)
+  if constexpr (lanes == 4) return static_cast<uint32_t>(_mm_movemask_ps(_mm_cmpgt_ps((__m128)a, (__m128)b)));
+#elif defined(__aarch64__)
+  if constexpr (lanes == 4) {
+    const uint32x4_t bits = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(vcgtq_f32((float32x4_t)a, (float32x4_t)b), bits));
+  }
 #endif
   uint32_t mask = 0;
   for (int t = 0; t < lanes; ++t) mask |= static_cast<uint32_t>(a[t] > b[t]) << t;
@@ -130,6 +158,10 @@ inline float from_bfloat16(uint16_t bits) {
 inline float from_float16(uint16_t bits) {
 #if defined(__F16C__)
   return _cvtsh_ss(bits);
+#elif defined(__aarch64__)
+  __fp16 half;
+  std::memcpy(&half, &bits, 2);
+  return half;
 #else
   uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16, magnitude = bits & 0x7fffu, wide;
   if (magnitude >= 0x7c00u) {
@@ -211,7 +243,7 @@ class Pieces {
   }
 
  private:
-  static constexpr int most = 32;
+  static constexpr int most = 96;
   static constexpr size_t too_large = size_t{1} << 48;  // bytes: more than any machine maps
   void** targets_[most];
   size_t offsets_[most];
