@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from expander_sae.activations import LanguageModel, TokenBlocks
-from expander_sae.records import ExpanderSaeError
+from expander_sae.records import ExpanderSaeError, Provenance, check_provenance
 
 from .at_module import AtModule
 from .second_half import SecondHalf
@@ -78,6 +78,8 @@ def cross_entropy(
 ) -> dict[str, CrossEntropyMetrics]:
     """Measure every reconstruction on the same text, with the stream after block `layer` spliced.
 
+    An SAE that is known to be of another model or place is warned about.
+
         ce        = Σ −log p(next token) / Σ (length − 1)     over blocks, natural log, float32 log-softmax
         delta_ce  = ce_recon − ce_clean
         recovered = (ce_ablated − ce_recon) / (ce_ablated − ce_clean)     ablated: by 0, or by `mean`
@@ -99,6 +101,40 @@ def cross_entropy(
     Raises:
         ExpanderSaeError: an unknown `splice`, a layer out of range, a wrong width, or text of no predictions.
     """
+    met = Provenance(
+        model=language_model.model_id,
+        revision=language_model.revision,
+        layer=layer if isinstance(layer, int) else None,
+        module=None if isinstance(layer, int) else layer,
+        d_in=mean.numel(),
+    )
+    for name, reconstruct in reconstructions.items():
+        if hasattr(reconstruct, "metadata"):
+            check_provenance(name, reconstruct, met)
+    return spliced_cross_entropy(
+        reconstructions,
+        language_model,
+        blocks,
+        layer=layer,
+        mean=mean,
+        splice=splice,
+        giant_norm=giant_norm,
+        progress=progress,
+    )
+
+
+def spliced_cross_entropy(
+    reconstructions: Mapping[str, Reconstruct],
+    language_model: LanguageModel,
+    blocks: TokenBlocks,
+    *,
+    layer: int | str,
+    mean: Tensor,
+    splice: str,
+    giant_norm: float | None,
+    progress: Callable[[int], None] | None,
+) -> dict[str, CrossEntropyMetrics]:
+    """`cross_entropy` for SAEs whose provenance has been compared already."""
     if splice not in SPLICES:
         raise ExpanderSaeError(f"expected splice to be one of {', '.join(SPLICES)}, got {splice!r}")
     if len(blocks.lengths) == 0 or int(blocks.lengths.max()) < 2:
