@@ -5,7 +5,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from expander_sae.activations.models import residual_after_block
-from expander_sae.activations.modules import changed_output, hidden_of, named_module, output_of, with_hidden
+from expander_sae.activations.modules import changed_output, named_module, output_of
+from expander_sae.activations.outputs import hidden_of, with_hidden
 from expander_sae.interop.hooks import read_codes, splice, steer
 from expander_sae.ops import Codes
 from expander_sae.records import ExpanderSaeError

@@ -13,7 +13,7 @@ from expander_sae.records import ExpanderSaeWarning
 
 @contextmanager
 def warnings_in_one_line() -> Iterator[None]:
-    """While open, an `ExpanderSaeWarning` is one line on standard error, every time it comes; others are as they were."""
+    """While open, an `ExpanderSaeWarning` is one line on standard error, each time; others are as they were."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", ExpanderSaeWarning)
         before: Any = warnings.showwarning

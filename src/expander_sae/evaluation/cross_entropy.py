@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from expander_sae.activations import LanguageModel, TokenBlocks
+from expander_sae.activations.running import input_device
 from expander_sae.records import ExpanderSaeError, Provenance, check_provenance
 
 from .at_module import AtModule
@@ -141,11 +142,12 @@ def spliced_cross_entropy(
         raise ExpanderSaeError("expected text with at least two tokens in a sequence, found none")
     model = language_model.model
     second_half = SecondHalf(model, layer) if isinstance(layer, int) else AtModule(model, layer)
-    sums = _Sums(list(reconstructions))
+    sums, device = _Sums(list(reconstructions)), input_device(model)
     step = max(1, _LOGITS_AT_ONCE // (blocks.input_ids.shape[1] * _vocabulary(model)))
     for first in range(0, len(blocks.lengths), step):
-        batch = _on_device(blocks, first, first + step, next(model.parameters()).device)
-        hidden, logits = second_half.run_clean(batch.input_ids, batch.attention_mask)
+        batch = _on_device(blocks, first, first + step, device)
+        # A model that is spread over devices may give them elsewhere.
+        hidden, logits = (there.to(device) for there in second_half.run_clean(batch.input_ids, batch.attention_mask))
         if hidden.shape[-1] != mean.numel():
             raise ExpanderSaeError(
                 f"expected a language model of d_in {mean.numel()} (that of the activations), "
@@ -252,6 +254,7 @@ class _Sums:
     def add(self, run: object, logits: Tensor, clean: list[Tensor] | None, batch: TokenBlocks) -> None:
         """Add a spliced run of a batch; its divergence from the clean one too, if that is given."""
         loss = divergence = 0.0
+        logits = logits.to(batch.input_ids.device)
         for number, length in enumerate(batch.lengths.tolist()):
             targets = batch.input_ids[number, 1:length].long()
             for piece in _steps(logits, length):

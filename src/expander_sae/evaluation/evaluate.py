@@ -80,6 +80,7 @@ def evaluate(
         0.31
     """
     _check(saes, store, splice, batch_size, max_tokens, outlier_medians)
+    place = None if language_model is None else _place(store)
     activations = Provenance.of_settings(store.manifest["settings"])
     mismatches = {name: check_provenance(name, sae, activations) or [] for name, sae in saes.items()}
     of_model = [] if language_model is None else _other_model(activations, language_model)
@@ -92,8 +93,7 @@ def evaluate(
             reconstruction = _reconstruct(saes, tokens, batch_size, outlier_medians, bar)
             metrics = {name: sums.result() for name, sums in reconstruction.accumulators.items()}
             losses: dict[str, CrossEntropyMetrics] = {}
-            if language_model is not None:
-                place = _place(store)
+            if language_model is not None and place is not None:
                 mean = next(iter(metrics.values())).mean
                 blocks = spread_blocks(store.tokens(split), ce_tokens)
                 losses = spliced_cross_entropy(
