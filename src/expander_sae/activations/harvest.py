@@ -27,6 +27,7 @@ from .documents import SPLITS, TextSource
 from .models import LanguageModel, d_in_of, load_language_model, n_blocks
 from .modules import activations_at
 from .positions import check_context
+from .running import own_run
 from .shards import FORMAT_VERSION, MANIFEST, STORED_DTYPES, ActivationStore, shard_name, tokens_name, write_shard
 from .tokens import MIN_PIECE, TokenBlocks, TokenizedText, tokenize, tokenizer_hash
 
@@ -150,7 +151,7 @@ def harvest(
     writer = _Writer(lm, Path(out), settings, tokenized)
     if not writer.folder.exists():  # else what an earlier run left counts
         writer.check_space()
-    with alone_in(Path(out), "harvesting"):
+    with alone_in(Path(out), "harvesting"), own_run(lm.model):
         writer.start(source_name(text))
         writer.run(progress)
     return ActivationStore.open(out)
