@@ -54,12 +54,19 @@ SIZES = {
 
 
 OWN = {
+    "bamba": {"attn_layer_indices": [1]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"] * (BLOCKS // 2), "layers_block_type": None},
+    "mamba2": {"num_heads": 8, "head_dim": 16},
+    "falcon_h1": {"mamba_d_ssm": 128},
+    "xlnet": {"max_position_embeddings": None},
+    "prophetnet": {"num_hidden_layers": None, "num_encoder_layers": BLOCKS, "num_decoder_layers": BLOCKS},
     "gpt_neo": {"attention_types": [[["global", "local"], BLOCKS // 2]]},
     "reformer": {"is_decoder": True, "attn_layers": ["local"] * BLOCKS, "axial_pos_embds": False},
     "xmod": {"default_language": "en_XX", "is_decoder": True},
     "gemma3n_text": {"layer_types": ["full_attention"] * BLOCKS, "activation_sparsity_pattern": [0.0] * BLOCKS},
 }
-"""What single families need beside."""
+"""What single families need beside; None: what they refuse."""
 
 
 def tiny(family: str):
@@ -93,11 +100,13 @@ def _sizes(kind) -> dict:
     found = {name: value for name, value in SIZES.items() if _can_be_set(kind, default, name)}
     if "qk_rope_head_dim" in found:  # there the width of a head follows from its parts
         found.pop("head_dim", None)
+        found["num_key_value_heads"] = 4
     listed = getattr(default, "layer_types", None) if _can_be_set(kind, default, "layer_types") else None
     if isinstance(listed, list | tuple) and listed:
         kinds = list(dict.fromkeys(listed))
         found["layer_types"] = [kinds[number % len(kinds)] for number in range(BLOCKS)]
-    return found | OWN.get(kind.model_type, {})
+    found |= OWN.get(kind.model_type, {})
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _can_be_set(kind, default, name: str) -> bool:
@@ -183,6 +192,8 @@ def _outcome(family: str) -> tuple[str, str]:
         wrong = check(model)
     except ExpanderSaeError as error:
         return "refused", str(error)
+    except TimeoutError as error:
+        return "not made", f"too slow to try: {error}"
     except Exception as error:
         return "error", f"{type(error).__name__}: {error}".splitlines()[0][:160]
     return ("wrong", wrong) if wrong else ("right", "")

@@ -162,7 +162,7 @@ def _check_width(hidden: Tensor, sae: AbstractSae) -> None:
 def _compare(model: nn.Module, module: str, sae: AbstractSae) -> None:
     """Warn if the SAE is known to be of another model or place; of the model what it says of itself."""
     name, revision = source_of(model)
-    check_provenance("in this hook", sae, Provenance(model=name, revision=revision, module=module), stacklevel=6)
+    check_provenance("in this hook", sae, Provenance(model=name, revision=revision, module=module), stacklevel=4)
 
 
 class _Chosen(NamedTuple):
