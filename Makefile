@@ -19,7 +19,7 @@ WHEEL_STAMP := $(WHEEL_DIR)/.built
 WHEEL_BUILD ?= build/{wheel_tag}
 PACKAGE := $(shell find src -name '*.py' -o -name '*.j2')
 
-.PHONY: setup demo test fuzz test-interop test-vllm check results bench bench-peers saebench clean
+.PHONY: setup demo test fuzz test-interop test-vllm check results bench bench-peers saebench sweep-families clean
 
 setup: $(STAMP)
 
@@ -116,6 +116,10 @@ MODEL ?= demo-out/base/model
 TEXT ?= demo-out/base/text.jsonl
 saebench: $(SAEBENCH_STAMP)
 	$(SAEBENCH)/bin/python benchmarks/saebench_core.py $(SAES) --model $(MODEL) --text $(TEXT)
+
+# Every decoder family of the installed transformers, read by layer and spliced; a quarter of an hour.
+sweep-families: $(STAMP)
+	$(BIN)/python benchmarks/families.py --csv docs/results/families.csv
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache

@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 from tiny_models import D_IN, FAMILIES, OTHER_FAMILIES, make_tiny_model
@@ -5,10 +7,11 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from expander_sae.activations.models import residual_after_block
-from expander_sae.activations.modules import changed_output, hidden_of, named_module, output_of, with_hidden
+from expander_sae.activations.modules import changed_output, named_module, output_of
+from expander_sae.activations.outputs import hidden_of, with_hidden
 from expander_sae.interop.hooks import read_codes, splice, steer
 from expander_sae.ops import Codes
-from expander_sae.records import ExpanderSaeError
+from expander_sae.records import ExpanderSaeError, ProvenanceWarning
 from expander_sae.saes import ExpanderSae
 
 BLOCK = {"llama": "model.layers.1", "qwen2": "model.layers.1", "gemma2": "model.layers.1"}
@@ -112,6 +115,70 @@ def test_where_spares_positions(models):
             logits(model)
     assert torch.equal(caught[0][:, 0], before[:, 0])
     torch.testing.assert_close(caught[0][:, 1:], sae(before.reshape(-1, D_IN)).detach().view(before.shape)[:, 1:])
+
+
+@pytest.mark.parametrize("spared", [float("nan"), float("inf"), 1e30])
+def test_what_where_spares_is_never_read(models, spared):
+    model, sae = models["llama"], tiny_sae()
+    real = torch.ones(IDS.shape, dtype=torch.bool)
+    real[0, :3] = False  # padding on the left
+
+    def broken(x):
+        return torch.where(real[..., None], x, spared)
+
+    clean = output_of(model, "model.layers.1", input_ids=IDS)
+    expected = sae.encode(clean[real])
+    with changed_output(model, "model.layers.1", broken):
+        with read_codes(model, "model.layers.1", sae, where=lambda x: real) as seen:
+            logits(model)
+        after = []
+        edited = []
+        with (
+            splice(
+                model, "model.layers.1", sae, where=lambda x: real, edit=lambda codes: edited.append(codes) or codes
+            ),
+            changed_output(model, "model.layers.1", after.append),
+        ):
+            logits(model)
+        with steer(model, "model.layers.1", sae, {1: 2.0}, where=lambda x: real):
+            logits(model)
+    assert torch.equal(seen[0].indices[real], expected.indices)
+    assert torch.equal(seen[0].values[real], expected.values.detach())
+    assert not seen[0].values[~real].any()
+    assert torch.equal(seen[0].indices[~real], torch.arange(6).expand(3, 6))  # distinct and in range, as all codes are
+    assert torch.equal(edited[0].indices, expected.indices)
+    torch.testing.assert_close(after[0][real], sae.decode(expected).detach())
+    assert torch.equal(after[0][~real], broken(clean)[~real]) or spared != spared
+    with splice(model, "model.layers.1", sae, where=lambda x: torch.zeros_like(real)):
+        nothing = logits(model)
+    assert torch.equal(nothing, logits(model))
+
+
+@pytest.mark.parametrize("hook", [read_codes, splice, lambda *it: steer(*it, {1: 1.0})])
+def test_an_sae_of_another_place_or_model_is_warned_about(models, hook):
+    model, sae = models["llama"], tiny_sae()
+    name = model.config._name_or_path
+    sae.metadata["activations"] = {"model_id": name, "layer": 1}
+    with warnings.catch_warnings(), hook(model, "model.layers.1", sae):
+        warnings.simplefilter("error")
+        logits(model)
+    for other, says in (({"layer": 0}, "after block 0, now model.layers.1"), ({"model_id": "gpt2"}, "model: gpt2")):
+        sae.metadata["activations"] = {"model_id": name, "layer": 1} | other
+        with pytest.warns(ProvenanceWarning, match=says) as caught, hook(model, "model.layers.1", sae):
+            logits(model)
+        assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("hook", [read_codes, splice])
+def test_dropout_is_off_while_a_hook_is_there(hook):
+    model = nn.Sequential(nn.Linear(8, D_IN), nn.Dropout(0.5), nn.Identity())
+    x = torch.randn(5, 8)
+    with hook(model, "2", tiny_sae()) as seen:
+        first, again = model(x), model(x)
+    assert torch.equal(first, again)
+    assert seen is None or torch.equal(seen[0].indices, seen[1].indices)
+    assert model.training
+    assert model[1].training
 
 
 def test_the_dtype_of_the_model_is_kept():

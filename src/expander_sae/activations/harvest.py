@@ -22,9 +22,12 @@ from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError, read_json, sha256_file, write_json
 
+from .alone import alone_in
 from .documents import SPLITS, TextSource
 from .models import LanguageModel, d_in_of, load_language_model, n_blocks
 from .modules import activations_at
+from .positions import check_context
+from .running import own_run
 from .shards import FORMAT_VERSION, MANIFEST, STORED_DTYPES, ActivationStore, shard_name, tokens_name, write_shard
 from .tokens import MIN_PIECE, TokenBlocks, TokenizedText, tokenize, tokenizer_hash
 
@@ -109,6 +112,7 @@ def harvest(
         raise ExpanderSaeError(
             f"expected a layer from 0 to {n_blocks(lm.model) - 1} (blocks are counted from 0), got {layer}"
         )
+    check_context(lm.model, context)
     tokenized = tokenize(
         text,
         lm.tokenizer,
@@ -145,8 +149,11 @@ def harvest(
         "requested_dtype": dtype,
     }
     writer = _Writer(lm, Path(out), settings, tokenized)
-    writer.start(source_name(text))
-    writer.run(progress)
+    if not writer.folder.exists():  # else what an earlier run left counts
+        writer.check_space()
+    with alone_in(Path(out), "harvesting"), own_run(lm.model):
+        writer.start(source_name(text))
+        writer.run(progress)
     return ActivationStore.open(out)
 
 
@@ -199,7 +206,7 @@ class _Writer:
                 f"expected an empty folder at {self.folder}, found shards without a {MANIFEST}. "
                 "Choose another --out or delete the folder."
             )
-        self._check_space()
+        self.check_space()
         for split in SPLITS:
             blocks, file = self.tokenized.blocks[split], self.folder / tokens_name(split)
             self.manifest["tokens"][split] = {
@@ -239,7 +246,7 @@ class _Writer:
             if file.is_file() and sha256_file(file) == entry.get("sha256"):
                 self.kept[file.name] = entry
 
-    def _check_space(self) -> None:
+    def check_space(self) -> None:
         """Raise before any work when the folder's disk cannot hold what is still to come."""
         per_token = 2 * self.settings["d_in"] + _BYTES_BESIDE_X
         left = [job for job in self.jobs if shard_name(job.number) not in self.kept]

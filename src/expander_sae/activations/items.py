@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from expander_sae.records import ExpanderSaeError, write_json
 
+from .alone import LOCK, alone_in
 from .documents import SPLITS
 from .modules import output_of
+from .running import own_run
 from .shards import FORMAT_VERSION, MANIFEST, STORED_DTYPES, ActivationStore, tokens_name, write_shard
 from .tokens import TokenBlocks
 
@@ -43,7 +45,7 @@ def harvest_items(
     the cross entropy cannot be measured.
 
     Args:
-        model: any module; used as it is (in its own mode, on its own device).
+        model: any module; used in eval mode, on its own device.
         batches: the keyword arguments of each forward pass, tensors with the items on their first axis.
         out: an empty or new folder.
         module: whose output to take, as in `model.named_modules()`.
@@ -68,9 +70,26 @@ def harvest_items(
         raise ExpanderSaeError(f"expected a stored dtype out of {', '.join(STORED_DTYPES)}, got {dtype}")
     if not 0 < heldout_share < 1:
         raise ExpanderSaeError(f"expected a held-out share between 0 and 1, got {heldout_share}")
-    if folder.exists() and any(folder.iterdir()):
-        raise ExpanderSaeError(f"expected an empty folder at {folder}, found something in it. Choose another.")
-    writer = _ItemWriter(folder, STORED_DTYPES[dtype], max(1, shard_tokens))
+    with alone_in(folder, "harvesting"), own_run(model):
+        if any(file.name != LOCK for file in folder.iterdir()):
+            raise ExpanderSaeError(f"expected an empty folder at {folder}, found something in it. Choose another.")
+        writer = _ItemWriter(folder, STORED_DTYPES[dtype], max(1, shard_tokens))
+        return _harvested(writer, model, batches, module, name, mask, special, heldout_share, seed, dtype)
+
+
+def _harvested(
+    writer: "_ItemWriter",
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Tensor]],
+    module: str,
+    name: str,
+    mask: str | None,
+    special: Special | None,
+    heldout_share: float,
+    seed: int,
+    dtype: str,
+) -> ActivationStore:
+    """The harvest that a writer made of these batches."""
     number = 0
     for inputs in batches:
         x, real, left_out = _activations(model, module, inputs, mask, special)
@@ -88,7 +107,7 @@ def harvest_items(
         "heldout_share": heldout_share,
     }
     writer.finish(settings, dtype)
-    return ActivationStore.open(folder)
+    return ActivationStore.open(writer.folder)
 
 
 def _draw(seed: int, number: int) -> float:

@@ -4,9 +4,10 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
+from weakref import WeakKeyDictionary
 
 import torch
 import transformers
@@ -14,6 +15,14 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from expander_sae.records import ExpanderSaeError, sha256_file
+
+from .blocks import d_in_of, decoder_blocks, n_blocks
+from .hub import hub_is_off
+from .outputs import hidden_of
+from .running import text_inputs, uncompiled
+from .watch import changed, stopped_at
+
+__all__ = ["LanguageModel", "as_dtype", "d_in_of", "decoder_blocks", "load_language_model", "n_blocks"]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "*.bin.index.json")
@@ -29,10 +38,6 @@ class LanguageModel(NamedTuple):
     tokenizer: Any
     model_id: str
     revision: str
-
-
-class _ForwardStoppedError(Exception):
-    """Raised by our own hook, once the wanted block has run; always caught here."""
 
 
 def as_dtype(dtype: str | torch.dtype, device: str | torch.device = "cpu") -> torch.dtype:
@@ -74,6 +79,9 @@ def load_language_model(
 ) -> LanguageModel:
     """Load a causal language model and its tokenizer from a local folder or the hub, frozen and in eval mode.
 
+    Code that comes with a model is never run, and pickled weights are read as numbers only. Where the hub cannot be
+    reached its local cache is read.
+
     `dtype` is what it computes in; "auto" is bfloat16 where the hardware has it, else float32.
 
     Raises:
@@ -86,6 +94,7 @@ def load_language_model(
     """
     name = os.fspath(path_or_id)
     folder = Path(name)
+    local = folder.is_dir() or hub_is_off()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ExpanderSaeError(f"expected a model in {folder}, but it has no config.json")
@@ -97,15 +106,17 @@ def load_language_model(
             "offline` makes one."
         )
     else:
-        found_revision = _hub_commit(name, revision)
+        found_revision = _hub_commit(name, revision, local)
     # 4.56 renamed torch_dtype; the old name still works but warns.
     version = tuple(int(part) for part in re.findall(r"\d+", transformers.__version__)[:2])
     dtype_argument = "dtype" if version >= (4, 56) else "torch_dtype"
     with _quiet_loading(), _explain_loading(name):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision)
+        # No code out of a model's files is run, and nobody is asked about it. Without a network its cache is read.
+        safe: dict[str, Any] = {"revision": revision, "trust_remote_code": False, "local_files_only": local}
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **safe)
         load: Any = transformers.AutoModelForCausalLM.from_pretrained
         model, info = load(
-            name, revision=revision, output_loading_info=True, **{dtype_argument: as_dtype(dtype, device)}
+            name, **safe, weights_only=True, output_loading_info=True, **{dtype_argument: as_dtype(dtype, device)}
         )
     missing = sorted(info.get("missing_keys", ()))
     if missing:  # transformers would go on with random weights in their place
@@ -115,7 +126,25 @@ def load_language_model(
         )
     model.requires_grad_(False)
     model.eval().to(device)
-    return LanguageModel(model, tokenizer, folder.resolve().name if folder.is_dir() else name, found_revision)
+    model_id = folder.resolve().name if folder.is_dir() else name
+    _LOADED[model] = (model_id, found_revision)
+    return LanguageModel(model, tokenizer, model_id, found_revision)
+
+
+_LOADED: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()
+"""Name and revision of the models loaded here."""
+
+
+def source_of(model: Any) -> tuple[str | None, str | None]:
+    """Which model this is and its revision, as far as it says: loaded here, by transformers or by TransformerLens."""
+    model = uncompiled(model)
+    if model in _LOADED:
+        return _LOADED[model]
+    config = getattr(model, "config", None)
+    names = (getattr(config, "_name_or_path", None), getattr(getattr(model, "cfg", None), "model_name", None))
+    revision = getattr(config, "_commit_hash", None)
+    name = next((name for name in names if isinstance(name, str) and name), None)
+    return name, revision if isinstance(revision, str) else None
 
 
 def _content_hash(folder: Path) -> str:
@@ -129,12 +158,12 @@ def _content_hash(folder: Path) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _hub_commit(name: str, revision: str | None) -> str:
+def _hub_commit(name: str, revision: str | None, local: bool) -> str:
     """The commit that a hub id and revision stand for, read off the cache path of its config.json."""
     from transformers.utils.hub import cached_file
 
     with _explain_loading(name):
-        path = Path(cast(str, cached_file(name, "config.json", revision=revision)))
+        path = Path(cast(str, cached_file(name, "config.json", revision=revision, local_files_only=local)))
     parts = path.parts
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else (revision or "unknown")
 
@@ -159,6 +188,11 @@ def _explain_loading(name: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "trust_remote_code" in str(error):
+            raise ExpanderSaeError(
+                f"expected a model of a family that transformers has at {name}; this one brings code of its own, which "
+                "is not run here. Load it yourself, if you trust it, and give it as a LanguageModel."
+            ) from error
         raise ExpanderSaeError(
             f"expected a causal language model with a tokenizer at {name}, but it cannot be loaded: {reason} "
             "Check the name, the files and the network (HF_HUB_OFFLINE=1 forbids downloads); without a hub, "
@@ -166,48 +200,21 @@ def _explain_loading(name: str) -> Iterator[None]:
         ) from error
 
 
-def n_blocks(model: Any) -> int:
-    """Number of decoder blocks of a causal language model."""
-    return int(_text_config(model).num_hidden_layers)
-
-
-def d_in_of(model: Any) -> int:
-    """Width of the residual stream."""
-    return int(_text_config(model).hidden_size)
-
-
-def _text_config(model: Any) -> Any:
-    config = model.config
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
-
-
-def decoder_blocks(model: Any) -> nn.ModuleList:
-    """The list of decoder blocks, whatever the family calls it.
-
-    It is the largest ModuleList that has as many entries as the configuration has layers; the largest,
-    because a mixture of experts may have a list of the same length inside each block.
-
-    Raises:
-        ExpanderSaeError: the model has no such list.
-    """
-    wanted = n_blocks(model)
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == wanted]
-    if not lists:
-        raise ExpanderSaeError(
-            f"expected a list of {wanted} decoder blocks in {type(model).__name__}, found none. "
-            "This model family is not supported."
-        )
-    return max(lists, key=lambda blocks: sum(parameter.numel() for parameter in blocks.parameters()))
-
-
-def _block(model: Any, layer: int) -> nn.Module:
+def _block(model: Any, layer: int) -> tuple[nn.Module, str]:
+    """A block, and what to call it."""
     blocks = decoder_blocks(model)
     if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < len(blocks):
         raise ExpanderSaeError(
             f"expected a layer from 0 to {len(blocks) - 1} (this model has {len(blocks)} blocks, counted "
             f"from 0), got {layer}"
         )
-    return blocks[layer]
+    shared = [number for number, block in enumerate(blocks) if block is blocks[layer]]
+    if len(shared) > 1:
+        raise ExpanderSaeError(
+            f"expected a block that runs once in a forward pass; blocks {', '.join(map(str, shared))} of this "
+            f"{type(model).__name__} are one module, so what it returns belongs to no one layer. Take another layer."
+        )
+    return blocks[layer], f"block {layer}"
 
 
 def residual_after_block(model: Any, input_ids: Tensor, attention_mask: Tensor | None, layer: int) -> Tensor:
@@ -215,56 +222,35 @@ def residual_after_block(model: Any, input_ids: Tensor, attention_mask: Tensor |
     dtype.
 
     Takes `input_ids` and `attention_mask` [batch, position]. The forward pass ends there: later blocks and
-    the output layer never run.
+    the output layer never run. The model is in eval mode meanwhile, and without gradients.
 
     Raises:
-        ExpanderSaeError: `layer` is out of range.
+        ExpanderSaeError: `layer` is out of range, or the block returns no one vector for each token.
     """
-    caught: list[Tensor] = []
-
-    def stop(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        caught.append(output[0] if isinstance(output, tuple) else output)
-        raise _ForwardStoppedError
-
-    handle = _block(model, layer).register_forward_hook(stop)
-    device = next(model.parameters()).device
-    mask = None if attention_mask is None else attention_mask.to(device)
-    try:
-        with torch.no_grad():
-            model(input_ids=input_ids.to(device, torch.int64), attention_mask=mask, use_cache=False)
-    except _ForwardStoppedError:
-        pass
-    finally:
-        handle.remove()
-    return caught[0]
+    model = uncompiled(model)
+    block, name = _block(model, layer)
+    hidden = hidden_of(stopped_at(model, block, name, text_inputs(model, input_ids, attention_mask)))
+    if hidden.shape[:-1] != input_ids.shape:
+        raise ExpanderSaeError(
+            f"expected {name} of {type(model).__name__} to return a vector for each of {list(input_ids.shape)} tokens; "
+            f"got {list(hidden.shape)}. This model family is not supported by layer; harvest one of its modules."
+        )
+    return hidden
 
 
-@contextmanager
-def splice_after_block(model: Any, layer: int, fn: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def splice_after_block(model: Any, layer: int, fn: Callable[[Tensor], Tensor | None]) -> AbstractContextManager[None]:
     """While open, the output of block `layer` is replaced by `fn(hidden)`, hidden [batch, position, d_in].
 
-    `fn` sees the model's own dtype; what it returns is cast back to it, so it may compute in float32.
+    `fn` sees the model's own dtype; what it returns is cast back to it, so it may compute in float32. None leaves the
+    output as it is. The model is in eval mode meanwhile.
 
     Raises:
-        ExpanderSaeError: `layer` is out of range, or `fn` returns another shape.
+        ExpanderSaeError: `layer` is out of range, `fn` returns another shape, or the block does not run exactly once
+            in a forward pass.
 
     Example:
         >>> with splice_after_block(lm.model, 3, torch.zeros_like):  # doctest: +SKIP
         ...     logits = lm.model(input_ids).logits
     """
-
-    def replace(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        hidden = output[0] if isinstance(output, tuple) else output
-        new = fn(hidden)
-        if new.shape != hidden.shape:
-            raise ExpanderSaeError(
-                f"expected the spliced function to keep the shape {tuple(hidden.shape)}, got {tuple(new.shape)}"
-            )
-        new = new.to(device=hidden.device, dtype=hidden.dtype)
-        return (new, *output[1:]) if isinstance(output, tuple) else new
-
-    handle = _block(model, layer).register_forward_hook(replace)
-    try:
-        yield
-    finally:
-        handle.remove()
+    block, name = _block(model, layer)
+    return changed(model, block, name, fn)

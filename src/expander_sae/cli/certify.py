@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from expander_sae.records import ExpanderSaeError, write_json
+from expander_sae.records import ExpanderSaeError, Provenance, check_provenance, write_json
 
 
 def certify(
@@ -47,7 +47,7 @@ def certify(
         values = sae.values.detach().cpu().numpy()
         console.print(_cost(sae.mask), markup=False)
         found = certify_dictionary(sae.mask, values, k=k, seed=seed)
-        codes = None if acts is None else _codes(sae, acts, split, inference, max_tokens)
+        codes = None if acts is None else _codes(sae, Path(source).name, acts, split, inference, max_tokens)
     if json is not None:
         write_json(json, {"source": source, "k": k, "certificates": [one.to_dict() for one in found], "codes": codes})
     if quiet:
@@ -119,7 +119,9 @@ def _sparse_sae(source: str) -> Any:
     return sae
 
 
-def _codes(sae: Any, acts: Path, split: str, inference: str | None, max_tokens: int | None) -> dict[str, Any]:
+def _codes(
+    sae: Any, name: str, acts: Path, split: str, inference: str | None, max_tokens: int | None
+) -> dict[str, Any]:
     """For which share of tokens each certificate of a code holds."""
     import torch
 
@@ -131,6 +133,7 @@ def _codes(sae: Any, acts: Path, split: str, inference: str | None, max_tokens: 
     store = ActivationStore.open(acts)
     if store.d_in != sae.d_in:
         raise ExpanderSaeError(f"expected activations of d_in {sae.d_in}, that of the SAE, saw {store.d_in} in {acts}.")
+    mismatches = check_provenance(name, sae, Provenance.of_settings(store.manifest["settings"]))
     reader = sae if inference is None else sae.read_by(inference)
     shares, left = CodeShares(sae.rows, sae.values.detach(), d_in=sae.d_in, signed=sae.signed), max_tokens
     with torch.no_grad():
@@ -141,4 +144,4 @@ def _codes(sae: Any, acts: Path, split: str, inference: str | None, max_tokens: 
                 left -= len(x)
                 if left <= 0:
                     break
-    return {"inference": inference, "split": split, **shares.summary()}
+    return {"inference": inference, "split": split, "mismatches": mismatches, **shares.summary()}

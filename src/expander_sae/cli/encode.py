@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from expander_sae.records import ExpanderSaeError, write_json
+from expander_sae.records import ExpanderSaeError, Provenance, check_provenance, write_json
 
 from .options import ComputeDtype, Device, EncodedAtOnce, KeepSpecialTokens
 
@@ -75,6 +75,7 @@ def encode(
                 "Were they harvested from another model?"
             )
         settings = store.manifest["settings"]
+        met = Provenance.of_settings(settings)
         source = {
             "model_id": settings["model_id"],
             "layer": str(settings.get("module") or settings["layer"]),
@@ -82,12 +83,15 @@ def encode(
         }
         batches = store_batches(store, split, keep_special_tokens=keep_special_tokens, batch_size=batch_size)
     else:
-        source, batches = _from_text(
+        source, met, batches = _from_text(
             loaded, text or [], model, layer, context, max_tokens, keep_special_tokens, compute_dtype, device
         )
     described = {"format": "expander-sae codes 1", "sae": sae.name, "kind": loaded.kind}
     described |= {name: str(getattr(loaded, name)) for name in ("d_in", "n_latents", "k")}
     described["inference"] = str(loaded.own_inference())
+    mismatches = check_provenance(sae.name, loaded, met)
+    if mismatches is not None:
+        described["mismatches"] = "; ".join(mismatches)
     with Progress(disable=quiet) as bar:
         task = bar.add_task("Encoding", total=max_tokens)
         tokens = write_codes(
@@ -116,8 +120,8 @@ def _from_text(
     keep_special_tokens: bool,
     compute_dtype: str,
     device: str,
-) -> tuple[dict[str, str], Any]:
-    """What the text's activations are, and the activations."""
+) -> tuple[dict[str, str], Provenance, Any]:
+    """What the text's activations are, in words and for comparing, and the activations."""
     from expander_sae.activations import load_language_model, tokenize
     from expander_sae.evaluation.codes import check_width, text_batches
 
@@ -134,4 +138,11 @@ def _from_text(
     limit = None if max_tokens is None else 2 * max_tokens + context
     blocks = tokenize(text, language_model.tokenizer, context=context, heldout_share=0.0, max_tokens=limit).blocks
     source = {"model_id": language_model.model_id, "layer": str(place)}
-    return source, text_batches(blocks["train"], language_model, place, keep_special_tokens=keep_special_tokens)
+    met = Provenance(
+        model=language_model.model_id,
+        revision=language_model.revision,
+        layer=place if isinstance(place, int) else None,
+        module=None if isinstance(place, int) else place,
+        normalisation="none",
+    )
+    return source, met, text_batches(blocks["train"], language_model, place, keep_special_tokens=keep_special_tokens)

@@ -27,6 +27,7 @@ from expander_sae.cli import (
     report,
     train,
 )
+from expander_sae.cli.warned import warnings_in_one_line
 from expander_sae.records import ExpanderSaeError
 
 
@@ -49,6 +50,11 @@ class Verb(TyperCommand):
             if takes_value.get(option) and value in takes_value:
                 raise ExpanderSaeError(f"expected a value after {option}; got the option {value}")
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx):  # type: ignore[no-untyped-def]
+        """As typer, with our warnings in one line each."""
+        with warnings_in_one_line():
+            return super().invoke(ctx)
 
 
 app = typer.Typer(

@@ -12,7 +12,7 @@ from torch import Tensor
 from expander_sae.activations import ActivationStore
 from expander_sae.graphs import mask_from_rows
 from expander_sae.ops import Codes
-from expander_sae.records import ExpanderSaeError, read_json
+from expander_sae.records import ExpanderSaeError, Provenance, check_provenance, read_json
 from expander_sae.saes import ExpanderSae, load_sae, ordinary_tokens, usual_spare
 from expander_sae.training import StoreBatches, TrainConfig, train
 
@@ -127,13 +127,14 @@ def compress(
     """
     if dense.d_in != store.d_in:
         raise ExpanderSaeError(f"expected activations of d_in {dense.d_in}, that of the SAE; got {store.d_in}")
+    mismatches = check_provenance(source, dense, Provenance.of_settings(store.manifest["settings"]))
     folder, name = Path(folder), f"expander-d{recipe.degree}"
     wanted = {**asdict(recipe), "source": source}
     if (folder / name / "config.json").is_file():
         return _already_there(folder / name, wanted)
     sample = store.sample("train", recipe.sample_tokens, recipe.seed)
     sae = starting_point(dense, sample[ordinary_tokens(sample)], recipe)
-    sae.metadata = {"compression": wanted}
+    sae.metadata = {"compression": wanted} | ({} if mismatches is None else {"mismatches": mismatches})
     if recipe.tokens == 0:
         sae.metadata["activations"] = dict(store.manifest["settings"])
         sae.eval().save(folder / name)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from expander_sae.activations.modules import changed_output
+from expander_sae.activations.running import own_run, text_inputs, uncompiled
 
 
 class AtModule:
@@ -18,11 +18,10 @@ class AtModule:
     """
 
     def __init__(self, model: Any, module: str) -> None:
-        self.model = model
+        self.model = uncompiled(model)
         self.module = module
         self._inputs: dict[str, Any] = {}
 
-    @torch.no_grad()
     def run_clean(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Take up a batch [batch, position] and run the model on it.
 
@@ -32,19 +31,13 @@ class AtModule:
         Raises:
             ExpanderSaeError: there is no such module.
         """
-        device = next(self.model.parameters()).device
-        self._inputs = {
-            "input_ids": input_ids.to(device, torch.int64),
-            "attention_mask": attention_mask.to(device),
-            "use_cache": False,
-        }
+        self._inputs = text_inputs(self.model, input_ids, attention_mask)
         seen: list[Tensor] = []
-        with changed_output(self.model, self.module, seen.append):
+        with own_run(self.model), changed_output(self.model, self.module, seen.append):
             logits = self.model(**self._inputs).logits
         return seen[0], logits
 
-    @torch.no_grad()
     def logits_with(self, new: Tensor) -> Tensor:
         """Logits of the same batch with the module's output replaced by `new`."""
-        with changed_output(self.model, self.module, lambda _hidden: new):
+        with own_run(self.model), changed_output(self.model, self.module, lambda _hidden: new):
             return self.model(**self._inputs).logits

@@ -18,6 +18,7 @@ from expander_sae.activations import (
     d_in_of,
 )
 from expander_sae.activations.modules import activations_at
+from expander_sae.activations.positions import check_context
 from expander_sae.records import ExpanderSaeError, write_atomically
 from expander_sae.saes import AbstractSae
 
@@ -60,7 +61,12 @@ def text_batches(
     sequences: int = 8,
 ) -> Iterator[TokenBatch]:
     """Run the model on a text and give the stream after block `layer` (counted from 0), or the output of the module of
-    that name, token by token."""
+    that name, token by token.
+
+    Raises:
+        ExpanderSaeError: a block is longer than the model has positions.
+    """
+    check_context(language_model.model, blocks.input_ids.shape[1])
     for start in range(0, len(blocks), sequences):
         batch = blocks[start : start + sequences]
         mask = batch.attention_mask.to(torch.bool)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from expander_sae.activations import LanguageModel, TokenBlocks
-from expander_sae.records import ExpanderSaeError
+from expander_sae.activations.positions import check_context
+from expander_sae.activations.running import input_device
+from expander_sae.records import ExpanderSaeError, Provenance, check_provenance
 
 from .at_module import AtModule
 from .second_half import SecondHalf
@@ -78,6 +80,8 @@ def cross_entropy(
 ) -> dict[str, CrossEntropyMetrics]:
     """Measure every reconstruction on the same text, with the stream after block `layer` spliced.
 
+    An SAE that is known to be of another model or place is warned about.
+
         ce        = Σ −log p(next token) / Σ (length − 1)     over blocks, natural log, float32 log-softmax
         delta_ce  = ce_recon − ce_clean
         recovered = (ce_ablated − ce_recon) / (ce_ablated − ce_clean)     ablated: by 0, or by `mean`
@@ -99,17 +103,53 @@ def cross_entropy(
     Raises:
         ExpanderSaeError: an unknown `splice`, a layer out of range, a wrong width, or text of no predictions.
     """
+    met = Provenance(
+        model=language_model.model_id,
+        revision=language_model.revision,
+        layer=layer if isinstance(layer, int) else None,
+        module=None if isinstance(layer, int) else layer,
+        d_in=mean.numel(),
+    )
+    for name, reconstruct in reconstructions.items():
+        if hasattr(reconstruct, "metadata"):
+            check_provenance(name, reconstruct, met)
+    return spliced_cross_entropy(
+        reconstructions,
+        language_model,
+        blocks,
+        layer=layer,
+        mean=mean,
+        splice=splice,
+        giant_norm=giant_norm,
+        progress=progress,
+    )
+
+
+def spliced_cross_entropy(
+    reconstructions: Mapping[str, Reconstruct],
+    language_model: LanguageModel,
+    blocks: TokenBlocks,
+    *,
+    layer: int | str,
+    mean: Tensor,
+    splice: str,
+    giant_norm: float | None,
+    progress: Callable[[int], None] | None,
+) -> dict[str, CrossEntropyMetrics]:
+    """`cross_entropy` for SAEs whose provenance has been compared already."""
     if splice not in SPLICES:
         raise ExpanderSaeError(f"expected splice to be one of {', '.join(SPLICES)}, got {splice!r}")
     if len(blocks.lengths) == 0 or int(blocks.lengths.max()) < 2:
         raise ExpanderSaeError("expected text with at least two tokens in a sequence, found none")
     model = language_model.model
+    check_context(model, int(blocks.lengths.max()))
     second_half = SecondHalf(model, layer) if isinstance(layer, int) else AtModule(model, layer)
-    sums = _Sums(list(reconstructions))
+    sums, device = _Sums(list(reconstructions)), input_device(model)
     step = max(1, _LOGITS_AT_ONCE // (blocks.input_ids.shape[1] * _vocabulary(model)))
     for first in range(0, len(blocks.lengths), step):
-        batch = _on_device(blocks, first, first + step, next(model.parameters()).device)
-        hidden, logits = second_half.run_clean(batch.input_ids, batch.attention_mask)
+        batch = _on_device(blocks, first, first + step, device)
+        # A model that is spread over devices may give them elsewhere.
+        hidden, logits = (there.to(device) for there in second_half.run_clean(batch.input_ids, batch.attention_mask))
         if hidden.shape[-1] != mean.numel():
             raise ExpanderSaeError(
                 f"expected a language model of d_in {mean.numel()} (that of the activations), "
@@ -216,6 +256,7 @@ class _Sums:
     def add(self, run: object, logits: Tensor, clean: list[Tensor] | None, batch: TokenBlocks) -> None:
         """Add a spliced run of a batch; its divergence from the clean one too, if that is given."""
         loss = divergence = 0.0
+        logits = logits.to(batch.input_ids.device)
         for number, length in enumerate(batch.lengths.tolist()):
             targets = batch.input_ids[number, 1:length].long()
             for piece in _steps(logits, length):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +13,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from expander_sae.activations import ActivationStore, LanguageModel
-from expander_sae.records import EvaluationRecord, ExpanderSaeError
+from expander_sae.records import (
+    EvaluationRecord,
+    ExpanderSaeError,
+    Provenance,
+    check_provenance,
+    warn_of_differences,
+)
 from expander_sae.saes import AbstractSae
 from expander_sae.saes.init import OUTLIER_MEDIANS
 
-from .cross_entropy import SPLICES, CrossEntropyMetrics, cross_entropy, spread_blocks
+from .cross_entropy import SPLICES, CrossEntropyMetrics, spliced_cross_entropy, spread_blocks
 from .reconstruction import ReconstructionAccumulator
 
 MEDIAN_SAMPLE = 32_768
@@ -75,6 +80,10 @@ def evaluate(
         0.31
     """
     _check(saes, store, splice, batch_size, max_tokens, outlier_medians)
+    place = None if language_model is None else _place(store)
+    activations = Provenance.of_settings(store.manifest["settings"])
+    mismatches = {name: check_provenance(name, sae, activations) or [] for name, sae in saes.items()}
+    of_model = [] if language_model is None else _other_model(activations, language_model)
     modes = {name: sae.training for name, sae in saes.items()}
     for sae in saes.values():
         sae.eval()
@@ -84,12 +93,10 @@ def evaluate(
             reconstruction = _reconstruct(saes, tokens, batch_size, outlier_medians, bar)
             metrics = {name: sums.result() for name, sums in reconstruction.accumulators.items()}
             losses: dict[str, CrossEntropyMetrics] = {}
-            if language_model is not None:
-                place = _place(store)
+            if language_model is not None and place is not None:
                 mean = next(iter(metrics.values())).mean
                 blocks = spread_blocks(store.tokens(split), ce_tokens)
-                _check_same_model(store, language_model)
-                losses = cross_entropy(
+                losses = spliced_cross_entropy(
                     saes,
                     language_model,
                     blocks,
@@ -125,6 +132,7 @@ def evaluate(
             l0=result.l0,
             dead_fraction=result.dead_fraction,
             encode_tokens_per_second=reconstruction.encode_tokens_per_second[name],
+            mismatches=[*mismatches[name], *of_model] or None,
             **(losses[name]._asdict() if name in losses else {}),
         )
     return records
@@ -196,17 +204,12 @@ def _place(store: ActivationStore) -> int | str:
     return settings.get("module") or settings["layer"]
 
 
-def _check_same_model(store: ActivationStore, language_model: LanguageModel) -> None:
-    """Warn where the activations are known to come from other weights."""
-    harvested, given = store.manifest["settings"]["model_revision"], language_model.revision
-    # A hub commit and a content hash of the same model cannot be compared.
-    comparable = harvested.startswith("sha256:") == given.startswith("sha256:")
-    if comparable and harvested != given:
-        warnings.warn(
-            f"the activations come from {store.manifest['settings']['model_id']} ({harvested[:19]}), "
-            f"the cross entropy from {language_model.model_id} ({given[:19]})",
-            stacklevel=3,
-        )
+def _other_model(activations: Provenance, language_model: LanguageModel) -> list[str]:
+    """Warn where the activations are known to come from another model than the cross entropy, and say so."""
+    given = Provenance(model=language_model.model_id, revision=language_model.revision)
+    found = activations.differences(given)
+    warn_of_differences("the activations come from another model than the cross entropy", found, stacklevel=3)
+    return [f"cross entropy: {difference}" for difference in found]
 
 
 def _tokens(store: ActivationStore, split: str, keep_special_tokens: bool, max_tokens: int | None) -> Iterator[Tensor]:

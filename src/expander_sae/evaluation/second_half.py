@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from expander_sae.activations.models import decoder_blocks, splice_after_block
+from expander_sae.activations.outputs import in_form_of
+from expander_sae.activations.running import own_run, text_inputs, uncompiled
 
 
 class _Bypass(nn.Module):
@@ -18,31 +20,31 @@ class _Bypass(nn.Module):
     Models ask their blocks for settings (the attention type, say), so any other attribute is the block's.
     """
 
-    def __init__(self, block: nn.Module, rest: tuple[Any, ...] | None, replacement: Tensor | None) -> None:
+    def __init__(self, block: nn.Module, form: Any, replacement: Tensor | None) -> None:
         super().__init__()
         # Past nn.Module's registry: a stand-in has no parameters or children of its own.
         object.__setattr__(self, "block", block)
-        self.rest = rest
+        self.form = form
         self.replacement = replacement
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["block"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The hidden state, alone or at the head of the tuple that the block would give."""
+        """The hidden state, alone or in what else the block would give."""
         hidden = self.replacement
         if hidden is None:
             hidden = args[0] if args else kwargs["hidden_states"]
-        return hidden if self.rest is None else (hidden, *self.rest)
+        return in_form_of(self.form, hidden)
 
 
 @contextmanager
-def _bypassed(blocks: nn.ModuleList, layer: int, rest: tuple[Any, ...] | None, new: Tensor) -> Iterator[None]:
+def _bypassed(blocks: nn.ModuleList, layer: int, form: Any, new: Tensor) -> Iterator[None]:
     """While open, blocks 0 to `layer` do nothing and the stream leaves block `layer` as `new`."""
     originals = list(blocks[: layer + 1])
     try:
         for number, block in enumerate(originals):
-            blocks[number] = _Bypass(block, rest, new if number == layer else None)
+            blocks[number] = _Bypass(block, form, new if number == layer else None)
         yield
     finally:
         for number, block in enumerate(originals):
@@ -59,13 +61,12 @@ class SecondHalf:
     """
 
     def __init__(self, model: Any, layer: int) -> None:
-        self.model = model
+        self.model = uncompiled(model)
         self.layer = layer
         self.skips: bool | None = None
         self._inputs: dict[str, Any] = {}
-        self._rest: tuple[Any, ...] | None = None
+        self._form: Any = None
 
-    @torch.no_grad()
     def run_clean(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Take up a batch [batch, position] and run all of the model on it.
 
@@ -76,43 +77,33 @@ class SecondHalf:
         Raises:
             ExpanderSaeError: `layer` is out of range.
         """
-        device = next(self.model.parameters()).device
-        self._inputs = {
-            "input_ids": input_ids.to(device, torch.int64),
-            "attention_mask": attention_mask.to(device),
-            "use_cache": False,
-        }
+        self._inputs = text_inputs(self.model, input_ids, attention_mask)
         streams: list[Tensor] = []
-        rests: list[tuple[Any, ...] | None] = []
-
-        def look(hidden: Tensor) -> Tensor:
-            streams.append(hidden)
-            return hidden
+        forms: list[Any] = []
 
         def see_form(_block: nn.Module, _inputs: Any, output: Any) -> None:
-            rests.append(tuple(output[1:]) if isinstance(output, tuple) else None)
+            forms.append(output)
 
-        with splice_after_block(self.model, self.layer, look):
+        with own_run(self.model), splice_after_block(self.model, self.layer, streams.append):
             handle = decoder_blocks(self.model)[self.layer].register_forward_hook(see_form)
             try:
                 logits = self.model(**self._inputs).logits
             finally:
                 handle.remove()
-        hidden, self._rest = streams[0], rests[0]
+        hidden, self._form = streams[0], forms[0]
         if self.skips is None:
             self.skips = self._can_skip(hidden, logits)
         return hidden, logits
 
-    @torch.no_grad()
     def logits_with(self, new: Tensor) -> Tensor:
         """Logits of the same batch with the stream after block `layer` replaced by `new`."""
         if self.skips:
             return self._skip_to(new)
-        with splice_after_block(self.model, self.layer, lambda _hidden: new):
+        with own_run(self.model), splice_after_block(self.model, self.layer, lambda _hidden: new):
             return self.model(**self._inputs).logits
 
     def _skip_to(self, new: Tensor) -> Tensor:
-        with _bypassed(decoder_blocks(self.model), self.layer, self._rest, new):
+        with own_run(self.model), _bypassed(decoder_blocks(self.model), self.layer, self._form, new):
             return self.model(**self._inputs).logits
 
     def _can_skip(self, hidden: Tensor, logits: Tensor) -> bool:

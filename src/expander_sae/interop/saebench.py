@@ -6,7 +6,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from expander_sae.records import ExpanderSaeError
+from expander_sae.records import ExpanderSaeError, Provenance, check_provenance
 from expander_sae.saes import AbstractSae, ExpanderSae
 
 from .saelens_codes import decode_dense, spread_codes
@@ -78,6 +78,7 @@ class SaeBenchAdapter(nn.Module):
         layer = source.get("layer") if layer is None else layer
         if model_name is None or layer is None:
             raise ExpanderSaeError("the model and layer this SAE was trained on are not on record: give both")
+        check_provenance("that SAEBench is given", sae, Provenance(model=model_name, layer=layer))
         self.core = folded(sae).eval()
         rows, decoder, encoder = self.core.dictionary()
         bias = self.core.latent_bias()

@@ -1,16 +1,22 @@
 """Result records, hashes and files that are written whole or not at all. Nothing here imports torch."""
 
-from .errors import ExpanderSaeError
+from .errors import ExpanderSaeError, ExpanderSaeWarning
 from .files import read_json, sha256_file, write_atomically, write_json
+from .provenance import Provenance, ProvenanceWarning, check_provenance, warn_of_differences
 from .results import EvaluationRecord, FrontierRecord, TrainingRecord
 
 __all__ = [
     "EvaluationRecord",
     "ExpanderSaeError",
+    "ExpanderSaeWarning",
     "FrontierRecord",
+    "Provenance",
+    "ProvenanceWarning",
     "TrainingRecord",
+    "check_provenance",
     "read_json",
     "sha256_file",
+    "warn_of_differences",
     "write_atomically",
     "write_json",
 ]

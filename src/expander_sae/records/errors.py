@@ -6,3 +6,7 @@ class ExpanderSaeError(ValueError):
 
     Raised for wrong shapes, NaN, damaged files, missing models and full disks; never for our own bugs.
     """
+
+
+class ExpanderSaeWarning(UserWarning):
+    """Something goes on that is probably not what was meant; the command line shows it in one line."""

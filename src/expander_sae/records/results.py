@@ -112,6 +112,9 @@ class EvaluationRecord(_Record):
     """How codes were read; see `expander_sae.saes.INFERENCES`."""
     module: str | None = None
     """The module whose output was harvested; None for the residual stream after `layer`."""
+    mismatches: list[str] | None = None
+    """How these activations differ from those the SAE was trained on (model, place, scale), and the language model from
+    theirs; None where nothing known does."""
 
     splice: str | None = None
     """`ordinary`: excluded positions keep the model's own activation; `everywhere`: all are replaced."""
@@ -145,6 +148,8 @@ class TrainingRecord(_Record):
     diverged: bool = False
     device: str = "cpu"
     """Where, as torch names it."""
+    mismatches: list[str] | None = None
+    """How the activations differ from those the SAE had been trained on before; None where nothing known does."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from expander_sae.records import ExpanderSaeError, write_json
+from expander_sae.records import ExpanderSaeError, Provenance, check_provenance, write_json
 from expander_sae.records.results import TrainingRecord
 from expander_sae.saes import AbstractSae, ExpanderSae, InputStatistics, IrregularSae, input_statistics
 
@@ -90,6 +90,8 @@ def train(
     sample = stream.sample(config.statistics_tokens, seed=config.seed)
     _check(saes, sample)
     _check_heldout(heldout, sample)
+    source = stream.describe()
+    mismatches = {name: check_provenance(name, sae, Provenance.of_settings(source)) for name, sae in saes.items()}
     statistics = input_statistics(sample)
     largest_norm = _largest_norm(sample, config)
     members = [_member(name, sae, config, statistics) for name, sae in saes.items()]
@@ -98,7 +100,7 @@ def train(
     description = {
         "config": config.to_dict(),
         "saes": {name: sae.describe() for name, sae in saes.items()},
-        "activations": stream.describe(),
+        "activations": source,
         "extra_losses": sorted(extra_losses or {}),
     }
     learned = {name: value for name, value in config.to_dict().items() if name not in WATCHED}
@@ -112,7 +114,7 @@ def train(
         except KeyboardInterrupt:
             run.save()
             raise
-    return _finish(run, statistics, description)
+    return _finish(run, statistics, description, mismatches)
 
 
 def _member(name: str, sae: AbstractSae, config: TrainConfig, statistics: InputStatistics) -> Member:
@@ -307,7 +309,12 @@ def _bar(progress: bool, steps: int, done: int) -> Iterator[_Show]:
         yield show
 
 
-def _finish(run: _Run, statistics: InputStatistics, description: dict[str, Any]) -> dict[str, TrainingRecord]:
+def _finish(
+    run: _Run,
+    statistics: InputStatistics,
+    description: dict[str, Any],
+    mismatches: Mapping[str, list[str] | None],
+) -> dict[str, TrainingRecord]:
     """Save what was trained and say how it went."""
     records = {}
     for member in run.members:
@@ -324,6 +331,7 @@ def _finish(run: _Run, statistics: InputStatistics, description: dict[str, Any])
             config=run.config.to_dict(),
             diverged=member.diverged,
             device=str(member.device),
+            mismatches=mismatches[member.name],
         )
         records[member.name] = record
         if not member.diverged:
