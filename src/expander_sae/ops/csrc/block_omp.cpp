@@ -18,8 +18,10 @@
 namespace expander::ISA {
 namespace {
 
+using D = Degree<0>;  // what is compiled for a degree is the scan
+
 // What both ways of fitting share: the tile, the scan, and which tokens go on.
-template <int width_, class D, bool absolute>
+template <int width_>
 class TilePursuit {
  public:
   static constexpr int width = width_, Q = width / Lockstep::lanes;  // groups of tokens in lockstep
@@ -27,7 +29,7 @@ class TilePursuit {
  protected:
   TilePursuit(const BlockOmpArguments& a, Scratch& scan_scratch)
       : a_(a), w_(a.dictionary), picks_(a.block + a.spare),
-        scan_(w_, nullptr, picks_, picks_ == 1 ? SamplePlan{} : plan_sample(w_.n_latents, picks_), scan_scratch) {}
+        scan_(w_, nullptr, a.is_signed, picks_, picks_ == 1 ? SamplePlan{} : plan_sample(w_.n_latents, picks_), scan_scratch) {}
 
   void add_to(Pieces& pieces, int64_t slots) {
     pieces.add(x_, width * w_.d_in);
@@ -101,7 +103,7 @@ class TilePursuit {
   const BlockOmpArguments& a_;
   const Dictionary& w_;
   const int64_t picks_;
-  TileScan<width, D, absolute> scan_;
+  TileScan<width> scan_;
   float *x_, *residual_, *left_;
   int32_t* picked_;
   SupportWork work_;
@@ -118,9 +120,9 @@ class TilePursuit {
 };
 
 // Supports that only grow, a vector's lanes of tokens in lockstep.
-template <int width_, class D, bool absolute>
-class Forward : TilePursuit<width_, D, absolute> {
-  using Base = TilePursuit<width_, D, absolute>;
+template <int width_>
+class Forward : TilePursuit<width_> {
+  using Base = TilePursuit<width_>;
   using Base::a_, Base::w_, Base::picks_, Base::held_, Base::x_, Base::work_, Base::picked_;
   static constexpr int lanes = Lockstep::lanes;
 
@@ -245,9 +247,9 @@ class Forward : TilePursuit<width_, D, absolute> {
 
 // Supports that also lose columns, in lockstep too: every stage factors the Gram matrices anew, so that errors do
 // not grow from stage to stage. A column keeps its slot as long as it stays, and new ones take the slots that are free.
-template <int width_, class D, bool absolute>
-class Backward : TilePursuit<width_, D, absolute> {
-  using Base = TilePursuit<width_, D, absolute>;
+template <int width_>
+class Backward : TilePursuit<width_> {
+  using Base = TilePursuit<width_>;
   using Base::a_, Base::w_, Base::picks_, Base::held_, Base::x_, Base::work_, Base::picked_;
   static constexpr int lanes = Lockstep::lanes;
 
@@ -461,26 +463,15 @@ void run(const BlockOmpArguments& a) {
   *a.dependent = dependent.load();
 }
 
-template <class D, bool absolute>
-void run_width(const BlockOmpArguments& a) {
-  const bool few = a.x.batch <= 16 * a.threads;
-  if (a.spare) return few ? run<Backward<16, D, absolute>>(a) : run<Backward<32, D, absolute>>(a);
-  if (few) return run<Forward<16, D, absolute>>(a);
-  // Wide tiles scan faster, but between stages every token of the tile keeps its least-squares problem in the cache.
-  if (a.block >= a.k && a.dictionary.d_in <= 3072) return run<Forward<largest_tile, D, absolute>>(a);
-  return run<Forward<32, D, absolute>>(a);
-}
-
-template <class D>
-void run_degree(const BlockOmpArguments& a) {
-  if (a.is_signed) return run_width<D, true>(a);
-  return run_width<D, false>(a);
-}
-
 }  // namespace
 
 void block_omp(const BlockOmpArguments& a) {
-  with_degree(a.dictionary.degree, [&](auto degree) { run_degree<decltype(degree)>(a); });
+  const bool few = a.x.batch <= 16 * a.threads;
+  if (a.spare) return few ? run<Backward<16>>(a) : run<Backward<32>>(a);
+  if (few) return run<Forward<16>>(a);
+  // Wide tiles scan faster, but between stages every token of the tile keeps its least-squares problem in the cache.
+  if (a.block >= a.k && a.dictionary.d_in <= 3072) return run<Forward<largest_tile>>(a);
+  return run<Forward<32>>(a);
 }
 
 }  // namespace expander::ISA

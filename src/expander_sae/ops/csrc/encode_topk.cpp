@@ -82,7 +82,7 @@ class Partial {
   int32_t* rank_;
 };
 
-template <int width, class D>
+template <int width>
 void run(const EncodeArguments& a) {
   const int64_t n = a.dictionary.n_latents;
   const int64_t tiles = (a.x.batch + width - 1) / width;
@@ -94,7 +94,7 @@ void run(const EncodeArguments& a) {
     static thread_local Scratch scratch;
     const int64_t tile = part / chunks, chunk = part % chunks;
     const int64_t first = n * chunk / chunks, last = n * (chunk + 1) / chunks;
-    TileScan<width, D> job(a.dictionary, a.bias, a.k, plan_sample(last - first, a.k), scratch);
+    TileScan<width> job(a.dictionary, a.bias, false, a.k, plan_sample(last - first, a.k), scratch);
     const int64_t start = tile * width;
     const int count = static_cast<int>(std::min<int64_t>(width, a.x.batch - start));
     load_tile<width>(a.x, a.dictionary.d_in, start, count, reinterpret_cast<float*>(job.tile), job.token);
@@ -112,7 +112,6 @@ void run(const EncodeArguments& a) {
 }
 
 // One token: its activations fit the first-level cache, so plain scalar gathers win over a padded tile.
-template <class D>
 void run_single(const EncodeArguments& a) {
   const int64_t n = a.dictionary.n_latents, d_in = a.dictionary.d_in;
   // Waking a thread takes as long as some hundred thousand multiply-adds.
@@ -129,16 +128,16 @@ void run_single(const EncodeArguments& a) {
       pieces.place(scratch);
       read_token(a.x, d_in, token, x);
       Candidates found = partial.at(token, chunk);
-      scan_token<D, false>(a.dictionary, a.bias, x, n * chunk / chunks, n * (chunk + 1) / chunks, floor_of(a), a.k,
-                           capacity_for(a.k), found, rank);
+      scan_token(a.dictionary, a.bias, false, x, n * chunk / chunks, n * (chunk + 1) / chunks, floor_of(a), a.k, found, rank);
       partial.put(token, chunk, found);
     });
     partial.finish_token(token);
   }
 }
 
-template <class D>
-void run_degree(const EncodeArguments& a) {
+}  // namespace
+
+void encode_topk(const EncodeArguments& a) {
   // The tile, [d_in, tile] floats, has to stay in the second-level cache beside the dictionary.
   const int tile = a.tile ? a.tile
                    : a.x.batch < 3   ? 1
@@ -148,18 +147,12 @@ void run_degree(const EncodeArguments& a) {
                    : a.dictionary.d_in <= 3072 ? 64
                    : a.dictionary.d_in <= 6144 ? 32 : 16;
   switch (std::min(tile, largest_tile)) {
-    case 1: return run_single<D>(a);
-    case 8: return run<8, D>(a);
-    case 16: return run<16, D>(a);
-    case 32: return run<32, D>(a);
-    default: return run<largest_tile, D>(a);
+    case 1: return run_single(a);
+    case 8: return run<8>(a);
+    case 16: return run<16>(a);
+    case 32: return run<32>(a);
+    default: return run<largest_tile>(a);
   }
-}
-
-}  // namespace
-
-void encode_topk(const EncodeArguments& a) {
-  with_degree(a.dictionary.degree, [&](auto degree) { run_degree<decltype(degree)>(a); });
 }
 
 }  // namespace expander::ISA

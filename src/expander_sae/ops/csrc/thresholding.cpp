@@ -28,7 +28,7 @@ class TileCodes {
 
  protected:
   TileCodes(const GreedyArguments& a, int64_t wanted, Scratch& scan_scratch)
-      : a_(a), w_(a.dictionary), scan_(w_, nullptr, wanted, plan_sample(w_.n_latents, wanted), scan_scratch) {}
+      : a_(a), w_(a.dictionary), scan_(w_, nullptr, absolute, wanted, plan_sample(w_.n_latents, wanted), scan_scratch) {}
 
   void add_to(Pieces& pieces) {
     pieces.add(x_, width * w_.d_in);
@@ -79,7 +79,7 @@ class TileCodes {
 
   const GreedyArguments& a_;
   const Dictionary& w_;
-  TileScan<width, D, absolute> scan_;
+  TileScan<width> scan_;
   float *x_, *residual_, *trial_, *codes_;
   int32_t* latents_;
   int64_t count_[width];
