@@ -93,7 +93,6 @@ void check_k(int64_t k, int64_t slots, const Dictionary& w) {
   require(slots < most_slots / w.degree, "columns of one token times degree must be below 2^31");
 }
 
-void check_tolerance(float tolerance) { require(tolerance >= 0 && tolerance < 1, "tolerance must be in [0, 1)"); }
 void check_threads(int threads) { require(threads >= 1, "threads must be at least 1"); }
 
 void check_finite(const char* name, const float* numbers, int64_t count) {
@@ -328,34 +327,46 @@ double loss(const Indices& indices, const Matrix& codes, const AnyMatrix& x, con
   return total;
 }
 
-int64_t block_omp(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& rows, const Matrix& values, int64_t k,
-                  int64_t block, int64_t spare, bool is_signed, float tolerance, int threads,
-                  const OutIndices& indices, const OutMatrix& codes) {
-  BlockOmpArguments a;
+// What every pursuit is given.
+void fill(PursuitArguments& a, const AnyMatrix& x, const Maybe<Vector>& center, const Rows& rows, const Matrix& values, int64_t k,
+          bool is_signed, float tolerance, int threads, const OutIndices& indices, const OutMatrix& codes) {
   a.x = activations(x, center);
   a.dictionary = dictionary(rows, values, extent(x, 1));
   a.k = k;
-  a.block = block;
-  a.spare = spare;
   a.is_signed = is_signed;
   a.tolerance = tolerance;
   a.threads = threads;
-  require(block >= 1 && block <= k, "need 1 <= block <= k");
-  require(spare >= 0 && spare <= a.dictionary.n_latents && k <= a.dictionary.n_latents - spare, "need 0 <= spare and k + spare <= n_latents");
-  check_k(k, 3 * k + 2 * spare, a.dictionary);
-  check_tolerance(tolerance);
+  require(tolerance >= 0 && tolerance < 1, "tolerance must be in [0, 1)");
   check_threads(threads);
   require(extent(indices, 0) == a.x.batch && extent(indices, 1) == k, "indices must be [batch, k]");
   require(extent(codes, 0) == a.x.batch && extent(codes, 1) == k, "codes must be [batch, k]");
   a.indices = output(indices);
-  a.values = output(codes);
+  a.codes = output(codes);
+}
+
+// Runs a kernel on tokens whose squares are numbers; how many picked columns were dependent.
+template <class Arguments>
+int64_t pursue(Arguments& a, void (*kernel)(const Arguments&)) {
   int64_t dependent = 0;
   a.dependent = &dependent;
-  nb::gil_scoped_release release;
-  const PursuitTokens tokens(a.x, a.dictionary, threads);
-  kernels().block_omp(a);
-  tokens.finish(a.values, a.x.batch, k);
+  const PursuitTokens tokens(a.x, a.dictionary, a.threads);
+  kernel(a);
+  tokens.finish(a.codes, a.x.batch, a.k);
   return dependent;
+}
+
+int64_t block_omp(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& rows, const Matrix& values, int64_t k,
+                  int64_t block, int64_t spare, bool is_signed, float tolerance, int threads,
+                  const OutIndices& indices, const OutMatrix& codes) {
+  BlockOmpArguments a;
+  fill(a, x, center, rows, values, k, is_signed, tolerance, threads, indices, codes);
+  a.block = block;
+  a.spare = spare;
+  require(block >= 1 && block <= k, "need 1 <= block <= k");
+  require(spare >= 0 && spare <= a.dictionary.n_latents && k <= a.dictionary.n_latents - spare, "need 0 <= spare and k + spare <= n_latents");
+  check_k(k, 3 * k + 2 * spare, a.dictionary);
+  nb::gil_scoped_release release;
+  return pursue(a, kernels().block_omp);
 }
 
 int64_t greedy(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& rows, const Matrix& values,
@@ -363,36 +374,15 @@ int64_t greedy(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& rows
                const Maybe<Indices>& warm_indices, const Maybe<Matrix>& warm_codes, const Maybe<Bytes>& repeated,
                int threads, const OutIndices& indices, const OutMatrix& codes) {
   GreedyArguments a;
-  a.x = activations(x, center);
-  a.dictionary = dictionary(rows, values, extent(x, 1));
-  if (method == "omp")
-    a.method = Greedy::omp;
-  else if (method == "mp")
-    a.method = Greedy::matching;
-  else if (method == "gradient")
-    a.method = Greedy::gradient;
-  else if (method == "nnomp")
-    a.method = Greedy::nonnegative;
-  else if (method == "refit")
-    a.method = Greedy::refit;
-  else if (method == "cosamp")
-    a.method = Greedy::cosamp;
-  else if (method == "niht")
-    a.method = Greedy::niht;
-  else
-    throw std::invalid_argument("method must be omp, mp, gradient, nnomp, refit, cosamp or niht");
-  a.k = k;
+  fill(a, x, center, rows, values, k, is_signed, tolerance, threads, indices, codes);
+  static constexpr const char* names[] = {"omp", "mp", "gradient", "nnomp", "refit", "cosamp", "niht"};  // as in Greedy
+  const auto name = std::find(std::begin(names), std::end(names), method);
+  require(name != std::end(names), "method must be omp, mp, gradient, nnomp, refit, cosamp or niht");
+  a.method = static_cast<Greedy>(name - std::begin(names));
   a.steps = steps;
-  a.is_signed = is_signed;
-  a.tolerance = tolerance;
-  a.threads = threads;
   check_k(k, 3 * k, a.dictionary);
-  check_tolerance(tolerance);
-  check_threads(threads);
   require(steps >= 0, "steps must not be negative");
   require(a.dictionary.n_latents < most_slots / a.dictionary.degree, "n_latents * degree must be below 2^31");
-  require(extent(indices, 0) == a.x.batch && extent(indices, 1) == k, "indices must be [batch, k]");
-  require(extent(codes, 0) == a.x.batch && extent(codes, 1) == k, "codes must be [batch, k]");
   require(warm_indices.has_value() == warm_codes.has_value(), "a warm start is indices and codes");
   require(warm_indices || a.method != Greedy::refit, "refit needs a warm start");
   a.warm = warm_indices ? extent(*warm_indices, 1) : 0;
@@ -401,22 +391,13 @@ int64_t greedy(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& rows
   a.warm_codes = data_or_null(warm_codes, a.x.batch * a.warm);
   a.repeated = data_or_null(repeated, a.dictionary.n_latents);
   a.repetitions = a.repeated ? std::count(a.repeated, a.repeated + a.dictionary.n_latents, uint8_t{1}) : 0;
-  a.indices = output(indices);
-  a.codes = output(codes);
-  int64_t dependent = 0;
-  a.dependent = &dependent;
   nb::gil_scoped_release release;
   if (warm_indices) {
     check_indices(*warm_indices, a.dictionary.n_latents);
     check_finite("warm start", a.warm_codes, a.x.batch * a.warm);
   }
-  const PursuitTokens tokens(a.x, a.dictionary, threads);
-  if (a.method == Greedy::cosamp || a.method == Greedy::niht)
-    kernels().thresholding(a);
-  else
-    kernels().greedy(a);
-  tokens.finish(a.codes, a.x.batch, k);
-  return dependent;
+  const bool changes_whole_support = a.method == Greedy::cosamp || a.method == Greedy::niht;
+  return pursue(a, changes_whole_support ? kernels().thresholding : kernels().greedy);
 }
 
 void correlate(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& rows, const Matrix& values, int threads,

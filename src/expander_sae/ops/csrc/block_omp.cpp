@@ -97,7 +97,7 @@ class TilePursuit {
   void write(int t, int64_t token, const int32_t* latents, float* coefficients, int64_t count) {
     const float* x = x_ + t * w_.d_in;
     if (!is_fit<D>(w_, latents, coefficients, count, x, norm_[t], left_)) ExactFit().solve(w_, latents, count, x, coefficients);
-    write_codes(latents, coefficients, count, a_.k, a_.is_signed, a_.indices + token * a_.k, a_.values + token * a_.k);
+    write_codes(latents, coefficients, count, a_.k, a_.is_signed, a_.indices + token * a_.k, a_.codes + token * a_.k);
   }
 
   const BlockOmpArguments& a_;

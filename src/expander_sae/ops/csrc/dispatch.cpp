@@ -1,35 +1,30 @@
 #include <cstring>
+#include <iterator>
 
 #include "kernels.h"
 
 namespace expander {
 
-#define DECLARE(isa)                                                                                                  \
-  namespace isa {                                                                                                     \
-  void encode_topk(const EncodeArguments&);                                                                           \
-  void decode(const DecodeArguments&);                                                                                \
-  void decode_backward(const DecodeBackwardArguments&);                                                               \
-  void encode_backward(const EncodeBackwardArguments&);                                                               \
-  void loss(const LossArguments&);                                                                                    \
-  void block_omp(const BlockOmpArguments&);                                                                           \
-  void greedy(const GreedyArguments&);                                                                                \
-  void thresholding(const GreedyArguments&);                                                                          \
-  void correlate(const CorrelateArguments&);                                                                          \
-  void support_gram(const SupportGramArguments&);                                                                     \
-  void unit_columns(const float*, int64_t, int64_t, float, float*, float*, int);                                      \
-  void unit_columns_backward(const float*, const float*, const float*, int64_t, int64_t, float*, int);                \
-  DictionarySurvey survey_dictionary(const Dictionary&);                                                              \
-  TokenSurvey survey_tokens(const Activations&, int64_t, int);                                                        \
-  float largest_size(const float*, int64_t);                                                                          \
-  const KernelTable table = {#isa, encode_topk, decode, decode_backward, encode_backward, loss, block_omp, greedy,    \
-                             thresholding, correlate, support_gram, unit_columns, unit_columns_backward,              \
-                             survey_dictionary, survey_tokens, largest_size};                                         \
+#define EXPANDER_DECLARE(kernel, result, arguments) result kernel arguments;
+#define EXPANDER_NAME(kernel, result, arguments) , kernel
+#define EXPANDER_SET(isa)                                     \
+  namespace isa {                                             \
+  EXPANDER_KERNELS(EXPANDER_DECLARE)                          \
+  const KernelTable table = {#isa EXPANDER_KERNELS(EXPANDER_NAME)}; \
   }
 
-DECLARE(baseline)
-#if defined(__x86_64__)
-DECLARE(avx2)
-DECLARE(avx512)
+// The build says which sets it made.
+#if defined(EXPANDER_NEON)
+EXPANDER_SET(neon)
+#endif
+#if defined(EXPANDER_BASELINE)
+EXPANDER_SET(baseline)
+#endif
+#if defined(EXPANDER_AVX2)
+EXPANDER_SET(avx2)
+#endif
+#if defined(EXPANDER_AVX512)
+EXPANDER_SET(avx512)
 #endif
 
 namespace {
@@ -37,27 +32,37 @@ namespace {
 bool runs(const KernelTable& table) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (&table == &avx2::table)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
-  if (&table == &avx512::table)
-    return runs(avx2::table) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512cd");
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
+                        __builtin_cpu_supports("f16c");
+  if (!std::strcmp(table.name, "avx2")) return has_avx2;
+  if (!std::strcmp(table.name, "avx512"))
+    return has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
 #endif
   (void)table;
   return true;
 }
 
-#if defined(__x86_64__)
-const KernelTable* const tables[] = {&avx512::table, &avx2::table, &baseline::table};
-#else
-const KernelTable* const tables[] = {&baseline::table};
+// The best first.
+const KernelTable* const tables[] = {
+#if defined(EXPANDER_AVX512)
+    &avx512::table,
 #endif
+#if defined(EXPANDER_AVX2)
+    &avx2::table,
+#endif
+#if defined(EXPANDER_NEON)
+    &neon::table,
+#endif
+#if defined(EXPANDER_BASELINE)
+    &baseline::table,
+#endif
+};
 
 const KernelTable* best() {
   for (const KernelTable* table : tables)
     if (runs(*table)) return table;
-  return &baseline::table;
+  return tables[std::size(tables) - 1];  // what every machine of this kind runs
 }
 
 const KernelTable*& current() {

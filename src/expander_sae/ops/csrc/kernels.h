@@ -91,39 +91,36 @@ struct LossArguments {
   uint8_t* fired;         // [n_latents], set to 1 where a code is non-zero
 };
 
-// Orthogonal matching pursuit, `block` columns per stage, from the residual x - center. With `spare` a stage picks so many
-// columns more, and drops those that matter least until it has grown by `block`.
-struct BlockOmpArguments {
+// What every pursuit is given: at most k codes of each x - center.
+struct PursuitArguments {
   Activations x;
   Dictionary dictionary;
-  int64_t k, block, spare;
+  int64_t k;
   bool is_signed;   // pick by |score|; otherwise by score, positive only
   float tolerance;  // stop where ||r|| <= tolerance * ||x - center||
   int threads;
-  int64_t* indices;
-  float* values;
+  int64_t* indices;    // [batch, k]
+  float* codes;        // [batch, k]
   int64_t* dependent;  // how many picked columns lay in the span of the support and were skipped
+};
+
+// Orthogonal matching pursuit, `block` columns per stage, from the residual x - center. With `spare` a stage picks so many
+// columns more, and drops those that matter least until it has grown by `block`.
+struct BlockOmpArguments : PursuitArguments {
+  int64_t block, spare;
 };
 
 enum class Greedy : int { omp, matching, gradient, nonnegative, refit, cosamp, niht };
 
 // Pursuit one column at a time from the residual x - center; `refit` is least squares on the warm start's support.
-struct GreedyArguments {
-  Activations x;
-  Dictionary dictionary;
+struct GreedyArguments : PursuitArguments {
   Greedy method;
-  int64_t k, steps;  // steps: picks of matching and gradient pursuit, iterations of cosamp and niht
-  bool is_signed;
-  float tolerance;
+  int64_t steps;  // picks of matching and gradient pursuit, iterations of cosamp and niht
   const int64_t* warm_indices;  // [batch, warm], for omp and refit
   const float* warm_codes;      // [batch, warm]; zero: no column
   int64_t warm;
   const uint8_t* repeated;  // [n_latents] columns that niht leaves out because they repeat an earlier one, or null
   int64_t repetitions;      // how many
-  int threads;
-  int64_t* indices;
-  float* codes;
-  int64_t* dependent;
 };
 
 struct CorrelateArguments {
@@ -153,24 +150,30 @@ struct TokenSurvey {
   bool extreme;        // in some token, the largest |x - center| is not zero and not within 2^-40 and 2^40
 };
 
+// Every kernel once: name, result, arguments. The table's members, each set's declarations and its table are made of this.
+#define EXPANDER_KERNELS(KERNEL)                                                                                            \
+  KERNEL(encode_topk, void, (const EncodeArguments&))                                                                       \
+  KERNEL(decode, void, (const DecodeArguments&))                                                                            \
+  KERNEL(decode_backward, void, (const DecodeBackwardArguments&))                                                           \
+  KERNEL(encode_backward, void, (const EncodeBackwardArguments&))                                                           \
+  KERNEL(loss, void, (const LossArguments&))                                                                                \
+  KERNEL(block_omp, void, (const BlockOmpArguments&))                                                                       \
+  KERNEL(greedy, void, (const GreedyArguments&))                                                                            \
+  KERNEL(thresholding, void, (const GreedyArguments&))                                                                      \
+  KERNEL(correlate, void, (const CorrelateArguments&))                                                                      \
+  KERNEL(support_gram, void, (const SupportGramArguments&))                                                                 \
+  KERNEL(unit_columns, void, (const float* raw, int64_t n, int64_t degree, float floor, float* unit, float* norm, int threads)) \
+  KERNEL(unit_columns_backward, void,                                                                                       \
+         (const float* gradient, const float* unit, const float* norm, int64_t n, int64_t degree, float* out, int threads)) \
+  KERNEL(survey_dictionary, DictionarySurvey, (const Dictionary&))                                                          \
+  KERNEL(survey_tokens, TokenSurvey, (const Activations&, int64_t d_in, int threads))                                       \
+  KERNEL(largest_size, float, (const float* values, int64_t count))  // infinity where one is NaN
+
 struct KernelTable {
   const char* name;
-  void (*encode_topk)(const EncodeArguments&);
-  void (*decode)(const DecodeArguments&);
-  void (*decode_backward)(const DecodeBackwardArguments&);
-  void (*encode_backward)(const EncodeBackwardArguments&);
-  void (*loss)(const LossArguments&);
-  void (*block_omp)(const BlockOmpArguments&);
-  void (*greedy)(const GreedyArguments&);
-  void (*thresholding)(const GreedyArguments&);
-  void (*correlate)(const CorrelateArguments&);
-  void (*support_gram)(const SupportGramArguments&);
-  void (*unit_columns)(const float* raw, int64_t n, int64_t degree, float floor, float* unit, float* norm, int threads);
-  void (*unit_columns_backward)(const float* gradient, const float* unit, const float* norm, int64_t n, int64_t degree,
-                                float* out, int threads);
-  DictionarySurvey (*survey_dictionary)(const Dictionary&);
-  TokenSurvey (*survey_tokens)(const Activations&, int64_t d_in, int threads);
-  float (*largest_size)(const float* values, int64_t count);  // infinity where one is NaN
+#define EXPANDER_MEMBER(kernel, result, arguments) result(*kernel) arguments;
+  EXPANDER_KERNELS(EXPANDER_MEMBER)
+#undef EXPANDER_MEMBER
 };
 
 const KernelTable& kernels();             // the best this machine runs
