@@ -97,6 +97,7 @@ def _rounded(array: Tensor, precision: str, name: str) -> Tensor:
     return (array * (127 / largest)).round().to(torch.int8)
 
 
+@torch.inference_mode(False)  # tensors of inference mode could never be trained
 def load_sae(folder: str | Path) -> AbstractSae:
     """Read an SAE back from a folder that `save` wrote.
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expander_sae.graphs import mask_from_rows
 from expander_sae.ops import Codes
 from expander_sae.saes import AbstractSae, ExpanderSae, Inference, InputStatistics, initialise, set_input_scale
 
@@ -188,5 +187,3 @@ class Member:
             self.requests = None
         elif self.requests is not None:
             self.requests.load_state_dict(state["requests"])
-        if self.moved and isinstance(self.sae, ExpanderSae):
-            self.sae.set_mask(mask_from_rows(self.sae.rows.cpu().numpy(), d_in=self.sae.d_in))
