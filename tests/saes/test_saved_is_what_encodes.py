@@ -190,7 +190,7 @@ def test_missing_and_misshapen_rows_are_torchs_own_errors():
     with pytest.raises(RuntimeError, match="size mismatch for rows"):
         expander(0).load_state_dict(state | {"rows": state["rows"][:, :3]})
     del state["rows"]
-    with pytest.raises(RuntimeError, match='Missing key.* "rows"'):
+    with pytest.raises(RuntimeError, match=r'Missing key.* "rows"'):
         expander(0).load_state_dict(state)
     sae = expander(0)
     assert sae.load_state_dict(state, strict=False).missing_keys == ["rows"]

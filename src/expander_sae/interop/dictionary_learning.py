@@ -149,8 +149,8 @@ def write_dictionary_learning(weights: DenseWeights, folder: str | Path, *, dtyp
         raise ExpanderSaeError(f"only TopK SAEs are written for dictionary_learning; this one is {weights.activation}")
     folder = Path(folder)
     state = {
-        "k": torch.tensor(weights.k, dtype=torch.int32),
-        "threshold": torch.tensor(-1.0),
+        "k": torch.tensor(weights.k, dtype=torch.int32, device="cpu"),
+        "threshold": torch.tensor(-1.0, dtype=torch.float32, device="cpu"),
         "decoder.weight": weights.decoder.T.to(dtype).contiguous(),
         "encoder.weight": weights.encoder.to(dtype).contiguous(),
         "encoder.bias": weights.b_enc.to(dtype),

@@ -80,9 +80,9 @@ def write_openai(weights: DenseWeights, path: str | Path, *, dtype: torch.dtype 
     state: dict[str, Any] = {
         "pre_bias": weights.b_dec.to(dtype).clone(),
         "latent_bias": weights.b_enc.to(dtype).clone(),
-        "stats_last_nonzero": torch.zeros(n_latents, dtype=torch.int64),
-        "latents_activation_frequency": torch.ones(n_latents),
-        "latents_mean_square": torch.zeros(n_latents),
+        "stats_last_nonzero": torch.zeros(n_latents, dtype=torch.int64, device="cpu"),
+        "latents_activation_frequency": torch.ones(n_latents, dtype=torch.float32, device="cpu"),
+        "latents_mean_square": torch.zeros(n_latents, dtype=torch.float32, device="cpu"),
         "encoder.weight": weights.encoder.to(dtype).clone(),
         "decoder.weight": weights.decoder.T.to(dtype).contiguous().clone(),
         "activation": "TopK",

@@ -83,7 +83,9 @@ class SaeBenchAdapter(nn.Module):
         bias = self.core.latent_bias()
         self.W_dec = _matrix(rows, decoder, sae.d_in)
         self.W_enc = nn.Parameter(_matrix(rows, decoder if encoder is None else encoder, sae.d_in).T.contiguous())
-        self.b_enc = nn.Parameter(torch.zeros(sae.n_latents) if bias is None else bias.detach().clone())
+        self.b_enc = nn.Parameter(
+            torch.zeros(sae.n_latents, dtype=torch.float32, device="cpu") if bias is None else bias.detach().clone()
+        )
         self.b_dec = nn.Parameter(self.core.center().detach().clone())
         self.requires_grad_(False)
         self.cfg = SaeBenchConfig(

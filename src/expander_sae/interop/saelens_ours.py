@@ -119,7 +119,9 @@ def rows_from_bytes(mask_bytes: Tensor) -> np.ndarray:
         or bool(((values < 0) | (values > 255) | (values % 1 != 0)).any())
     ):
         raise ExpanderSaeError("expected mask_bytes as whole numbers 0..255, [1..4 bytes, n_latents, degree]")
-    return sum((value.to(torch.int64) << (8 * place) for place, value in enumerate(values)), torch.tensor(0)).numpy()
+    return sum(
+        (value.to(torch.int64) << (8 * place) for place, value in enumerate(values)), torch.tensor(0, device="cpu")
+    ).numpy()
 
 
 @torch.no_grad()

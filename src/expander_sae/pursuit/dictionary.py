@@ -154,7 +154,9 @@ def repeated_columns(dictionary: Dictionary, *, signed: bool) -> Tensor:
     are compared by a 64-bit fingerprint that does not depend on the order of rows or on explicit zeros.
     """
     values = dictionary.values.detach()
-    keys = torch.randint(-(2**62), 2**62, (dictionary.d_in,), generator=torch.Generator().manual_seed(0)) * 2 + 1
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    keys = torch.randint(-(2**62), 2**62, (dictionary.d_in,), generator=generator, dtype=torch.int64, device="cpu")
+    keys = keys * 2 + 1
     keys = keys.to(values.device)
     weights = keys if dictionary.rows is None else keys[dictionary.rows]
     prints = _fingerprint(values, weights)

@@ -155,9 +155,7 @@ class ExpanderSae(AbstractSae):
                 self.row_bytes = made
             else:
                 self.row_bytes.copy_(made)
-        super()._load_from_state_dict(
-            others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
+        super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -32,6 +32,6 @@ def loaded_mask(rows: Tensor, d_in: int) -> Mask:
     """
     if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
         raise ExpanderSaeError(
-            f"expected rows as integers; got {rows.dtype}. Was the whole state dict cast? Cast its values, not its rows."
+            f"expected rows as integers; got {rows.dtype}. Was all of a state dict cast? Cast its values, not its rows."
         )
     return Mask(rows.detach().cpu().numpy(), d_in=d_in, construction="rows", seed=None)

@@ -76,7 +76,7 @@ class Member:
         if self.extra_loss is not None:
             loss = loss + self.extra_loss(sae, x, out.codes)
         if config.coherence > 0:
-            sampled = torch.randperm(sae.n_latents, generator=self.generator)[: config.coherence_columns]
+            sampled = torch.randperm(sae.n_latents, generator=self.generator, device="cpu")[: config.coherence_columns]
             penalty = coherence_penalty(sae, sampled.to(self.device), min(sae.k, sae.n_latents - 1))
             loss = loss + config.coherence * penalty
         self.descend(step, loss)

@@ -25,8 +25,8 @@ def forward(
     if rows is None:
         centered = x.to(values.dtype) if center is None else x.to(values.dtype) - center
         return dense.forward(centered.detach(), values.detach(), k, block, spare, signed, tolerance)
-    indices = torch.empty((x.shape[0], k), dtype=torch.int64)
-    codes = torch.empty((x.shape[0], k), dtype=torch.float32)
+    indices = torch.empty((x.shape[0], k), dtype=torch.int64, device="cpu")
+    codes = torch.empty((x.shape[0], k), dtype=torch.float32, device="cpu")
     dependent = 0
     if x.shape[0]:
         dependent = core.call(

@@ -25,7 +25,7 @@ def forward(
             pre = part @ values.T if bias is None else torch.addmm(bias, part, values.T)
             pieces.append(torch.topk(pre, k, dim=1))
         if not pieces:
-            return torch.empty(0, k, dtype=torch.int64), torch.empty(0, k, dtype=values.dtype)
+            return x.new_empty((0, k), dtype=torch.int64), values.new_empty((0, k))
         codes = torch.cat([piece.values for piece in pieces])
         # A NaN or infinity in x or in the dictionary always reaches the largest pre-activation of some token.
         if not bool(torch.isfinite(codes).all()):
