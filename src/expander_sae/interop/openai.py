@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError, write_atomically
+from expander_sae.saes.tensor_files import save_pickle
 
 from .dense import DenseWeights
 from .tensors import Arrays, read_pickle
@@ -35,7 +36,9 @@ def read_openai(path: str | Path) -> DenseWeights:
         options = options if isinstance(options, dict) else {}
         if options.get("postact_fn", "ReLU") != "ReLU":
             raise ExpanderSaeError(f"expected TopK with a ReLU in {path}; got {options['postact_fn']!r}")
-        k = Arrays(options, path).integer("k")
+        chosen = Arrays(options, path)
+        k = chosen.integer("k")
+        chosen.done(ignore=("postact_fn",))
     elif activation != "ReLU":
         raise ExpanderSaeError(f"expected activation 'TopK' or 'ReLU' in {path}; got {activation!r}")
     encoder = arrays.take("encoder.weight", (None, None))
@@ -89,5 +92,5 @@ def write_openai(weights: DenseWeights, path: str | Path, *, dtype: torch.dtype 
         "activation_state_dict": {"k": weights.k, "postact_fn": "ReLU"},
     }
     with write_atomically(path) as temporary:
-        torch.save(state, temporary)
+        save_pickle(state, temporary)
     return path
