@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from expander_sae.records import ExpanderSaeError, Fields, write_pair
+from expander_sae.records.fields import object_in
 from expander_sae.saes.tensor_files import save_pickle
 
 from .dense import DenseWeights
@@ -180,7 +181,7 @@ def write_dictionary_learning(weights: DenseWeights, folder: str | Path, *, dtyp
         "b_dec": weights.b_dec.to(dtype),
     }
     state = {name: array.clone() for name, array in state.items()}
-    source = weights.metadata.get("activations") or {}
+    source = object_in(weights.metadata, "activations")
     trainer = {
         "trainer_class": "TopKTrainer",
         "dict_class": "AutoEncoderTopK",

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from expander_sae.records import ExpanderSaeError
+from expander_sae.records.fields import object_in
 from expander_sae.saes import AbstractSae, ExpanderSae
 
 from .saelens_codes import decode_dense, spread_codes
@@ -73,7 +74,7 @@ class SaeBenchAdapter(nn.Module):
         prepend_bos: bool | None = None,
     ) -> None:
         super().__init__()
-        source = sae.metadata.get("activations") or {}
+        source = object_in(sae.metadata, "activations")
         model_name = source.get("model_id") if model_name is None else model_name
         layer = source.get("layer") if layer is None else layer
         if model_name is None or layer is None:

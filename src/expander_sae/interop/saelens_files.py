@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError, Fields, write_pair
+from expander_sae.records.fields import object_in
 from expander_sae.saes import AbstractSae
 from expander_sae.saes.tensor_files import read_tensors, save_tensors
 
@@ -35,7 +36,7 @@ def check_dtype(dtype: str) -> torch.dtype:
 
 def metadata_for(sae: AbstractSae | ThresholdSae) -> dict[str, Any]:
     """SAELens's metadata: which model and hook, as far as they are on record; ours whole under `expander_sae`."""
-    source = sae.metadata.get("activations") or {}
+    source = object_in(sae.metadata, "activations")
     layer = source.get("layer")
     return {
         "sae_lens_version": VERSION,
@@ -127,17 +128,11 @@ def sae_from_parts(config: dict[str, Any], found: Arrays, where: str) -> Abstrac
     if fields.text("architecture", None) == ARCHITECTURE:
         _check_shape(config, found)
         sae = fill(build(our_fields(fields), found.left.get("mask_bytes")), found)
-        sae.metadata = dict(_object(_object(config, "metadata"), "expander_sae"))
+        sae.metadata = object_in(object_in(config, "metadata"), "expander_sae")
         return sae
     weights = _read_dense(config, fields, found, where)
     weights.metadata = metadata_from(config)
     return sae_from_dense(weights)
-
-
-def _object(config: dict[str, Any], name: str) -> dict[str, Any]:
-    """A field that is an object, or an empty one."""
-    value = config.get(name)
-    return value if isinstance(value, dict) else {}
 
 
 def _check_shape(config: dict[str, Any], found: Arrays) -> None:
@@ -195,15 +190,15 @@ def _k(fields: Fields, n_latents: int, *, exact: bool) -> int | None:
     k = fields.take("k", None)
     if k is None and not exact:
         return None
-    fits = isinstance(k, int | float) and not isinstance(k, bool) and 1 <= k <= n_latents
-    if not fits or (exact and k != int(k)):
+    number = isinstance(k, int | float) and not isinstance(k, bool)
+    if not number or not 1 <= k <= n_latents or (exact and k != int(k)):
         fields.refuse("k", f"a whole number in 1..{n_latents}" if exact else f"a number in 1..{n_latents}", k)
-    return int(k)  # pyright: ignore[reportArgumentType]
+    return int(k)
 
 
 def metadata_from(config: dict[str, Any]) -> dict[str, Any]:
     """Where the SAE came from, in our words where we have them."""
-    theirs = _object(config, "metadata") or config
+    theirs = object_in(config, "metadata") or config
     ours = theirs.get("expander_sae")
     if isinstance(ours, dict):
         return dict(ours)

@@ -118,6 +118,17 @@ class Fields:
             )
 
 
+def object_in(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A field that is an object, or an empty one: of records that anyone may have written, for what is only shown.
+
+    Example:
+        >>> object_in({"training": "none"}, "training")
+        {}
+    """
+    found = values.get(name)
+    return dict(found) if isinstance(found, dict) else {}
+
+
 def shown(value: Any) -> str:
     """A value in a message: short, whatever it is."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**30:

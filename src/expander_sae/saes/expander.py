@@ -160,9 +160,9 @@ class ExpanderSae(AbstractSae):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         # Modules pickled by earlier releases have the mask as an attribute and its rows as a buffer.
-        old = self.__dict__["_buffers"].pop("rows", None)
+        old = state["_buffers"].pop("rows", None)
         if old is not None:
-            self._mask = self.__dict__.pop("mask")
+            self._mask = vars(self).pop("mask")
             self.register_buffer("row_bytes", bytes_of(loaded_mask(old, self.d_in)), persistent=False)
 
     @torch.no_grad()
