@@ -187,11 +187,10 @@ def _read_dense(config: dict[str, Any], fields: Fields, found: Arrays, where: st
 
 def _k(fields: Fields, n_latents: int, *, exact: bool) -> int | None:
     """k, which is a mean and may be a fraction where it is not exact; None where that is not on record."""
-    k = fields.take("k", None)
+    k: Any = fields.take("k", None)
     if k is None and not exact:
         return None
-    number = isinstance(k, int | float) and not isinstance(k, bool)
-    if not number or not 1 <= k <= n_latents or (exact and k != int(k)):
+    if not isinstance(k, int | float) or k is True or not 1 <= k <= n_latents or (exact and k != int(k)):
         fields.refuse("k", f"a whole number in 1..{n_latents}" if exact else f"a number in 1..{n_latents}", k)
     return int(k)
 

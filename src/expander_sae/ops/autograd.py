@@ -6,7 +6,7 @@ derivatives, `torch.func` transforms) is one error on every backend, never a der
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -19,17 +19,19 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+_DEVICES = ("cpu", "cuda", "xpu", "mps")
+
+
+def _autocasts() -> list[str]:
+    return [device for device in _DEVICES if torch.is_autocast_enabled(device)]
+
+
 @contextmanager
 def no_autocast() -> Iterator[None]:
     """Matrix products in the type of their inputs, whatever autocast says around the block."""
-    on = [device for device in ("cpu", "cuda", "xpu", "mps") if torch.is_autocast_enabled(device)]
-    if len(on) > 1:
-        with torch.autocast(on[0], enabled=False), no_autocast():
-            yield
-    elif on:
-        with torch.autocast(on[0], enabled=False):
-            yield
-    else:
+    with ExitStack() as off:
+        for device in _autocasts():
+            off.enter_context(torch.autocast(device, enabled=False))
         yield
 
 
@@ -38,6 +40,8 @@ def own_precision(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def in_own_precision(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not _autocasts():  # the usual case costs a microsecond
+            return function(*args, **kwargs)
         with no_autocast():
             return function(*args, **kwargs)
 
@@ -51,11 +55,12 @@ def op(function: Callable[P, R]) -> Callable[P, R]:
         ExpanderSaeError: it is called inside a `torch.func` transform, or with a forward-mode tangent.
     """
 
+    inside = own_precision(function)
+
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         _refuse_transforms(function.__name__, (*args, *kwargs.values()))
-        with no_autocast():
-            return function(*args, **kwargs)
+        return inside(*args, **kwargs)
 
     return checked
 
