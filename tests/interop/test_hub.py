@@ -149,6 +149,53 @@ def test_cards_without_records_or_sources_or_masks(tmp_path):
     assert "dense (abc)" in text
 
 
+@pytest.mark.parametrize(
+    "evil",
+    [
+        "<script>alert(1)</script>",
+        "a\n## Heading\n\n- list",
+        "a\r\n---\nlicense: other\n---",
+        "a | b | c",
+        "`code` ```\nfence",
+        "[link](https://example.org) ![](x) https://example.org",
+        "*bold* _it_ \\ $x$ &lt; @someone \u2028 \x00 \ud83d",
+        '"quoted": {yaml}',
+    ],
+)
+def test_text_from_elsewhere_stays_text_in_a_card(evil, tmp_path):
+    sae = some_sae()
+    calm = (save_pretrained(sae, tmp_path / "calm", name="x", evaluations={"x": record(sae)["heldout"]})) / "README.md"
+    sae.metadata = {
+        "activations": {"model_id": evil, "model_revision": evil, "layer": evil, "module": evil},
+        "compression": {"source": evil, "support": evil, "encoder": evil},
+        "training": {"config": {"schedule": evil, "seed": [evil]}, "tokens": evil},
+    }
+    evaluations = {evil: record(sae)["heldout"]}
+    card = save_pretrained(sae, tmp_path / "sae", name=evil, evaluations=evaluations, licence=evil) / "README.md"
+    text = card.read_text(encoding="utf-8")
+    _, header, body = text.split("---\n", 2)
+    found = yaml.safe_load(header)
+    assert found.keys() <= {"license", "library_name", "tags", "base_model"}
+    assert "base_model" not in found
+    outside = "".join(part for number, part in enumerate(body.split("`")) if number % 2 == 0)
+    for mark in ("<", "![", "](", "://", "*bold", "_it_", "@some", "$x", "\u2028", "\x00"):
+        assert mark not in outside, mark
+    headings = [line.split()[1] for line in body.splitlines() if line.startswith("#")]
+    assert headings[1:] == ["Mask", "Recipe", "Numbers", "Use", "Licence"]
+    cells = {line.count("|") for line in body.splitlines() if line.startswith("|")}
+    assert cells == {3} | {line.count("|") for line in calm.read_text().splitlines() if line.startswith("| x")}
+    assert body.count("```") == 2
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"activations": [1]}, {"training": "none"}, {"compression": 3, "activations": ""}]
+)
+def test_metadata_of_another_shape_is_left_out(metadata, tmp_path):
+    sae = some_sae()
+    sae.metadata = metadata
+    assert from_pretrained(save_pretrained(sae, tmp_path / "sae", name="x")).metadata == metadata
+
+
 def test_from_the_command_line(hub, tmp_path):
     sae = some_sae()
     sae.save(tmp_path / "sae")

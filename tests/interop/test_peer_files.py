@@ -262,7 +262,7 @@ def test_damaged_files(tmp_path):
         ({"k": None}, "expected k"),
         ({"k": 1000}, "expected k"),
         ({"metadata": [1]}, None),
-        ({"activation_fn_kwargs": 3}, None),
+        ({"activation_fn_kwargs": 3}, "an object"),
     ],
 )
 def test_configs_that_say_something_else(tmp_path, change, says):

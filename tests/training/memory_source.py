@@ -26,7 +26,7 @@ class MemorySource:
         if self.batches == self.interrupt_at:
             raise KeyboardInterrupt
         self.batches += 1
-        return self.x[torch.randint(0, len(self.x), (self.batch_size,), generator=self.generator)]
+        return self.x[torch.randint(0, len(self.x), (self.batch_size,), generator=self.generator, device="cpu")]
 
     def sample(self, n: int, *, seed: int) -> Tensor:
         del seed

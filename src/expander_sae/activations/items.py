@@ -130,7 +130,7 @@ def _activations(
         )
     if not bool(torch.isfinite(hidden).all()):
         raise ExpanderSaeError(f"expected finite activations at {module}, found NaN or infinity")
-    there = torch.ones(hidden.shape[:2], dtype=torch.bool) if real is None else real.cpu().bool()
+    there = torch.ones(hidden.shape[:2], dtype=torch.bool, device="cpu") if real is None else real.cpu().bool()
     left_out = torch.zeros_like(there) if special is None else special(hidden)
     for what, found in ((f"the input {mask!r}", there), ("`special`", left_out)):
         if found.shape != hidden.shape[:2]:
@@ -166,12 +166,12 @@ class _ItemWriter:
         if not items:
             return
         before = len(self.items[split]) - len(items)
-        lengths = torch.tensor([len(x) for _, x, _, _ in items])
-        numbers = torch.tensor([number for number, _, _, _ in items], dtype=torch.int32)
+        lengths = torch.tensor([len(x) for _, x, _, _ in items], device="cpu")
+        numbers = torch.tensor([number for number, _, _, _ in items], dtype=torch.int32, device="cpu")
         tensors = {
             "x": torch.cat([x for _, x, _, _ in items]),
             "position": torch.cat([position for _, _, position, _ in items]).to(torch.int32),
-            "block": torch.arange(before, before + len(items)).repeat_interleave(lengths).to(torch.int32),
+            "block": torch.arange(before, before + len(items), device="cpu").repeat_interleave(lengths).to(torch.int32),
             "token_id": numbers.repeat_interleave(lengths),
             "special": torch.cat([special for _, _, _, special in items]).to(torch.uint8),
         }
@@ -211,9 +211,9 @@ class _ItemWriter:
 
 def _as_blocks(items: list[tuple[int, Tensor]]) -> TokenBlocks:
     """Item numbers where token ids would be, one block per item."""
-    lengths = torch.tensor([len(special) for _, special in items], dtype=torch.int32)
-    special = torch.ones(len(items), int(lengths.max()), dtype=torch.bool)
-    ids = torch.zeros(special.shape, dtype=torch.int32)
+    lengths = torch.tensor([len(special) for _, special in items], dtype=torch.int32, device="cpu")
+    special = torch.ones(len(items), int(lengths.max()), dtype=torch.bool, device="cpu")
+    ids = torch.zeros(special.shape, dtype=torch.int32, device="cpu")
     for row, (number, flags) in enumerate(items):
         special[row, : len(flags)] = flags
         ids[row] = number

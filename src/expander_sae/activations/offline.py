@@ -184,7 +184,9 @@ def sanity_check(
     lm = model if isinstance(model, LanguageModel) else load_language_model(model, dtype="auto")
     blocks = tokenize(text, lm.tokenizer, context=256, heldout_share=0).blocks["train"]
     # Spread over the text: openings of articles alone are easier than the rest.
-    chosen = torch.linspace(0, len(blocks) - 1, min(len(blocks), max(1, n_tokens // 256))).long()
+    chosen = torch.linspace(
+        0, len(blocks) - 1, min(len(blocks), max(1, n_tokens // 256)), dtype=torch.float32, device="cpu"
+    ).long()
     found = next_token_cross_entropy(lm.model, blocks.input_ids[chosen], blocks.lengths[chosen])
     if not found <= MAX_CROSS_ENTROPY:
         raise ExpanderSaeError(

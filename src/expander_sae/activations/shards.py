@@ -204,10 +204,10 @@ class ActivationStore:
         available = self.n_tokens(split, keep_special_tokens=keep_special_tokens)
         generator = torch.Generator().manual_seed(seed)
         if n >= available:
-            chosen = torch.arange(available)
+            chosen = torch.arange(available, device="cpu")
         else:
-            chosen = torch.randperm(available, generator=generator)[:n].sort().values
-        pieces = [torch.empty(0, self.d_in)]
+            chosen = torch.randperm(available, generator=generator, device="cpu")[:n].sort().values
+        pieces = [torch.empty(0, self.d_in, dtype=torch.float32, device="cpu")]
         before = 0
         for entry in self._entries(split):
             after = before + int(entry["tokens" if keep_special_tokens else "ordinary_tokens"])

@@ -133,7 +133,7 @@ class ActivationStream:
                 (file, start, min(start + step, rows)) for file, rows in shards for start in range(0, rows, step)
             ]
             groups, room = [], 0
-            for i in torch.randperm(len(segments), generator=_generator(self.seed, epoch)).tolist():
+            for i in torch.randperm(len(segments), generator=_generator(self.seed, epoch), device="cpu").tolist():
                 rows = segments[i][2] - segments[i][1]
                 if rows > room:
                     groups.append([])
@@ -152,16 +152,16 @@ class ActivationStream:
         if self._order is None or self._order[0] != key:
             generator = _generator(self.seed, *key)
             if self.with_replacement:
-                order = torch.randint(self._rows, (self._rows,), generator=generator)
+                order = torch.randint(self._rows, (self._rows,), generator=generator, device="cpu")
             else:
-                order = torch.randperm(self._rows, generator=generator)
+                order = torch.randperm(self._rows, generator=generator, device="cpu")
             self._order = (key, order)
         return self._order[1]
 
     def _fill(self, segments: list[_Segment]) -> None:
         if self._buffer is None:
             rows = self.tokens_per_epoch if self._fits else self.buffer_tokens
-            self._buffer = torch.empty(rows, self.store.d_in, dtype=self.store.dtype)
+            self._buffer = torch.empty(rows, self.store.d_in, dtype=self.store.dtype, device="cpu")
         self._held, self._rows = [], 0
         for file, start, stop in segments:
             x = self.store.read_rows(file, start, stop, keep_special_tokens=self.keep_special_tokens)

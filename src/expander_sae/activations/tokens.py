@@ -43,7 +43,7 @@ class TokenBlocks:
     @property
     def attention_mask(self) -> Tensor:
         """int64 [n_blocks, length], 1 where there is a token."""
-        positions = torch.arange(self.input_ids.shape[1])
+        positions = torch.arange(self.input_ids.shape[1], device="cpu")
         return (positions < self.lengths[:, None]).to(torch.int64)
 
     @property

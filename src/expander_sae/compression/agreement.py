@@ -53,7 +53,7 @@ def firing_agreement(
     Raises:
         ExpanderSaeError: there are no tokens.
     """
-    counts = {name: torch.zeros(3, n_latents, dtype=torch.int64) for name in after}
+    counts = {name: torch.zeros(3, n_latents, dtype=torch.int64, device="cpu") for name in after}
     seen = 0
     for x in tokens:
         there = _fired(before(x), n_latents)
@@ -68,9 +68,9 @@ def firing_agreement(
 
 def _fired(codes: Codes, n_latents: int) -> Tensor:
     """bool [tokens, n_latents]; callers keep batches small."""
-    fired = torch.zeros(len(codes.indices), n_latents, dtype=torch.bool)
+    fired = torch.zeros(len(codes.indices), n_latents, dtype=torch.bool, device="cpu")
     # "or", because an unused slot may hold the index of a latent that fired in another one: never seen, but allowed.
-    latents, tokens = codes.indices, torch.arange(len(codes.indices))[:, None].expand_as(codes.indices)
+    latents, tokens = codes.indices, torch.arange(len(codes.indices), device="cpu")[:, None].expand_as(codes.indices)
     used = codes.values != 0
     fired[tokens[used], latents[used]] = True
     return fired
@@ -103,5 +103,5 @@ def summarise(fates: LatentFates) -> dict[str, Any]:
 def _spread(values: Tensor) -> dict[str, float]:
     if not len(values):
         return dict.fromkeys(("p10", "median", "p90", "mean"), float("nan"))
-    tenths = torch.quantile(values.double(), torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)).tolist()
+    tenths = torch.quantile(values.double(), torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64, device="cpu")).tolist()
     return {"p10": tenths[0], "median": tenths[1], "p90": tenths[2], "mean": float(values.double().mean())}

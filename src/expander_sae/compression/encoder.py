@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops import Codes
+from expander_sae.ops.autograd import own_precision
 from expander_sae.saes import AbstractSae, ExpanderSae
 from expander_sae.training import amortisation_loss
 
@@ -20,6 +21,7 @@ class SparseEncoder(NamedTuple):
     bias: Tensor
 
 
+@own_precision
 @torch.no_grad()
 def regressed_encoder(encoder: Tensor, bias: Tensor | None, center: Tensor, rows: Tensor, x: Tensor) -> SparseEncoder:
     """The encoder on `rows` whose pre-activations are closest to the dense one's over x [tokens, d_in].
@@ -39,14 +41,14 @@ def regressed_encoder(encoder: Tensor, bias: Tensor | None, center: Tensor, rows
     centered = x.double() - mean
     covariance = centered.T @ centered / len(x)
     wide = encoder.double()
-    values = torch.empty(rows.shape, dtype=torch.float64)
+    values = torch.empty(rows.shape, dtype=torch.float64, device="cpu")
     degree = rows.shape[1]
     step = max(1, (1 << 24) // degree**2)  # the little matrices of so many latents at once
     for first in range(0, len(rows), step):
         part = rows[first : first + step]
         inside = covariance[part[:, :, None], part[:, None, :]]
         load = LOAD * inside.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)
-        inside += load[:, None, None] * torch.eye(degree, dtype=torch.float64)
+        inside += load[:, None, None] * torch.eye(degree, dtype=torch.float64, device="cpu")
         wanted = (wide[first : first + step] @ covariance).gather(1, part)
         values[first : first + step] = torch.linalg.solve(inside, wanted)
     shift = mean - center.double()

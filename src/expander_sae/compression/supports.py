@@ -84,15 +84,15 @@ def balanced_support(columns: Tensor, degree: int, row_cap: float) -> Support:
             f"mean is {bound}. Raise it."
         )
     left = columns.abs().clone()
-    chosen = torch.zeros(n_latents, d_in, dtype=torch.bool)
-    free = torch.full((d_in,), bound)
-    lacking = torch.full((n_latents,), degree)
+    chosen = torch.zeros(n_latents, d_in, dtype=torch.bool, device="cpu")
+    free = torch.full((d_in,), bound, device="cpu")
+    lacking = torch.full((n_latents,), degree, device="cpu")
     while bool(lacking.any()):
         open_columns = lacking.nonzero()[:, 0]
         scores = left[open_columns]
         scores[:, free == 0] = -1.0
         offers = scores.topk(degree, dim=1)
-        wanted = torch.arange(degree) < lacking[open_columns, None]
+        wanted = torch.arange(degree, device="cpu") < lacking[open_columns, None]
         wanted &= offers.values >= 0
         latents = open_columns[:, None].expand_as(wanted)[wanted]
         rows, values = offers.indices[wanted], offers.values[wanted]
@@ -113,7 +113,7 @@ def _rank_within(groups: Tensor) -> Tensor:
     order = groups.sort(stable=True).indices
     counts = torch.bincount(groups)
     first = (counts.cumsum(0) - counts)[groups[order]]
-    return torch.empty_like(groups).scatter_(0, order, torch.arange(len(groups)) - first)
+    return torch.empty_like(groups).scatter_(0, order, torch.arange(len(groups), device="cpu") - first)
 
 
 def _feed_starved_rows(columns: Tensor, rows: Tensor) -> Tensor:
@@ -139,12 +139,16 @@ def support_by_error(columns: Tensor, degree: int, x: Tensor, codes: Codes) -> S
     error cannot rise. A column whose latent never fires here keeps its largest entries.
     """
     n_latents, d_in = columns.shape
-    energy = torch.zeros(n_latents).index_add_(0, codes.indices.reshape(-1), codes.values.reshape(-1).square())
+    energy = torch.zeros(n_latents, dtype=torch.float32, device="cpu").index_add_(
+        0, codes.indices.reshape(-1), codes.values.reshape(-1).square()
+    )
     scale = energy.clamp_min(1e-30)[:, None]
     step = 1.0 / _largest_eigenvalue(codes, energy)
     support = _largest(columns, degree)
     for _ in range(ROUNDS):
-        dense = torch.zeros(n_latents, d_in).scatter_(1, support.rows, support.values)
+        dense = torch.zeros(n_latents, d_in, dtype=torch.float32, device="cpu").scatter_(
+            1, support.rows, support.values
+        )
         residual = x - sparse_decode(codes, None, dense, d_in)
         dense += torch.where(scale > 1e-30, step * _gradient(codes, residual, n_latents) / scale, 0.0)
         support = _largest(dense, degree)
@@ -154,7 +158,7 @@ def support_by_error(columns: Tensor, degree: int, x: Tensor, codes: Codes) -> S
 def _gradient(codes: Codes, residual: Tensor, n_latents: int) -> Tensor:
     """H^T E [n_latents, d_in]: what decoding passes back to a dense dictionary."""
     with torch.enable_grad():
-        dictionary = torch.zeros(n_latents, residual.shape[1], requires_grad=True)
+        dictionary = torch.zeros(n_latents, residual.shape[1], requires_grad=True, dtype=torch.float32, device="cpu")
         sparse_decode(codes, None, dictionary, residual.shape[1]).backward(residual)
     assert dictionary.grad is not None
     return dictionary.grad
@@ -163,7 +167,7 @@ def _gradient(codes: Codes, residual: Tensor, n_latents: int) -> Tensor:
 def _largest_eigenvalue(codes: Codes, energy: Tensor) -> float:
     """Of S^-1/2 H^T H S^-1/2, by fifty rounds of power iteration and a little for what is missing."""
     weights = codes.values / energy.clamp_min(1e-30).sqrt()[codes.indices]
-    vector = torch.ones(len(energy))
+    vector = torch.ones(len(energy), dtype=torch.float32, device="cpu")
     size = 1.0
     for _ in range(50):
         vector = vector / vector.norm().clamp_min(1e-30)

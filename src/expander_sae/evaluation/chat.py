@@ -94,7 +94,7 @@ class ChatJudge:
             answer = self._ask(messages, seed=attempt)
             found = _numbers(answer)
             if found is not None and len(found) == wanted:
-                return torch.tensor(found, dtype=torch.float64)
+                return torch.tensor(found, dtype=torch.float64, device="cpu")
         raise ExpanderSaeError(
             f"expected a JSON list of {wanted} numbers from {self.model} at {self.url}, got {_ATTEMPTS} times "
             f"something else, at last: {answer[:200]!r}. A model that follows instructions better may do."

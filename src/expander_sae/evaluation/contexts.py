@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from expander_sae.ops.autograd import own_precision
 from expander_sae.records import ExpanderSaeError
 
 from .firing import Firings
@@ -22,6 +23,7 @@ from .firing import Firings
 class Judge(Protocol):
     """Says how well contexts go with examples; the offline embedding below is one, a language model can be another."""
 
+    @own_precision
     def scores(self, examples: Tensor, counterexamples: Tensor, candidates: Tensor) -> Tensor:
         """One number for each candidate [candidates], larger where the latent should fire.
 
@@ -69,15 +71,21 @@ class ContextEmbedding:
             inside &= self.blocks[there] == self.blocks[positions]
             part = 0 if shift == 0 else (1 if shift < 0 else 2)
             word = self.word[there][inside]
-            rows.append(torch.arange(count)[inside])
+            rows.append(torch.arange(count, device="cpu")[inside])
             columns.append(word + part * self.words)
             weights.append(self.rarity[word] * (self.own if shift == 0 else 1.0))
         index = torch.stack([torch.cat(rows), torch.cat(columns)])
-        found = torch.sparse_coo_tensor(index, torch.cat(weights), (count, 3 * self.words), check_invariants=False)
+        found = torch.sparse_coo_tensor(
+            index, torch.cat(weights), (count, 3 * self.words), device="cpu", check_invariants=False
+        )
         found = found.coalesce()
-        norm = torch.zeros(count, dtype=torch.float64).index_add_(0, found.indices()[0], found.values().square())
+        norm = torch.zeros(count, dtype=torch.float64, device="cpu").index_add_(
+            0, found.indices()[0], found.values().square()
+        )
         values = found.values() / norm.sqrt()[found.indices()[0]]
-        return torch.sparse_coo_tensor(found.indices(), values, found.shape, check_invariants=False).coalesce()
+        return torch.sparse_coo_tensor(
+            found.indices(), values, found.shape, device="cpu", check_invariants=False
+        ).coalesce()
 
     def scores(self, examples: Tensor, counterexamples: Tensor, candidates: Tensor) -> Tensor:
         """<candidate, mean example - mean counterexample>."""
@@ -107,11 +115,11 @@ def detection(
             "expected at least two blocks of text, to find examples in one half and ask in the other"
         )
     draw = torch.Generator().manual_seed(seed)
-    shuffled = names[torch.randperm(len(names), generator=draw)]
+    shuffled = names[torch.randperm(len(names), generator=draw, device="cpu")]
     first_half = torch.isin(blocks, shuffled[: len(names) // 2])
     results = []
     by_latent = found.latent.sort(stable=True).indices
-    edges = torch.zeros(found.n_latents + 1, dtype=torch.int64)
+    edges = torch.zeros(found.n_latents + 1, dtype=torch.int64, device="cpu")
     edges[1:] = found.counts().cumsum(0)
     for latent in latents.tolist():
         mine = by_latent[edges[latent] : edges[latent + 1]]
@@ -122,8 +130,8 @@ def detection(
         best = token[learned][strength[learned].argsort(descending=True, stable=True)][:examples]
         ordered = token[asked][strength[asked].argsort(descending=True, stable=True)]
         wanted = min(examples, len(ordered))
-        positive = ordered[torch.arange(wanted) * len(ordered) // wanted]
-        silent = torch.ones(found.n_tokens, dtype=torch.bool)
+        positive = ordered[torch.arange(wanted, device="cpu") * len(ordered) // wanted]
+        silent = torch.ones(found.n_tokens, dtype=torch.bool, device="cpu")
         silent[token] = False
         counter = _drawn(silent & first_half, 2 * examples, draw)
         negative = _drawn(silent & ~first_half, 2 * wanted, draw)
@@ -135,7 +143,7 @@ def detection(
 
 def _drawn(allowed: Tensor, count: int, draw: torch.Generator) -> Tensor:
     places = allowed.nonzero()[:, 0]
-    return places[torch.randint(len(places), (count,), generator=draw)] if len(places) else places
+    return places[torch.randint(len(places), (count,), generator=draw, device="cpu")] if len(places) else places
 
 
 def _auc(positive: Tensor, negative: Tensor) -> float:

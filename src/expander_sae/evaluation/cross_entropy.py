@@ -63,7 +63,7 @@ def spread_blocks(blocks: TokenBlocks, predicted_tokens: int | None) -> TokenBlo
     wanted = len(usable)
     if predicted_tokens is not None:
         wanted = min(wanted, -(-predicted_tokens * len(usable) // predictions))
-    chosen = usable[torch.arange(wanted) * len(usable) // wanted]
+    chosen = usable[torch.arange(wanted, device="cpu") * len(usable) // wanted]
     return TokenBlocks(blocks.input_ids[chosen], blocks.lengths[chosen], blocks.special[chosen])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from expander_sae.ops.autograd import own_precision
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae
 
@@ -12,13 +13,16 @@ from expander_sae.saes import AbstractSae
 @torch.no_grad()
 def dense_columns(sae: AbstractSae, first: int = 0, last: int | None = None) -> Tensor:
     """Unit-norm dictionary columns `first` to `last` as rows of a float32 [columns, d_in]."""
-    latents = torch.arange(first, sae.n_latents if last is None else min(last, sae.n_latents))
+    latents = torch.arange(first, sae.n_latents if last is None else min(last, sae.n_latents), device="cpu")
     rows, values, _, _ = sae.sub_dictionary(latents)
     if rows is None:
         return values.float()
-    return torch.zeros(len(latents), sae.d_in).scatter_(1, rows.long(), values.float())
+    return torch.zeros(len(latents), sae.d_in, dtype=torch.float32, device="cpu").scatter_(
+        1, rows.long(), values.float()
+    )
 
 
+@own_precision
 @torch.no_grad()
 def best_cosine(sae: AbstractSae, other: AbstractSae, *, at_once: int = 1024) -> Tensor:
     """How well each column is matched by one of another SAE's: max_j |<w, w_j>|, float32 [n_latents].

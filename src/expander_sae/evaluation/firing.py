@@ -63,7 +63,7 @@ def firings(
 
 def _entries(codes: Codes, first_token: int) -> tuple[Tensor, Tensor, Tensor]:
     fires = codes.values != 0
-    token = torch.arange(len(codes.values))[:, None].expand_as(fires)[fires] + first_token
+    token = torch.arange(len(codes.values), device="cpu")[:, None].expand_as(fires)[fires] + first_token
     return token, codes.indices[fires], codes.values[fires].float()
 
 
@@ -80,7 +80,7 @@ def token_entropy(found: Firings, token_ids: Tensor) -> Tensor:
     latent = unique // len(ids)
     totals = found.counts().double()
     p = times.double() / totals[latent]
-    entropy = torch.zeros(found.n_latents, dtype=torch.float64).index_add_(0, latent, -p * p.log2())
+    entropy = torch.zeros(found.n_latents, dtype=torch.float64, device="cpu").index_add_(0, latent, -p * p.log2())
     return torch.where(totals > 0, entropy, math.nan)
 
 
@@ -90,7 +90,7 @@ def split_half(found: Firings, *, seed: int = 0) -> Tensor:
     Float64 [n_latents], NaN where it never fires; 0 where it fires in one half only.
     """
     draw = torch.Generator().manual_seed(seed)
-    half = torch.randperm(found.n_tokens, generator=draw) < found.n_tokens // 2
+    half = torch.randperm(found.n_tokens, generator=draw, device="cpu") < found.n_tokens // 2
     inside = half[found.token]
     one = torch.bincount(found.latent[inside], minlength=found.n_latents).double()
     other = torch.bincount(found.latent[~inside], minlength=found.n_latents).double()
@@ -116,12 +116,12 @@ def best_jaccard(mine: Firings, others: Firings, *, memory: int = 1 << 28) -> Te
             f"expected firings on the same tokens, got {mine.n_tokens:,} and {others.n_tokens:,} of them"
         )
     n = others.n_latents
-    starts = torch.zeros(others.n_tokens + 1, dtype=torch.int64)
+    starts = torch.zeros(others.n_tokens + 1, dtype=torch.int64, device="cpu")
     starts[1:] = torch.bincount(others.token, minlength=others.n_tokens).cumsum(0)
     counts, other_counts = mine.counts(), others.counts()
     by_latent = mine.latent.sort(stable=True).indices
     token, latent = mine.token[by_latent], mine.latent[by_latent]
-    best = torch.full((mine.n_latents,), math.nan, dtype=torch.float64)
+    best = torch.full((mine.n_latents,), math.nan, dtype=torch.float64, device="cpu")
     step = max(1, memory // (16 * n))  # int64 counts, and as much again for the ratios
     for first in range(0, mine.n_latents, step):
         last = min(first + step, mine.n_latents)
@@ -136,7 +136,7 @@ def best_jaccard(mine: Firings, others: Firings, *, memory: int = 1 << 28) -> Te
 def _intersections(token: Tensor, latent: Tensor, starts: Tensor, others: Tensor, latents: int, n: int) -> Tensor:
     """Tokens on which latent i and other latent j both fire, int64 [latents, n], from the firings of these latents."""
     partners = starts[token + 1] - starts[token]
-    rows = torch.repeat_interleave(torch.arange(len(token)), partners)
-    within = torch.arange(len(rows)) - torch.repeat_interleave(partners.cumsum(0) - partners, partners)
+    rows = torch.repeat_interleave(torch.arange(len(token), device="cpu"), partners)
+    within = torch.arange(len(rows), device="cpu") - torch.repeat_interleave(partners.cumsum(0) - partners, partners)
     pairs = latent[rows] * n + others[starts[token[rows]] + within]
     return torch.bincount(pairs, minlength=latents * n).view(latents, n)

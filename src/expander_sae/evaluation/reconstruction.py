@@ -46,13 +46,13 @@ class ReconstructionAccumulator:
         self.n_latents = n_latents
         self.tokens = 0
         self._reference: Tensor | None = None
-        self._shifted_sum = torch.zeros(d_in, dtype=torch.float64)
+        self._shifted_sum = torch.zeros(d_in, dtype=torch.float64, device="cpu")
         self._shifted_square = 0.0
         self._squared_error = 0.0
         self._relative_error = 0.0
         self._cosine = 0.0
         self._nonzero_tokens = 0
-        self._firing_counts = torch.zeros(n_latents, dtype=torch.int64)
+        self._firing_counts = torch.zeros(n_latents, dtype=torch.int64, device="cpu")
 
     def update(self, x: Tensor, x_hat: Tensor, codes: Codes) -> None:
         """Add a batch of tokens.

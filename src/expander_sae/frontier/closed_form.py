@@ -83,8 +83,8 @@ def _principal(
     left = train_tokens
     tokens = 0
     shift: Tensor | None = None
-    total = torch.zeros(store.d_in, dtype=torch.float64)
-    products = torch.zeros(store.d_in, store.d_in, dtype=torch.float64)
+    total = torch.zeros(store.d_in, dtype=torch.float64, device="cpu")
+    products = torch.zeros(store.d_in, store.d_in, dtype=torch.float64, device="cpu")
     for block in store.blocks("train", keep_special_tokens=keep_special_tokens):
         block = block if left is None else block[:left]
         left = None if left is None else left - len(block)

@@ -36,21 +36,23 @@ class FirstTokens:
         self.x = torch.cat(parts)
         self.store, self.config, self.keep_special_tokens = store, config, keep_special_tokens
         self._generator = torch.Generator().manual_seed(config.seed)
-        self._order = torch.empty(0, dtype=torch.int64)
+        self._order = torch.empty(0, dtype=torch.int64, device="cpu")
 
     def __next__(self) -> Tensor:
         """x [batch, d_in], float32."""
         size = self.config.batch_size
         if self.config.with_replacement:
-            return self.x[torch.randint(len(self.x), (size,), generator=self._generator)].float()
+            return self.x[torch.randint(len(self.x), (size,), generator=self._generator, device="cpu")].float()
         while len(self._order) < size:
-            self._order = torch.cat([self._order, torch.randperm(len(self.x), generator=self._generator)])
+            self._order = torch.cat([self._order, torch.randperm(len(self.x), generator=self._generator, device="cpu")])
         chosen, self._order = self._order[:size], self._order[size:]
         return self.x[chosen].float()
 
     def sample(self, n: int, *, seed: int) -> Tensor:
         """Some of the tokens [at most n, d_in]."""
-        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed))[:n].sort().values
+        order = (
+            torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed), device="cpu")[:n].sort().values
+        )
         return self.x[order].float()
 
     def describe(self) -> dict[str, Any]:

@@ -164,8 +164,12 @@ class Variant:
 def _random_encoder(sae: DenseTopKSae) -> DenseTopKSae:
     assert sae.encoder is not None
     generator = torch.Generator().manual_seed(sae.seed)
-    torch.randn(sae.encoder.shape, generator=generator)  # the decoder's draw, from which the encoder's must differ
-    sae.encoder.copy_(torch.randn(sae.encoder.shape, generator=generator) / sae.d_in**0.5)
+    torch.randn(
+        sae.encoder.shape, generator=generator, dtype=torch.float32, device="cpu"
+    )  # the decoder's draw, from which the encoder's must differ
+    sae.encoder.copy_(
+        torch.randn(sae.encoder.shape, generator=generator, dtype=torch.float32, device="cpu") / sae.d_in**0.5
+    )
     return sae
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expander_sae.ops.autograd import own_precision
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae, DenseTopKSae, Inference
 
@@ -52,6 +53,7 @@ class DenseWeights:
         """Dictionary columns."""
         return self.decoder.shape[0]
 
+    @own_precision
     def centered(self, subtract_b_dec: bool) -> "DenseWeights":
         """These weights, `b_enc` changed so that they compute the same if the library does not subtract `b_dec`."""
         if not subtract_b_dec:
@@ -118,7 +120,7 @@ def dense_weights(sae: AbstractSae | ThresholdSae, *, inference: str | None = No
     return DenseWeights(
         encoder=dense if encoder is None else _spread(rows, encoder, sae.d_in),
         decoder=dense,
-        b_enc=torch.zeros(sae.n_latents) if bias is None else bias.detach().clone(),
+        b_enc=torch.zeros(sae.n_latents, dtype=torch.float32, device="cpu") if bias is None else bias.detach().clone(),
         b_dec=sae.center().detach().clone(),
         activation="topk",
         k=sae.k,

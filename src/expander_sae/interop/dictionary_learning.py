@@ -5,10 +5,12 @@ from typing import Any
 
 import torch
 
-from expander_sae.records import ExpanderSaeError, write_atomically, write_json
+from expander_sae.records import ExpanderSaeError, Fields, write_pair
+from expander_sae.records.fields import object_in
+from expander_sae.saes.tensor_files import save_pickle
 
 from .dense import DenseWeights
-from .tensors import Arrays, read_config, read_pickle
+from .tensors import Arrays, read_pair, read_pickle
 
 CONFIG, ARRAYS = "config.json", "ae.pt"
 CLASSES = (
@@ -20,6 +22,16 @@ CLASSES = (
     "JumpReluAutoEncoder",
 )
 """Their `dict_class`es that can be read."""
+_HARMLESS = frozenset(
+    """
+    trainer_class lr steps seed device layer lm_name wandb_name submodule_name auxk_alpha warmup_steps
+    decay_start threshold_beta threshold_start_step top_k_aux group_fractions group_weights group_sizes
+    k_anneal_steps l1_penalty l1_warmup_steps sparsity_penalty sparsity_warmup_steps sparsity_loss_type
+    resample_steps initial_sparsity_penalty bandwidth target_l0 use_april_update_mode p_start p_end initial_p
+    anneal_start anneal_end n_sparsity_updates sparsity_queue_length sparsity_function lp_norm
+    """.split()  # noqa: SIM905 - as a block it can be read
+)
+"""Fields of the trainer that change nothing in what an SAE of its class computes."""
 
 
 def read_dictionary_learning(path: str | Path) -> DenseWeights:
@@ -27,20 +39,32 @@ def read_dictionary_learning(path: str | Path) -> DenseWeights:
 
     Raises:
         ExpanderSaeError: a file is missing, damaged or hostile, or the class is none of `CLASSES` (gated ones are not
-            read).
+            read), or its config says something that is not known.
     """
     path = Path(path)
     folder, file = (path, path / ARRAYS) if path.is_dir() else (path.parent, path)
     trainer: dict[str, Any] = {}
     if (folder / CONFIG).is_file():
-        found = read_config(folder / CONFIG).get("trainer")
-        trainer = found if isinstance(found, dict) else {}
+        config, found = read_pair(folder, ARRAYS, CONFIG)
+        file = found if file.name == ARRAYS else file
+        fields = Fields(config, folder / CONFIG)
+        trainer = fields.fields("trainer", {}).left
+        fields.done(("buffer",))
     arrays = Arrays(read_pickle(file), file)
-    kind = trainer.get("dict_class") or _class_of(arrays)
+    fields = Fields(trainer, f"{folder / CONFIG}, trainer")
+    kind = fields.text("dict_class", None) or _class_of(arrays)
     if kind not in CLASSES:
         raise ExpanderSaeError(f"expected one of {', '.join(CLASSES)} in {file}; got {kind!r}")
     weights = _READERS[kind](arrays)
     arrays.done()
+    if weights.k is not None and not 1 <= weights.k <= weights.n_latents:
+        raise ExpanderSaeError(f"expected k in 1..{weights.n_latents} in {file}; got {weights.k}")
+    for name, size in (("activation_dim", weights.d_in), ("dict_size", weights.n_latents), ("k", weights.k)):
+        if size is None:
+            fields.take(name, None)  # a ReLU has none
+        else:
+            fields.integer(name, size, size, default=size)
+    fields.done(_HARMLESS)
     weights.stored = arrays.dtype
     weights.metadata = {
         "imported": {
@@ -149,31 +173,26 @@ def write_dictionary_learning(weights: DenseWeights, folder: str | Path, *, dtyp
         raise ExpanderSaeError(f"only TopK SAEs are written for dictionary_learning; this one is {weights.activation}")
     folder = Path(folder)
     state = {
-        "k": torch.tensor(weights.k, dtype=torch.int32),
-        "threshold": torch.tensor(-1.0),
+        "k": torch.tensor(weights.k, dtype=torch.int32, device="cpu"),
+        "threshold": torch.tensor(-1.0, dtype=torch.float32, device="cpu"),
         "decoder.weight": weights.decoder.T.to(dtype).contiguous(),
         "encoder.weight": weights.encoder.to(dtype).contiguous(),
         "encoder.bias": weights.b_enc.to(dtype),
         "b_dec": weights.b_dec.to(dtype),
     }
-    with write_atomically(folder / ARRAYS) as temporary:
-        torch.save({name: array.clone() for name, array in state.items()}, temporary)
-    source = weights.metadata.get("activations") or {}
-    write_json(
-        folder / CONFIG,
-        {
-            "trainer": {
-                "trainer_class": "TopKTrainer",
-                "dict_class": "AutoEncoderTopK",
-                "activation_dim": weights.d_in,
-                "dict_size": weights.n_latents,
-                "k": weights.k,
-                "device": "cpu",
-                "layer": source.get("layer"),
-                "lm_name": source.get("model_id"),
-                "wandb_name": "AutoEncoderTopK",
-                "submodule_name": None,
-            }
-        },
-    )
+    state = {name: array.clone() for name, array in state.items()}
+    source = object_in(weights.metadata, "activations")
+    trainer = {
+        "trainer_class": "TopKTrainer",
+        "dict_class": "AutoEncoderTopK",
+        "activation_dim": weights.d_in,
+        "dict_size": weights.n_latents,
+        "k": weights.k,
+        "device": "cpu",
+        "layer": source.get("layer"),
+        "lm_name": source.get("model_id"),
+        "wandb_name": "AutoEncoderTopK",
+        "submodule_name": None,
+    }
+    write_pair(folder, ARRAYS, CONFIG, lambda path: save_pickle(state, path), lambda path: {"trainer": trainer})
     return folder

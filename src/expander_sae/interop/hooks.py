@@ -145,7 +145,7 @@ def _direction(sae: AbstractSae, strengths: Mapping[int, float]) -> Tensor:
     if wrong or not latents:
         raise ExpanderSaeError(f"expected latents in 0..{sae.n_latents - 1} to steer along; got {wrong or 'none'}")
     device = sae.b_dec.device
-    values = torch.tensor([[float(strengths[j]) for j in latents]], device=device)
+    values = torch.tensor([[float(strengths[j]) for j in latents]], device=device, dtype=torch.float32)
     with torch.no_grad():
         rows, decoder, _ = sae.dictionary()
         return sparse_decode(Codes(torch.tensor([latents], device=device), values), rows, decoder, sae.d_in)[0]

@@ -9,7 +9,7 @@ from typing import Any, Self
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from expander_sae.records import EvaluationRecord, ExpanderSaeError
+from expander_sae.records import EvaluationRecord, ExpanderSaeError, write_atomically
 from expander_sae.saes import AbstractSae, load_sae
 
 from .model_card import model_card
@@ -34,6 +34,30 @@ class HubSae(ModelHubMixin, library_name="expander-sae"):
     def __init__(self, sae: AbstractSae, *, values: str = "float32", card: Mapping[str, Any] | None = None) -> None:
         self.sae, self.values = sae, values
         self.card = {"name": "sae", "evaluations": {}, "licence": "apache-2.0"} | dict(card or {})
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        config: Any = None,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **push_to_hub_kwargs: Any,
+    ) -> str | None:
+        """As the mixin's, but over an SAE: the mixin removes its config first, and leaves its card.
+
+        Raises:
+            ExpanderSaeError: as in `save_sae`.
+        """
+        folder = Path(save_directory)
+        self._save_pretrained(folder)
+        card = self.generate_model_card(**(model_card_kwargs or {}))
+        with write_atomically(folder / CARD) as temporary:
+            temporary.write_text(str(card), encoding="utf-8")
+        if push_to_hub:
+            return self.push_to_hub(repo_id or folder.name, config=config, **push_to_hub_kwargs)
+        return None
 
     def _save_pretrained(self, save_directory: Path) -> None:
         before = self.sae.folder
@@ -96,7 +120,6 @@ def save_pretrained(
         ExpanderSaeError: as in `save_sae`.
     """
     folder = Path(folder)
-    (folder / CARD).unlink(missing_ok=True)  # the mixin would leave it, with the numbers of another SAE
     card = {"name": name, "evaluations": evaluations or {}, "licence": licence}
     HubSae(sae, values=values, card=card).save_pretrained(folder)
     sae.folder = folder

@@ -1,12 +1,14 @@
 """The model card of an SAE, made from what it knows of itself and from evaluation records; no number is typed in."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from expander_sae.records import EvaluationRecord
+from expander_sae.records.fields import object_in
 from expander_sae.saes import AbstractSae, IrregularSae
 
 _KINDS = {
@@ -27,30 +29,55 @@ _RECIPE = ("tokens", "batch_size", "learning_rate", "schedule", "loss_unit", "st
 
 def model_card(sae: AbstractSae, *, name: str, evaluations: Mapping[str, EvaluationRecord], licence: str) -> str:
     """Markdown with the hub's header: what the SAE is, how it was made, how good it is, how to use it."""
-    activations = dict(sae.metadata.get("activations") or {})
+    activations = object_in(sae.metadata, "activations")
     parts = [
         _header(activations, licence),
-        f"# {name}\n",
+        f"# {plain(name)}\n",
         _what(sae, activations),
         _mask(sae),
         _recipe(sae.metadata),
         _numbers(evaluations),
         _use(name),
-        f"## Licence\n\n{licence}, for the SAE. The model and the text behind it have their own.\n",
+        f"## Licence\n\n{plain(licence)}, for the SAE. The model and the text behind it have their own.\n",
     ]
     return "\n".join(part for part in parts if part)
+
+
+_MARKS = re.compile(r"[\\`*{}\[\]<>#!|~&$@\"]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=\bwww)\.")
+"""What Markdown, or HTML in it, may read as something else than text; an underscore only at the end of a word."""
+
+
+def plain(text: Any) -> str:
+    """Text from elsewhere as text in Markdown: one line, no HTML, links, emphasis or cells of its own.
+
+    Example:
+        >>> plain("a|b <script>")
+        'a&#124;b &#60;script&#62;'
+    """
+    return _MARKS.sub(lambda found: f"&#{ord(found[0])};", _one_line(text))
+
+
+def code(text: Any) -> str:
+    """Text from elsewhere as code within a line, without what would end it or a cell of a table."""
+    return "`" + (_one_line(text).replace("`", "'").replace("|", "¦") or " ") + "`"
+
+
+def _one_line(text: Any) -> str:
+    """Without line breaks and other control characters, and valid as UTF-8."""
+    shown = "".join(letter if letter.isprintable() else " " for letter in str(text))
+    return " ".join(shown.split())
 
 
 def _header(activations: Mapping[str, Any], licence: str) -> str:
     lines = [
         "---",
-        f"license: {json.dumps(licence)}",
+        f"license: {json.dumps(_one_line(licence))}",
         "library_name: expander-sae",
         "tags: [sparse-autoencoder, interpretability, expander-sae]",
     ]
     base = str(activations.get("model_id", ""))
     # A local folder's name is no repository.
-    if "/" in base and not str(activations.get("model_revision", "")).startswith("sha256:"):
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not str(activations.get("model_revision", "")).startswith("sha256:"):
         lines.append(f"base_model: {json.dumps(base)}")
     return "\n".join([*lines, "---"]) + "\n"
 
@@ -60,19 +87,20 @@ def _what(sae: AbstractSae, activations: Mapping[str, Any]) -> str:
     degree = f"{int(getattr(sae, 'degree', sae.d_in)):,}"
     if isinstance(sae, IrregularSae):
         degree = f"{sae.entries / sae.n_latents:g} on the average, at most {int(sae.column_degrees().max())}"
-    place = activations.get("module") or f"the residual stream after block {activations.get('layer')} (from 0)"
-    of = f", trained on {place} of `{activations['model_id']}`" if "model_id" in activations else ""
+    module = activations.get("module")
+    place = plain(module) if module else f"the residual stream after block {plain(activations.get('layer'))} (from 0)"
+    of = f", trained on {place} of {code(activations['model_id'])}" if "model_id" in activations else ""
     rows = [
         ("width of the activations, d_in", f"{sae.d_in:,}"),
         ("latents", f"{sae.n_latents:,}"),
         ("non-zeros per dictionary column, degree", degree),
         ("active latents per token, k", f"{sae.k}"),
         ("learned values", f"{sae.learned_values():,}"),
-        ("codes are read by", f"`{sae.own_inference()}`"),
+        ("codes are read by", code(sae.own_inference())),
         ("signed codes", "yes" if sae.signed else "no"),
     ]
     if "model_revision" in activations:
-        rows.append(("model revision", f"`{activations['model_revision']}`"))
+        rows.append(("model revision", code(activations["model_revision"])))
     return f"A {kind}{of}.\n\n" + _table(("", ""), rows)
 
 
@@ -94,17 +122,17 @@ def _mask(sae: AbstractSae) -> str:
 
 def _recipe(metadata: Mapping[str, Any]) -> str:
     parts = []
-    if "compression" in metadata:
-        recipe = metadata["compression"]
+    if recipe := object_in(metadata, "compression"):
         parts.append(
-            f"Compressed from the dense SAE `{recipe.get('source')}` (latent ids are the same): support by "
-            f"{recipe.get('support')}, encoder {recipe.get('encoder')}.\n"
+            f"Compressed from the dense SAE {code(recipe.get('source'))} (latent ids are the same): support by "
+            f"{plain(recipe.get('support'))}, encoder {plain(recipe.get('encoder'))}.\n"
         )
-    training = metadata.get("training") or {}
-    config = training.get("config") or {}
-    rows = [(field, f"{config[field]}") for field in _RECIPE if field in config]
+    training = object_in(metadata, "training")
+    config = object_in(training, "config")
+    rows = [(field, plain(config[field])) for field in _RECIPE if field in config]
     if "tokens" in training:
-        rows.append(("tokens seen", f"{training['tokens']:,}"))
+        tokens = training["tokens"]
+        rows.append(("tokens seen", f"{tokens:,}" if isinstance(tokens, int) else plain(tokens)))
     if rows:
         parts.append(_table(("setting", "value"), rows))
     return "## Recipe\n\n" + "\n".join(parts) if parts else ""
@@ -118,7 +146,7 @@ def _numbers(evaluations: Mapping[str, EvaluationRecord]) -> str:
     for name, record in evaluations.items():
         cells = [getattr(record, field) for _, field, _ in shown]
         numbers = ["–" if cell is None else format(cell, spec) for cell, (_, _, spec) in zip(cells, shown, strict=True)]
-        rows.append((name, f"`{record.inference}`", f"{record.tokens:,}", *numbers))
+        rows.append((plain(name), code(record.inference), f"{record.tokens:,}", *numbers))
     headings = ("evaluation", "read by", "tokens", *(heading for heading, _, _ in shown))
     note = "On text that was not trained on, special tokens and tokens of giant norm left out unless a record says so."
     return "## Numbers\n\n" + _table(headings, rows) + f"\n{note}\n"
@@ -127,7 +155,8 @@ def _numbers(evaluations: Mapping[str, EvaluationRecord]) -> str:
 def _use(name: str) -> str:
     return (
         "## Use\n\n```python\nfrom expander_sae.interop.hub import from_pretrained\n\n"
-        f'sae = from_pretrained("OWNER/{name}")\ncodes = sae.encode(x)  # x [batch, d_in]\n```\n'
+        f"sae = from_pretrained({json.dumps('OWNER/' + _one_line(name).replace('`', ''), ensure_ascii=False)})\n"
+        "codes = sae.encode(x)  # x [batch, d_in]\n```\n"
     )
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError, write_atomically
+from expander_sae.saes.tensor_files import save_pickle
 
 from .dense import DenseWeights
 from .tensors import Arrays, read_pickle
@@ -35,7 +36,9 @@ def read_openai(path: str | Path) -> DenseWeights:
         options = options if isinstance(options, dict) else {}
         if options.get("postact_fn", "ReLU") != "ReLU":
             raise ExpanderSaeError(f"expected TopK with a ReLU in {path}; got {options['postact_fn']!r}")
-        k = Arrays(options, path).integer("k")
+        chosen = Arrays(options, path)
+        k = chosen.integer("k")
+        chosen.done(ignore=("postact_fn",))
     elif activation != "ReLU":
         raise ExpanderSaeError(f"expected activation 'TopK' or 'ReLU' in {path}; got {activation!r}")
     encoder = arrays.take("encoder.weight", (None, None))
@@ -80,14 +83,14 @@ def write_openai(weights: DenseWeights, path: str | Path, *, dtype: torch.dtype 
     state: dict[str, Any] = {
         "pre_bias": weights.b_dec.to(dtype).clone(),
         "latent_bias": weights.b_enc.to(dtype).clone(),
-        "stats_last_nonzero": torch.zeros(n_latents, dtype=torch.int64),
-        "latents_activation_frequency": torch.ones(n_latents),
-        "latents_mean_square": torch.zeros(n_latents),
+        "stats_last_nonzero": torch.zeros(n_latents, dtype=torch.int64, device="cpu"),
+        "latents_activation_frequency": torch.ones(n_latents, dtype=torch.float32, device="cpu"),
+        "latents_mean_square": torch.zeros(n_latents, dtype=torch.float32, device="cpu"),
         "encoder.weight": weights.encoder.to(dtype).clone(),
         "decoder.weight": weights.decoder.T.to(dtype).contiguous().clone(),
         "activation": "TopK",
         "activation_state_dict": {"k": weights.k, "postact_fn": "ReLU"},
     }
     with write_atomically(path) as temporary:
-        torch.save(state, temporary)
+        save_pickle(state, temporary)
     return path

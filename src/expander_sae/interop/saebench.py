@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from expander_sae.records import ExpanderSaeError, Provenance, check_provenance
+from expander_sae.records.fields import object_in
 from expander_sae.saes import AbstractSae, ExpanderSae
 
 from .saelens_codes import decode_dense, spread_codes
@@ -73,7 +74,7 @@ class SaeBenchAdapter(nn.Module):
         prepend_bos: bool | None = None,
     ) -> None:
         super().__init__()
-        source = sae.metadata.get("activations") or {}
+        source = object_in(sae.metadata, "activations")
         model_name = source.get("model_id") if model_name is None else model_name
         layer = source.get("layer") if layer is None else layer
         if model_name is None or layer is None:
@@ -84,7 +85,9 @@ class SaeBenchAdapter(nn.Module):
         bias = self.core.latent_bias()
         self.W_dec = _matrix(rows, decoder, sae.d_in)
         self.W_enc = nn.Parameter(_matrix(rows, decoder if encoder is None else encoder, sae.d_in).T.contiguous())
-        self.b_enc = nn.Parameter(torch.zeros(sae.n_latents) if bias is None else bias.detach().clone())
+        self.b_enc = nn.Parameter(
+            torch.zeros(sae.n_latents, dtype=torch.float32, device="cpu") if bias is None else bias.detach().clone()
+        )
         self.b_dec = nn.Parameter(self.core.center().detach().clone())
         self.requires_grad_(False)
         self.cfg = SaeBenchConfig(

@@ -160,7 +160,7 @@ class _CoreInside:
         for name, value in found.items():
             state_dict[f"core.{inside.get(name, name)}"] = value.detach().float()
         device = self.core.b_dec.device
-        state_dict["core.input_scale"] = torch.ones((), device=device)
+        state_dict["core.input_scale"] = torch.ones((), dtype=torch.float32, device=device)
         if isinstance(self.core, ExpanderSae):
             state_dict["core.rows"] = self.core.rows.to(device)
         self.rows_known = True

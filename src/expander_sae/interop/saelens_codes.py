@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops import Codes, correlate, sparse_decode
+from expander_sae.ops.autograd import first_order, own_precision
 from expander_sae.pursuit import Dictionary, refit_codes
 from expander_sae.saes import AbstractSae
 
@@ -11,6 +12,7 @@ _LEAST_SQUARES = ("stages", "refit", "omp", "warm", "nnomp", "cosamp")
 """Inferences whose codes are the least-squares fit on their support."""
 
 
+@own_precision
 def spread_codes(sae: AbstractSae, x: Tensor, scale: float = 1.0) -> Tensor:
     """The SAE's codes of x [batch, d_in], times scale, as [batch, n_latents].
 
@@ -30,6 +32,7 @@ def spread_codes(sae: AbstractSae, x: Tensor, scale: float = 1.0) -> Tensor:
     return values.new_zeros(len(x), sae.n_latents).scatter_add(1, codes.indices, values * scale)
 
 
+@own_precision
 def decode_dense(sae: AbstractSae, acts: Tensor) -> Tensor:
     """x_hat [batch, d_in] of any activations [batch, n_latents], float32, through the sparse dictionary.
 
@@ -63,6 +66,7 @@ class _Adjoint(torch.autograd.Function):
         return acts.new_zeros(len(acts), d_in)
 
     @staticmethod
+    @first_order
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         rows, values = ctx.saved_tensors
         return correlate(gradients[0].contiguous(), rows, values), None, None, None

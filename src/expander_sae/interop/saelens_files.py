@@ -4,15 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from expander_sae.records import ExpanderSaeError, write_atomically, write_json
+from expander_sae.records import ExpanderSaeError, Fields, write_pair
+from expander_sae.records.fields import object_in
 from expander_sae.saes import AbstractSae
+from expander_sae.saes.tensor_files import read_tensors, save_tensors
 
 from .dense import DenseWeights, dense_weights, sae_from_dense
-from .saelens_ours import ARCHITECTURE, arrays, build, describe, fill, folded
-from .tensors import Arrays, read_config, read_safetensors
+from .saelens_fields import HARMLESS, take_common
+from .saelens_ours import ARCHITECTURE, arrays, build, describe, fill, folded, our_fields
+from .tensors import Arrays, read_pair
 from .threshold import ThresholdSae
 
 CONFIG, ARRAYS = "cfg.json", "sae_weights.safetensors"
@@ -34,7 +36,7 @@ def check_dtype(dtype: str) -> torch.dtype:
 
 def metadata_for(sae: AbstractSae | ThresholdSae) -> dict[str, Any]:
     """SAELens's metadata: which model and hook, as far as they are on record; ours whole under `expander_sae`."""
-    source = sae.metadata.get("activations") or {}
+    source = object_in(sae.metadata, "activations")
     layer = source.get("layer")
     return {
         "sae_lens_version": VERSION,
@@ -84,9 +86,7 @@ def write_saelens(
         "metadata": metadata_for(sae),
     }
     folder = Path(folder)
-    with write_atomically(folder / ARRAYS) as temporary:
-        save_file(tensors, temporary)
-    write_json(folder / CONFIG, config | common)
+    write_pair(folder, ARRAYS, CONFIG, lambda path: save_tensors(tensors, path), lambda path: config | common)
     return folder
 
 
@@ -109,13 +109,12 @@ def read_saelens(folder: str | Path) -> AbstractSae | ThresholdSae:
     `fold_activation_norm_scaling_factor` left in them, are folded away.
 
     Raises:
-        ExpanderSaeError: a file is missing, damaged or hostile, the architecture is another one, or the SAE wants its
-            input normalised.
+        ExpanderSaeError: a file is missing, damaged or hostile, the architecture is another one, the SAE wants its
+            input normalised, or its config says something that is not known.
     """
     folder = Path(folder)
-    return sae_from_parts(
-        read_config(folder / CONFIG), Arrays(read_safetensors(folder / ARRAYS), folder / ARRAYS), str(folder / CONFIG)
-    )
+    config, path = read_pair(folder, ARRAYS, CONFIG)
+    return sae_from_parts(config, Arrays(read_tensors(path), path), str(folder / CONFIG))
 
 
 def sae_from_parts(config: dict[str, Any], found: Arrays, where: str) -> AbstractSae | ThresholdSae:
@@ -124,21 +123,16 @@ def sae_from_parts(config: dict[str, Any], found: Arrays, where: str) -> Abstrac
     Raises:
         ExpanderSaeError: as in `read_saelens`.
     """
-    _refuse_what_changes_the_input(config, where)
-    if config.get("architecture") == ARCHITECTURE:
+    fields = Fields(config, where)
+    take_common(fields)
+    if fields.text("architecture", None) == ARCHITECTURE:
         _check_shape(config, found)
-        sae = fill(build(config, found.left.get("mask_bytes")), found)
-        sae.metadata = dict(_object(_object(config, "metadata"), "expander_sae"))
+        sae = fill(build(our_fields(fields), found.left.get("mask_bytes")), found)
+        sae.metadata = object_in(object_in(config, "metadata"), "expander_sae")
         return sae
-    weights = _read_dense(config, found, where)
+    weights = _read_dense(config, fields, found, where)
     weights.metadata = metadata_from(config)
     return sae_from_dense(weights)
-
-
-def _object(config: dict[str, Any], name: str) -> dict[str, Any]:
-    """A field that is an object, or an empty one."""
-    value = config.get(name)
-    return value if isinstance(value, dict) else {}
 
 
 def _check_shape(config: dict[str, Any], found: Arrays) -> None:
@@ -151,21 +145,15 @@ def _check_shape(config: dict[str, Any], found: Arrays) -> None:
             raise ExpanderSaeError(f"expected {name} as [{', '.join(axes)}] = {wanted} in {found.path}; got {seen}")
 
 
-def _refuse_what_changes_the_input(config: dict[str, Any], where: str) -> None:
-    normalised = config.get("normalize_activations")
-    if normalised not in (None, False, "none"):
-        raise ExpanderSaeError(
-            f"expected normalize_activations 'none' in {where}; got {normalised!r}. Fold it in SAELens first "
-            "where it can be folded; an SAE that normalises each token cannot be read."
-        )
-
-
-def _read_dense(config: dict[str, Any], found: Arrays, where: str) -> DenseWeights:
-    architecture = config.get("architecture", "standard")
-    options = _object(config, "activation_fn_kwargs")
+def _read_dense(config: dict[str, Any], fields: Fields, found: Arrays, where: str) -> DenseWeights:
+    architecture = config.get("architecture") or "standard"
+    options = fields.fields("activation_fn_kwargs", {})
+    names = [fields.one_of(name, ("relu", "topk")) for name in ("activation_fn_str", "activation_fn")]
     # Folders older than SAELens 6 call it standard and name the activation elsewhere.
-    if architecture == "standard" and "topk" in (config.get("activation_fn_str"), config.get("activation_fn")):
+    if architecture == "standard" and "topk" in names:
         architecture = "topk"
+    elif "topk" in names:
+        fields.refuse("activation_fn_str", f"'relu' with architecture {architecture!r}", "topk")
     if architecture not in ("standard", "topk", "jumprelu", "batchtopk", "matryoshka_batchtopk"):
         raise ExpanderSaeError(
             f"expected architecture {ARCHITECTURE}, standard, topk, jumprelu or batchtopk in {where}; "
@@ -179,22 +167,37 @@ def _read_dense(config: dict[str, Any], found: Arrays, where: str) -> DenseWeigh
         b_enc=found.take("b_enc", (n_latents,)),
         b_dec=found.take("b_dec", (d_in,)),
         activation={"standard": "relu", "topk": "topk"}.get(architecture, "jumprelu"),
-        by_decoder_norm=bool(config.get("rescale_acts_by_decoder_norm", False)),
+        by_decoder_norm=fields.boolean("rescale_acts_by_decoder_norm", False),
     )
-    k = config.get("k", options.get("k"))
-    weights.k = int(k) if isinstance(k, int | float) and not isinstance(k, bool) else None
+    fields.integer("d_in", d_in, d_in, default=d_in)
+    fields.integer("d_sae", n_latents, n_latents, default=n_latents)
+    if architecture in ("topk", "batchtopk", "matryoshka_batchtopk"):
+        weights.k = _k(fields if "k" in fields else options, n_latents, exact=architecture == "topk")
+    options.done()
     if architecture == "jumprelu":
         weights.threshold = found.take("threshold", (n_latents,))
     elif weights.activation == "jumprelu":
         weights.threshold = found.take("topk_threshold", ()).expand(n_latents).clone()
     found.done()
     weights.stored = found.dtype
-    return weights.centered(bool(config.get("apply_b_dec_to_input", True)))
+    subtracts = fields.boolean("apply_b_dec_to_input", True)
+    fields.done(HARMLESS)
+    return weights.centered(subtracts)
+
+
+def _k(fields: Fields, n_latents: int, *, exact: bool) -> int | None:
+    """k, which is a mean and may be a fraction where it is not exact; None where that is not on record."""
+    k: Any = fields.take("k", None)
+    if k is None and not exact:
+        return None
+    if not isinstance(k, int | float) or k is True or not 1 <= k <= n_latents or (exact and k != int(k)):
+        fields.refuse("k", f"a whole number in 1..{n_latents}" if exact else f"a number in 1..{n_latents}", k)
+    return int(k)
 
 
 def metadata_from(config: dict[str, Any]) -> dict[str, Any]:
     """Where the SAE came from, in our words where we have them."""
-    theirs = _object(config, "metadata") or config
+    theirs = object_in(config, "metadata") or config
     ours = theirs.get("expander_sae")
     if isinstance(ours, dict):
         return dict(ours)

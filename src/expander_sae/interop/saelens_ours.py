@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from expander_sae.graphs import Mask, make_mask, mask_from_rows
-from expander_sae.records import ExpanderSaeError
+from expander_sae.records import ExpanderSaeError, Fields
 from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, Inference
 
+from .saelens_fields import HARMLESS
 from .tensors import Arrays
 
 ARCHITECTURE = "expander_sae"
@@ -49,6 +50,28 @@ def describe(sae: AbstractSae) -> dict[str, Any]:
         "mask_sha256": mask.get("sha256"),
         "code_scale": 1.0,
     }
+
+
+def our_fields(fields: Fields) -> dict[str, Any]:
+    """The fields that `build` reads, in their types; none is left over.
+
+    Raises:
+        ExpanderSaeError: one is missing, of another type, or not known.
+    """
+    huge = 2**31
+    found: dict[str, Any] = {name: fields.integer(name, 1, huge) for name in ("d_in", "d_sae", "degree", "k")}
+    found["kind"] = fields.text("kind")
+    found |= {name: fields.boolean(name) for name in ("tied", "signed", "latent_bias")}
+    found["stages"], found["spare"] = fields.integer("stages", 0, huge), fields.integer("spare", 0, huge, default=0)
+    found["seed"] = fields.integer("seed", -(2**63), 2**64 - 1)
+    for name in ("inference", "mask_construction", "mask_sha256"):
+        found[name] = None if fields.take(name, None) is None else fields.again(name).text(name)
+    seeded = fields.take("mask_seed", None) is not None
+    found["mask_seed"] = fields.again("mask_seed").integer("mask_seed", 0, 2**64 - 1) if seeded else None
+    fields.one_of("apply_b_dec_to_input", (True,))
+    fields.take("code_scale", None)  # of SAELens's objects; what is read here is in the units of the activations
+    fields.done(HARMLESS)
+    return found
 
 
 def build(config: Mapping[str, Any], mask_bytes: Tensor | None = None) -> AbstractSae:
@@ -119,7 +142,9 @@ def rows_from_bytes(mask_bytes: Tensor) -> np.ndarray:
         or bool(((values < 0) | (values > 255) | (values % 1 != 0)).any())
     ):
         raise ExpanderSaeError("expected mask_bytes as whole numbers 0..255, [1..4 bytes, n_latents, degree]")
-    return sum((value.to(torch.int64) << (8 * place) for place, value in enumerate(values)), torch.tensor(0)).numpy()
+    return sum(
+        (value.to(torch.int64) << (8 * place) for place, value in enumerate(values)), torch.tensor(0, device="cpu")
+    ).numpy()
 
 
 @torch.no_grad()

@@ -3,34 +3,43 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
-from expander_sae.records import ExpanderSaeError, write_atomically, write_json
+from expander_sae.records import ExpanderSaeError, Fields, write_pair
+from expander_sae.saes.tensor_files import read_tensors, save_tensors
 
 from .dense import DenseWeights
-from .tensors import Arrays, read_config, read_safetensors
+from .tensors import Arrays, read_pair
 
 CONFIG, ARRAYS = "cfg.json", "sae.safetensors"
+_OFF = ("signed", "transcode", "skip_connection", "embed_skip", "gram_lookup")
+"""What changes the formula and is not read."""
+_HARMLESS = ("expansion_factor", "normalize_decoder", "multi_topk", "lookup_max_order", "gram_table_hash")
+"""How it was trained."""
 
 
 def read_sparsify(folder: str | Path) -> DenseWeights:
     """The SAE of one hookpoint's folder.
 
     Raises:
-        ExpanderSaeError: a file is missing, damaged or hostile, or it is no TopK autoencoder (a transcoder, skip
-            connection or groupmax).
+        ExpanderSaeError: a file is missing, damaged or hostile, it is no TopK autoencoder with a ReLU (a transcoder,
+            signed, a skip connection or groupmax), or its config says something that is not known.
     """
     folder = Path(folder)
-    config = read_config(folder / CONFIG)
-    arrays = Arrays(read_safetensors(folder / ARRAYS), folder / ARRAYS)
+    config, path = read_pair(folder, ARRAYS, CONFIG)
+    fields, arrays = Fields(config, folder / CONFIG), Arrays(read_tensors(path), path)
     if config.get("transcode") or config.get("skip_connection") or "W_skip" in arrays:
         raise ExpanderSaeError(f"{folder} holds a transcoder or a skip connection; expected an autoencoder")
-    if config.get("activation", "topk") != "topk":
-        raise ExpanderSaeError(f"expected activation 'topk' in {folder / CONFIG}; got {config['activation']!r}")
-    k = config.get("k")
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise ExpanderSaeError(f"expected k as a whole number in {folder / CONFIG}; got {k!r}")
+    for name in _OFF:
+        fields.one_of(name, (False,))
+    fields.one_of("activation", ("topk",))
     encoder = arrays.take("encoder.weight", (None, None))
+    n_latents, d_in = encoder.shape
+    k = fields.integer("k", 1, n_latents)
+    fields.integer("d_in", d_in, d_in, default=d_in)
+    latents = fields.take("num_latents", 0)
+    if latents not in (0, n_latents) or isinstance(latents, bool):  # 0: by the expansion factor
+        fields.refuse("num_latents", f"{n_latents}, as in {ARRAYS}", latents)
+    fields.done(_HARMLESS)
     weights = DenseWeights(
         encoder=encoder,
         decoder=arrays.take("W_dec", tuple(encoder.shape)),
@@ -60,21 +69,17 @@ def write_sparsify(weights: DenseWeights, folder: str | Path, *, dtype: torch.dt
         "W_dec": weights.decoder,
         "b_dec": weights.b_dec,
     }
-    with write_atomically(folder / ARRAYS) as temporary:
-        # A tied encoder is the same memory as the decoder, which safetensors refuses: clone.
-        save_file({name: array.to(dtype).clone().contiguous() for name, array in arrays.items()}, temporary)
-    write_json(
-        folder / CONFIG,
-        {
-            "activation": "topk",
-            "expansion_factor": max(1, weights.n_latents // weights.d_in),
-            "normalize_decoder": True,
-            "num_latents": weights.n_latents,
-            "k": weights.k,
-            "multi_topk": False,
-            "skip_connection": False,
-            "transcode": False,
-            "d_in": weights.d_in,
-        },
-    )
+    config = {
+        "activation": "topk",
+        "expansion_factor": max(1, weights.n_latents // weights.d_in),
+        "normalize_decoder": True,
+        "num_latents": weights.n_latents,
+        "k": weights.k,
+        "multi_topk": False,
+        "skip_connection": False,
+        "transcode": False,
+        "d_in": weights.d_in,
+    }
+    rounded = {name: array.to(dtype) for name, array in arrays.items()}
+    write_pair(folder, ARRAYS, CONFIG, lambda path: save_tensors(rounded, path), lambda path: config)
     return folder

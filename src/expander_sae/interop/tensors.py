@@ -1,15 +1,16 @@
 """Reading other people's tensor files: damaged or hostile ones end in one clear error, and no code in them runs."""
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from expander_sae.records import ExpanderSaeError, read_json
+from expander_sae.records import ExpanderSaeError, arrays_of, read_json
+from expander_sae.records.fields import shown
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """From fine to coarse."""
@@ -27,19 +28,13 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file.
+def read_pair(folder: Path, arrays: str, config: str) -> tuple[dict[str, Any], Path]:
+    """A folder's config, and the arrays' file that belongs to it.
 
     Raises:
-        ExpanderSaeError: the file is missing or damaged.
+        ExpanderSaeError: the config is missing, damaged, or something else.
     """
-    if not path.is_file():
-        raise ExpanderSaeError(f"expected a safetensors file at {path}; found none. Copy the whole folder.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise ExpanderSaeError(f"{path} is not a whole safetensors file: {error}. Copy it again.") from error
+    return read_config(folder / config), arrays_of(folder, arrays, config)
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
@@ -50,6 +45,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ExpanderSaeError(f"expected a file that torch.save wrote at {path}; found none")
+    _refuse_bombs(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -63,6 +59,19 @@ def read_pickle(path: Path) -> dict[str, Any]:
     if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
         raise ExpanderSaeError(f"expected a state dict (names and tensors) in {path}; got {type(state).__name__}")
     return dict(state)
+
+
+def _refuse_bombs(path: Path) -> None:
+    """torch stores arrays as they are: a packed one, or one larger than its file, is no file of torch's."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = [(entry.file_size, entry.compress_size) for entry in archive.infolist()]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise ExpanderSaeError(f"{path} is not a whole file of torch.save: {error}. Copy it again.") from error
+    if any(size != packed for size, packed in sizes) or sum(size for size, _ in sizes) > path.stat().st_size:
+        raise ExpanderSaeError(f"{path} is not a file of torch.save: it claims more than it holds. Copy it again.")
 
 
 class Arrays:
@@ -89,6 +98,7 @@ class Arrays:
         if not isinstance(array, Tensor) or array.dtype not in FLOATS:
             what = array.dtype if isinstance(array, Tensor) else type(array).__name__
             raise ExpanderSaeError(f"expected {name} in {self.path} as a float tensor; got {what}")
+        _check_plain(name, array, self.path)
         fits = len(shape) == array.ndim and all(
             want is None or want == size for want, size in zip(shape, array.shape, strict=True)
         )
@@ -113,10 +123,12 @@ class Arrays:
             ExpanderSaeError: it is missing or something else.
         """
         value = self.left.pop(name, None)
-        if isinstance(value, Tensor) and value.numel() == 1 and not value.is_floating_point():
-            value = value.item()
+        if isinstance(value, Tensor):
+            _check_plain(name, value, self.path)
+            if value.numel() == 1 and not value.is_floating_point() and value.dtype != torch.bool:
+                value = value.item()
         if isinstance(value, bool) or not isinstance(value, int):
-            raise ExpanderSaeError(f"expected {name} in {self.path} as a whole number; got {value!r}")
+            raise ExpanderSaeError(f"expected {name} in {self.path} as a whole number; got {shown(value)}")
         return value
 
     def done(self, ignore: tuple[str, ...] = ()) -> None:
@@ -131,3 +143,16 @@ class Arrays:
                 f"{self.path} also holds {', '.join(more)}, which this reader does not know: "
                 "the SAE would compute something else without it"
             )
+
+
+def _check_plain(name: str, array: Tensor, path: Path) -> None:
+    """Raise unless a tensor is an ordinary one: numbers in memory, one after another or by strides."""
+    odd = {
+        "sparse": array.layout is not torch.strided,
+        "nested": array.is_nested,
+        "quantised": array.is_quantized,
+        f"without numbers (on {array.device.type})": array.device.type != "cpu",
+    }
+    found = next((what for what, is_so in odd.items() if is_so), None)
+    if found is not None:
+        raise ExpanderSaeError(f"expected {name} in {path} as an ordinary tensor; it is {found}")

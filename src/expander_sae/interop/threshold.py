@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from expander_sae.ops import Codes, sparse_decode
+from expander_sae.ops.autograd import own_precision
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import Inference
 from expander_sae.saes.base import check_input
@@ -33,6 +34,7 @@ class ThresholdSae(nn.Module):
     mask = None
     seed = None
 
+    @torch.inference_mode(False)  # tensors of inference mode could never be trained
     def __init__(
         self,
         *,
@@ -59,7 +61,7 @@ class ThresholdSae(nn.Module):
         self.selection: Tensor
         self.register_buffer("threshold", torch.zeros_like(b_enc) if threshold is None else threshold.clone())
         self.register_buffer("selection", torch.ones_like(b_enc) if selection is None else selection.clone())
-        self.register_buffer("input_scale", torch.tensor(1.0))
+        self.register_buffer("input_scale", torch.ones((), dtype=torch.float32, device="cpu"))
         self.metadata: dict[str, Any] = {}
         self.folder: Path | None = None
 
@@ -94,6 +96,7 @@ class ThresholdSae(nn.Module):
         """(None, values, encoder)."""
         return None, self.values, self.encoder
 
+    @own_precision
     @torch.no_grad()
     def encode(self, x: Tensor, *, inference: str | Inference | None = None) -> Codes:
         """Codes of x [batch, d_in], as wide as the most active token needs; unused slots are zero. Not differentiable.
@@ -104,10 +107,8 @@ class ThresholdSae(nn.Module):
         check_input(x, self.d_in)
         self.read_by(inference)
         pieces = [self._encode(part) for part in x.split(max(1, MAX_PIECE // self.n_latents))]
-        width = max((piece.values.shape[1] for piece in pieces), default=1)
+        width = max(piece.values.shape[1] for piece in pieces)
         padded = [_widen(piece, width) for piece in pieces]
-        if not padded:
-            return Codes(torch.zeros(0, width, dtype=torch.int64), torch.zeros(0, width))
         return Codes(torch.cat([piece.indices for piece in padded]), torch.cat([piece.values for piece in padded]))
 
     def _encode(self, x: Tensor) -> Codes:
@@ -119,7 +120,7 @@ class ThresholdSae(nn.Module):
             values, order = pre.gather(1, indices).relu().sort(dim=1, descending=True, stable=True)
             return Codes(indices.gather(1, order), values)
         active = torch.where(pre > self.threshold.clamp(min=0), pre, 0.0)
-        width = max(1, int((active > 0).sum(1).max()))
+        width = max([1, *(active > 0).sum(1).tolist()])
         values, indices = torch.topk(active, width, dim=1)
         return Codes(indices, values)
 

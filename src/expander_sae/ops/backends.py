@@ -49,7 +49,7 @@ def check_device(name: str) -> torch.device:
         device(type='cpu')
     """
     try:
-        probe = torch.zeros(1, device=name)
+        probe = torch.zeros(1, device=name, dtype=torch.float32)
         probe.item()
         return probe.device
     except (RuntimeError, AssertionError, ImportError) as error:  # what it is depends on how torch was built

@@ -26,12 +26,20 @@ def _example(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x, rows, values; whole numbers make every sum exact, so that backends must agree to the last bit."""
     generator = torch.Generator().manual_seed(0)
-    rows = torch.rand(n_latents, d_in, generator=generator).topk(degree).indices.sort(dim=1).values
+    rows = (
+        torch.rand(n_latents, d_in, generator=generator, dtype=torch.float32, device="cpu")
+        .topk(degree)
+        .indices.sort(dim=1)
+        .values
+    )
     if whole:
-        x = torch.randint(-3, 4, (batch, d_in), generator=generator).float()
-        values = torch.randint(-2, 3, (n_latents, degree), generator=generator).float()
+        x = torch.randint(-3, 4, (batch, d_in), generator=generator, device="cpu").float()
+        values = torch.randint(-2, 3, (n_latents, degree), generator=generator, device="cpu").float()
     else:
-        x, values = (torch.randn(s, generator=generator) for s in ((batch, d_in), (n_latents, degree)))
+        x, values = (
+            torch.randn(s, generator=generator, dtype=torch.float32, device="cpu")
+            for s in ((batch, d_in), (n_latents, degree))
+        )
     return x.to(device), rows.to(device), values.to(device)
 
 
@@ -80,7 +88,9 @@ def _same_gradients() -> Check:
     gradients = []
     for backend in ("reference", "native"):
         leaf = values.clone().requires_grad_()
-        reconstruction_loss(x, rows, leaf, 24, center=torch.zeros(96), backend=backend).loss.backward()
+        reconstruction_loss(
+            x, rows, leaf, 24, center=torch.zeros(96, dtype=torch.float32, device="cpu"), backend=backend
+        ).loss.backward()
         assert leaf.grad is not None
         gradients.append(leaf.grad)
     error = float((gradients[0] - gradients[1]).abs().max() / gradients[0].abs().max())
@@ -110,9 +120,11 @@ def timings(seconds: float = 5.0) -> dict[str, float]:
     """
     x, _, values = _example(512, 2048, 1, 7, torch.device("cpu"), whole=False)
     generator = torch.Generator().manual_seed(1)
-    rows = torch.randint(0, 2048 // 7, (32768, 7), generator=generator) + torch.arange(7) * (2048 // 7)
-    rows, values = rows.to(torch.uint16), torch.randn(32768, 7, generator=generator)
-    dense = torch.randn(32768, 2048, generator=generator)
+    rows = torch.randint(0, 2048 // 7, (32768, 7), generator=generator, device="cpu") + torch.arange(
+        7, device="cpu"
+    ) * (2048 // 7)
+    rows, values = rows.to(torch.uint16), torch.randn(32768, 7, generator=generator, dtype=torch.float32, device="cpu")
+    dense = torch.randn(32768, 2048, generator=generator, dtype=torch.float32, device="cpu")
     share = seconds / 3
     return {
         "batch 512": _median_seconds(lambda: encode_topk(x, rows, values, 32), share) / 512 * 1e6,

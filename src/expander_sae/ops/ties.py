@@ -35,7 +35,7 @@ def fingerprints(rows: Tensor | None, values: Tensor, d_in: int, *, signed: bool
     They do not depend on the order of rows or on explicit zeros.
     """
     values = values.detach()
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device="cpu").manual_seed(0)
     keys = torch.randint(-(2**62), 2**62, (d_in,), generator=generator, device="cpu", dtype=torch.int64) * 2 + 1
     keys = keys.to(values.device)
     weights = keys if rows is None else keys[rows.long()]

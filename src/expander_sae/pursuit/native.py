@@ -56,8 +56,8 @@ def greedy(
     bytes."""
     if steps is None:
         steps = ITERATIONS if method in ("cosamp", "niht") else k
-    indices = torch.empty((x.shape[0], k), dtype=torch.int64)
-    codes = torch.empty((x.shape[0], k), dtype=torch.float32)
+    indices = torch.empty((x.shape[0], k), dtype=torch.int64, device="cpu")
+    codes = torch.empty((x.shape[0], k), dtype=torch.float32, device="cpu")
     if x.shape[0]:
         native_core.call(
             "greedy",

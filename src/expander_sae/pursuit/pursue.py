@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops import Codes, block_omp
+from expander_sae.ops.autograd import op
 from expander_sae.ops.backends import choose_backend
 from expander_sae.ops.checks import (
     FLOATS,
@@ -35,6 +36,7 @@ _WITH_STEPS = {"mp": matching_pursuit, "gradient": gradient_pursuit, "cosamp": c
 _CHUNK = 2**24  # numbers in the largest temporary: 64 MB at float32
 
 
+@op
 @torch.no_grad()
 def pursue(
     x: Tensor,

@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from expander_sae.ops import Codes
+from expander_sae.ops.autograd import first_order, op
 from expander_sae.ops.checks import FLOATS, check_code_indices, check_numbers, check_tensor
 
 from .dictionary import (
@@ -57,6 +57,7 @@ class Refit(NamedTuple):
     """Tokens whose support was numerically dependent, solved with the ridge."""
 
 
+@op
 def refit_codes(
     x: Tensor,
     indices: Tensor,
@@ -65,7 +66,8 @@ def refit_codes(
     used: Tensor | None = None,
     center: Tensor | None = None,
 ) -> Refit:
-    """Least-squares codes with the support held fixed, differentiable in x, the dictionary's values and center.
+    """Least-squares codes with the support held fixed, differentiable once in x, the dictionary's values and
+    center.
 
     `z = argmin ||x - center - W_S z||`. With `G = W_S^T W_S`, `r = x - center - W_S z`, and an incoming gradient g: `v
     = G^-1 g`, `dx = W_S v`, `dw_i = v_i r - z_i W_S v`; for a sparse dictionary O(k * (k + degree)) numbers per token
@@ -131,7 +133,7 @@ class _LeastSquares(torch.autograd.Function):
         return codes
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, values, rows, indices, used, factor, codes = ctx.saved_tensors
         dictionary = Dictionary(rows, values, x.shape[1])

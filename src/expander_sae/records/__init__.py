@@ -1,7 +1,9 @@
 """Result records, hashes and files that are written whole or not at all. Nothing here imports torch."""
 
 from .errors import ExpanderSaeError, ExpanderSaeWarning
+from .fields import Fields
 from .files import read_json, sha256_file, write_atomically, write_json
+from .pairs import arrays_of, write_pair
 from .provenance import Provenance, ProvenanceWarning, check_provenance, warn_of_differences
 from .results import EvaluationRecord, FrontierRecord, TrainingRecord
 
@@ -9,14 +11,17 @@ __all__ = [
     "EvaluationRecord",
     "ExpanderSaeError",
     "ExpanderSaeWarning",
+    "Fields",
     "FrontierRecord",
     "Provenance",
     "ProvenanceWarning",
     "TrainingRecord",
+    "arrays_of",
     "check_provenance",
     "read_json",
     "sha256_file",
     "warn_of_differences",
     "write_atomically",
     "write_json",
+    "write_pair",
 ]

@@ -63,23 +63,33 @@ def _plain(value: Any) -> Any:
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented JSON, atomically; NaN and infinities become null."""
-    text = json.dumps(_plain(value), indent=2, allow_nan=False) + "\n"
+    text = json_text(value)
     with write_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def json_text(value: Any) -> str:
+    """`value` as `write_json` writes it."""
+    return json.dumps(_plain(value), indent=2, allow_nan=False) + "\n"
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file.
 
     Raises:
-        ExpanderSaeError: the file is missing or is not JSON.
+        ExpanderSaeError: the file is missing, cannot be read, or is not JSON (UTF-8, not nested beyond Python's depth,
+            no number of thousands of digits).
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ExpanderSaeError(f"expected a JSON file at {path}, found none") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except RecursionError as error:
+        raise ExpanderSaeError(f"expected JSON in {path}, but it is nested too deep to be read") from error
+    except ValueError as error:  # not JSON, not UTF-8, or an integer too long to be read
         raise ExpanderSaeError(f"expected JSON in {path}, but it is damaged: {error}") from error
+    except OSError as error:
+        raise ExpanderSaeError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

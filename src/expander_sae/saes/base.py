@@ -177,6 +177,16 @@ class AbstractSae(nn.Module, ABC):
         return save_sae(self, folder, values=values)
 
 
+def zeros(*sizes: int) -> Tensor:
+    """float32 zeros on the CPU, whatever torch's default type and device are."""
+    return torch.zeros(sizes, dtype=torch.float32, device="cpu")
+
+
+def one() -> Tensor:
+    """The input scale that changes nothing."""
+    return torch.ones((), dtype=torch.float32, device="cpu")
+
+
 def check_sizes(d_in: int, n_latents: int, k: int) -> None:
     """Raise unless an SAE can have these sizes."""
     for name, value in (("d_in", d_in), ("n_latents", n_latents), ("k", k)):

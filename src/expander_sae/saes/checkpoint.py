@@ -5,17 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from expander_sae.graphs import Mask, make_mask, mask_from_rows, pack_rows, unpack_rows
-from expander_sae.records import ExpanderSaeError, read_json, sha256_file, write_atomically, write_json
+from expander_sae.records import ExpanderSaeError, Fields, arrays_of, read_json, sha256_file, write_pair
 
 from .base import AbstractSae
 from .dense_topk import DenseTopKSae
 from .expander import ExpanderSae
 from .irregular import IrregularSae, pack, unpack
+from .tensor_files import read_tensors, save_tensors
 
 FORMAT = "expander-sae"
 VERSION = 2
@@ -38,7 +37,8 @@ def save_sae(sae: AbstractSae, folder: str | Path, *, values: str = "float32") -
 
     The mask is stored as its seed; as packed rows (`expander_sae.graphs.pack_rows`) where no seed can make it again
     (columns of different degrees: as integers).
-    The arrays are written first and the config, which holds their hash, last: a folder with a config is whole.
+    Saving over an SAE replaces both files at one moment: whatever happens, the folder holds the old one or the new one
+    (`expander_sae.records.write_pair`); other files in it are left alone.
 
     Args:
         sae: what to save.
@@ -69,17 +69,19 @@ def save_sae(sae: AbstractSae, folder: str | Path, *, values: str = "float32") -
         del arrays["rows"]
         arrays[PACKED] = torch.from_numpy(pack_rows(sae.mask))
     arrays |= rounded
-    with write_atomically(folder / ARRAYS) as temporary:
-        save_file({name: array.cpu().contiguous() for name, array in arrays.items()}, temporary)
     config = {
         "format": FORMAT,
         "version": VERSION if PACKED in arrays else 1,
         **sae.describe(),
         "values": values,
-        "arrays_sha256": sha256_file(folder / ARRAYS),
-        "metadata": sae.metadata,
     }
-    write_json(folder / CONFIG, config)
+    write_pair(
+        folder,
+        ARRAYS,
+        CONFIG,
+        write=lambda path: save_tensors(arrays, path),
+        describe=lambda path: config | {"arrays_sha256": sha256_file(path), "metadata": sae.metadata},
+    )
     sae.folder = folder
     return folder
 
@@ -97,6 +99,7 @@ def _rounded(array: Tensor, precision: str, name: str) -> Tensor:
     return (array * (127 / largest)).round().to(torch.int8)
 
 
+@torch.inference_mode(False)  # tensors of inference mode could never be trained
 def load_sae(folder: str | Path) -> AbstractSae:
     """Read an SAE back from a folder that `save` wrote.
 
@@ -115,36 +118,116 @@ def load_sae(folder: str | Path) -> AbstractSae:
         2112
     """
     folder = Path(folder)
-    config = read_json(folder / CONFIG)
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise ExpanderSaeError(f"expected {folder / CONFIG} to describe an expander-sae SAE; it does not")
-    if config.get("version") not in (1, VERSION):
-        raise ExpanderSaeError(
-            f"expected format version 1 or {VERSION} in {folder / CONFIG}; got {config.get('version')!r}. "
-            "Use the release that wrote it."
-        )
-    path = folder / ARRAYS
-    if not path.is_file():
-        raise ExpanderSaeError(f"expected {ARRAYS} beside {folder / CONFIG}; found none. Copy the whole folder.")
-    found = sha256_file(path)
-    if found != config.get("arrays_sha256"):
-        raise ExpanderSaeError(
-            f"{path} is damaged: its sha256 is {found[:16]}..., "
-            f"{CONFIG} says {str(config.get('arrays_sha256'))[:16]}... Copy it again."
-        )
-    arrays = _read_arrays(path)
-    try:
-        if config["kind"] == IrregularSae.kind:
-            arrays = unpack(arrays, config["degree"], config["d_in"])
-        elif PACKED in arrays:
-            arrays["rows"] = _unpacked(config, arrays, path)
-        sae = _build(config, arrays)
-    except (KeyError, TypeError) as error:
-        raise ExpanderSaeError(f"{folder / CONFIG} lacks or garbles a field: {error}") from error
-    _fill(sae, arrays, path, config.get("values", "float32"))
-    sae.metadata = dict(config.get("metadata") or {})
+    config, arrays, path = _read_pair(folder)
+    checked = _checked(config, folder / CONFIG)
+    _check_sizes(checked, arrays, path)
+    if checked["kind"] == IrregularSae.kind:
+        arrays = unpack(arrays, checked["degree"], checked["d_in"])
+    elif PACKED in arrays:
+        arrays["rows"] = _unpacked(checked, arrays, path)
+    sae = _build(checked, arrays)
+    _fill(sae, arrays, path, checked["values"])
+    sae.metadata = checked["metadata"]
     sae.folder = folder
     return sae.eval()
+
+
+def _read_pair(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
+    """Config, arrays, and the arrays' file; both are of one SAE, even while another is saved over it."""
+    for _ in range(5):
+        config = read_json(folder / CONFIG)
+        if not isinstance(config, dict) or config.get("format") != FORMAT:
+            raise ExpanderSaeError(f"expected {folder / CONFIG} to describe an expander-sae SAE; it does not")
+        path = arrays_of(folder, ARRAYS, CONFIG)
+        if not path.is_file():
+            raise ExpanderSaeError(f"expected {ARRAYS} beside {folder / CONFIG}; found none. Copy the whole folder.")
+        try:
+            before = path.stat()
+            found = sha256_file(path)
+            arrays = read_tensors(path) if found == config.get("arrays_sha256") else None
+            settled = path.stat().st_ino == before.st_ino
+        except FileNotFoundError:  # renamed in between
+            continue
+        if arrays is not None and settled:
+            return config, arrays, path
+        if arrays is None and settled and read_json(folder / CONFIG) == config:
+            break
+    raise ExpanderSaeError(
+        f"{path} is damaged: its sha256 is {found[:16]}..., "
+        f"{CONFIG} says {str(config.get('arrays_sha256'))[:16]}... Copy it again."
+    )
+
+
+def _checked(config: dict[str, Any], where: Path) -> dict[str, Any]:
+    """The fields of a config in their types; sizes are compared with the arrays before anything is made of them."""
+    fields, huge = Fields(config, where), 2**31
+    fields.take("format")
+    if fields.take("version", None) not in (1, VERSION):
+        raise ExpanderSaeError(
+            f"expected format version 1 or {VERSION} in {where}; got {config.get('version')!r}. "
+            "Use the release that wrote it."
+        )
+    kind = fields.text("kind")
+    kinds = (ExpanderSae.kind, IrregularSae.kind, DenseTopKSae.kind)
+    if kind not in kinds:
+        raise ExpanderSaeError(f"expected kind 'expander', 'irregular' or 'dense'; got {kind!r}")
+    found: dict[str, Any] = {"kind": kind}
+    for name in ("d_in", "n_latents", "k"):
+        found[name] = fields.integer(name, 1, huge)
+    found["stages"] = fields.integer("stages", 0, huge)
+    found["spare"] = fields.integer("spare", 0, huge, default=0)  # older folders have none
+    found["seed"] = fields.integer("seed", -(2**63), 2**64 - 1)
+    found["signed"], found["latent_bias"] = fields.boolean("signed"), fields.boolean("latent_bias")
+    if kind != DenseTopKSae.kind:
+        found["degree"] = fields.integer("degree", 1, found["d_in"])
+        mask = fields.fields("mask")
+        found["mask"] = {
+            "construction": mask.text("construction"),
+            "seed": None if mask.take("seed") is None else mask.again("seed").integer("seed", 0, 2**64 - 1),
+            "sha256": mask.text("sha256"),
+        }
+        mask.done()
+    # Older folders do not say tied: there was no other kind.
+    found["tied"] = fields.boolean("tied", *(() if kind == DenseTopKSae.kind else (True,)))
+    if kind == IrregularSae.kind:
+        found["entries"] = fields.integer("entries", 1, huge)
+    found["values"] = fields.one_of("values", PRECISIONS, default="float32")
+    fields.take("arrays_sha256")
+    found["metadata"] = fields.fields("metadata", {}).left
+    fields.done()
+    return found
+
+
+MOST_EMPTY = 256
+"""Slots for each entry that an SAE of irregular degrees may have: more would be memory that its file does not hold."""
+
+
+def _check_sizes(config: dict[str, Any], arrays: dict[str, Tensor], path: Path) -> None:
+    """Compare the sizes in a config with those of the arrays, which the file does hold."""
+    n, d_in = config["n_latents"], config["d_in"]
+    wanted = {"b_dec": [d_in]}
+    if config["kind"] == IrregularSae.kind:
+        entries = arrays["values"].numel() if "values" in arrays else 0
+        wanted |= {"counts": [n], "values": [entries]}
+        if n * config["degree"] > MOST_EMPTY * entries:
+            raise ExpanderSaeError(
+                f"expected values in {path}, and at most {MOST_EMPTY} slots for each; got n_latents {n} and degree "
+                f"{config['degree']} for {entries} values"
+            )
+    else:
+        wanted["values"] = [n, config.get("degree", d_in)]
+    for name, shape in wanted.items():
+        if name in arrays and list(arrays[name].shape) != shape:
+            kind = PRECISIONS[config["values"]] if name == "values" else "numbers"
+            raise ExpanderSaeError(
+                f"expected {name} as {kind} {shape} in {path}; got {arrays[name].dtype} {list(arrays[name].shape)}"
+            )
+    for name in {"rows", "counts"} & set(arrays):
+        if arrays[name].is_floating_point() or arrays[name].dtype == torch.bool:
+            raise ExpanderSaeError(f"expected {name} as integers in {path}; got {arrays[name].dtype}")
+    missing = sorted(set(wanted) - set(arrays))
+    if missing:
+        raise ExpanderSaeError(f"expected arrays {sorted(wanted)} in {path}; got {sorted(arrays)}")
 
 
 def _unpacked(config: dict[str, Any], arrays: dict[str, Tensor], path: Path) -> Tensor:
@@ -165,25 +248,15 @@ def _unpacked(config: dict[str, Any], arrays: dict[str, Tensor], path: Path) -> 
     return torch.from_numpy(rows)
 
 
-def _read_arrays(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
-        raise ExpanderSaeError(f"{path} is not a whole safetensors file: {error}. Copy it again.") from error
-
-
 def _build(config: dict[str, Any], arrays: dict[str, Tensor]) -> AbstractSae:
-    shared = {name: config[name] for name in ("d_in", "n_latents", "k", "signed", "latent_bias", "stages", "seed")}
-    shared["spare"] = config.get("spare", 0)  # older folders have none
+    names = ("d_in", "n_latents", "k", "signed", "latent_bias", "stages", "spare", "seed")
+    shared = {name: config[name] for name in names}
     if config["kind"] == DenseTopKSae.kind:
         return DenseTopKSae(**shared, tied=config["tied"], blank=True)
     if config["kind"] == IrregularSae.kind:
         sizes = {"degree": config["degree"], "entries": config["entries"]}
         return IrregularSae(**shared, **sizes, mask=_mask(config, arrays), blank=True)
-    if config["kind"] != ExpanderSae.kind:
-        raise ExpanderSaeError(f"expected kind 'expander', 'irregular' or 'dense'; got {config['kind']!r}")
-    tied = config.get("tied", True)  # older folders do not say: there was no other kind
+    tied = config["tied"]
     return ExpanderSae(**shared, degree=config["degree"], mask=_mask(config, arrays), tied=tied, blank=True)
 
 
@@ -206,8 +279,6 @@ def _mask(config: dict[str, Any], arrays: dict[str, Tensor]) -> Mask:
 
 @torch.no_grad()
 def _fill(sae: AbstractSae, arrays: dict[str, Tensor], path: Path, precision: str) -> None:
-    if precision not in PRECISIONS:
-        raise ExpanderSaeError(f"expected values as one of {', '.join(PRECISIONS)} beside {path}; got {precision!r}")
     wanted = _learned(sae)
     if isinstance(sae, ExpanderSae) and sae.mask.seed is None:
         wanted["rows"] = torch.from_numpy(sae.mask.rows.copy())

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import AbstractSae, check_sizes, check_stages
+from .base import AbstractSae, check_sizes, check_stages, one, zeros
 from .columns import UnitColumns, random_columns
 
 
@@ -41,6 +41,7 @@ class DenseTopKSae(AbstractSae):
     kind = "dense"
     columns: UnitColumns
 
+    @torch.inference_mode(False)  # tensors of inference mode could never be trained
     def __init__(
         self,
         *,
@@ -65,9 +66,9 @@ class DenseTopKSae(AbstractSae):
         with torch.no_grad():
             start = self.columns.raw if blank else self.columns()
             self.encoder = None if tied else nn.Parameter(torch.empty_like(start) if blank else start.clone())
-        self.b_dec = nn.Parameter(torch.zeros(d_in))
-        self.b_enc = nn.Parameter(torch.zeros(n_latents)) if latent_bias else None
-        self.register_buffer("input_scale", torch.tensor(1.0))
+        self.b_dec = nn.Parameter(zeros(d_in))
+        self.b_enc = nn.Parameter(zeros(n_latents)) if latent_bias else None
+        self.register_buffer("input_scale", one())
 
     @property
     def values(self) -> Tensor:

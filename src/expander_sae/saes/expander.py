@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from expander_sae.graphs import Mask, make_mask
 from expander_sae.records import ExpanderSaeError
 
-from .base import AbstractSae, check_sizes, check_stages
+from .base import AbstractSae, check_sizes, check_stages, one, zeros
 from .columns import UnitColumns, random_columns
+from .rows import bytes_of, loaded_mask, rows_in
 
 
 class ExpanderSae(AbstractSae):
@@ -47,10 +48,11 @@ class ExpanderSae(AbstractSae):
     """
 
     kind = "expander"
-    rows: Tensor
-    """Mask [n_latents, degree] in the kernels' integer type."""
+    row_bytes: Tensor
+    """Buffer uint8 [n_latents, degree * bytes of a row]: the memory of `rows`, in a type that every tool can move."""
     columns: UnitColumns
 
+    @torch.inference_mode(False)  # tensors of inference mode could never be trained
     def __init__(
         self,
         *,
@@ -78,22 +80,36 @@ class ExpanderSae(AbstractSae):
                 f"got {(mask.d_in, mask.n_latents, mask.degree)}"
             )
         self.d_in, self.n_latents, self.degree, self.k = d_in, n_latents, degree, k
-        self.signed, self.seed, self.mask, self.tied = signed, seed, mask, tied
+        self.signed, self.seed, self.tied = signed, seed, tied
         self.stages, self.spare = check_stages(stages, spare, k, n_latents)
         self.metadata, self.folder = {}, None
         self.columns = UnitColumns.blank(n_latents, degree) if blank else random_columns(n_latents, degree, seed)
         with torch.no_grad():
             start = self.columns.raw if blank else self.columns()
             self.encoder = None if tied else nn.Parameter(torch.empty_like(start) if blank else start.clone())
-        self.b_dec = nn.Parameter(torch.zeros(d_in))
-        self.b_enc = nn.Parameter(torch.zeros(n_latents)) if latent_bias else None
-        self.register_buffer("input_scale", torch.tensor(1.0))
-        self.register_buffer("rows", self._rows_of(mask))
+        self.b_dec = nn.Parameter(zeros(d_in))
+        self.b_enc = nn.Parameter(zeros(n_latents)) if latent_bias else None
+        self.register_buffer("input_scale", one())
+        self._mask = mask
+        self.register_buffer("row_bytes", bytes_of(mask), persistent=False)  # `rows` in the state dict
 
-    @staticmethod
-    def _rows_of(mask: Mask) -> Tensor:
-        """Rows in the kernels' own integer type."""
-        return torch.from_numpy(mask.rows.astype(np.uint16 if mask.d_in <= 65536 else np.int64))
+    @property
+    def rows(self) -> Tensor:
+        """Rows of every column [n_latents, degree] in the kernels' integer type; shares the memory of `row_bytes`."""
+        return rows_in(self.row_bytes, self.d_in)
+
+    @property
+    def mask(self) -> Mask:
+        """The mask of the rows as they are now; it claims a construction and a seed only if those make these rows.
+
+        Raises:
+            ExpanderSaeError: something wrote rows that no mask has.
+        """
+        if self.row_bytes.device.type != "meta":
+            rows = self.rows.cpu().numpy()
+            if not np.array_equal(rows, self._mask.rows):
+                self._mask = Mask(rows, d_in=self.d_in, construction="rows", seed=None)
+        return self._mask
 
     def set_mask(self, mask: Mask) -> None:
         """Put the values on other rows; the values themselves are the caller's to move.
@@ -106,8 +122,48 @@ class ExpanderSae(AbstractSae):
                 f"expected a mask with (d_in, n_latents, degree) = {(self.d_in, self.n_latents, self.degree)}; "
                 f"got {(mask.d_in, mask.n_latents, mask.degree)}"
             )
-        self.mask = mask
-        self.rows = self._rows_of(mask).to(self.rows.device)
+        self._mask = mask
+        self.row_bytes = bytes_of(mask).to(self.row_bytes.device)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}rows"] = self.rows.to(torch.int32)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """As any module, with `rows` of any integer type; those that are no mask are refused before anything is set."""
+        others = {name: value for name, value in state_dict.items() if name != f"{prefix}rows"}
+        given = state_dict.get(f"{prefix}rows")
+        if given is None:
+            missing_keys += [f"{prefix}rows"] if strict else []
+        elif (shape := [self.n_latents, self.degree]) != list(given.shape):
+            error_msgs.append(f"size mismatch for {prefix}rows: expected {shape}; got {list(given.shape)}.")
+        elif given.device.type != "meta":
+            mask = loaded_mask(given, self.d_in)
+            made = bytes_of(mask).to(given.device)
+            if mask != self._mask:
+                self._mask = mask
+            if local_metadata.get("assign_to_params_buffers", False):
+                self.row_bytes = made
+            else:
+                self.row_bytes.copy_(made)
+        super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # Modules pickled by earlier releases have the mask as an attribute and its rows as a buffer.
+        old = state["_buffers"].pop("rows", None)
+        if old is not None:
+            self._mask = vars(self).pop("mask")
+            self.register_buffer("row_bytes", bytes_of(loaded_mask(old, self.d_in)), persistent=False)
 
     @torch.no_grad()
     def draw_as_dense(self) -> None:
@@ -135,10 +191,7 @@ class ExpanderSae(AbstractSae):
 
     def rows_of(self, latents: Tensor) -> Tensor:
         """Rows of some latents [..., degree], in the kernels' own integer type."""
-        if self.rows.dtype != torch.uint16:
-            return self.rows[latents]
-        # torch cannot index uint16 tensors; the bits are the same as int16's.
-        return self.rows.view(torch.int16)[latents].view(torch.uint16)
+        return rows_in(self.row_bytes[latents], self.d_in)  # torch cannot index uint16 tensors
 
     @torch.no_grad()
     def point_latent(self, latent: int, direction: Tensor, norm: float = 1.0) -> bool:
@@ -161,6 +214,7 @@ class ExpanderSae(AbstractSae):
 
     def describe(self) -> dict[str, Any]:
         """Sizes, mode and how to make the mask again."""
+        mask = self.mask
         return {
             "kind": self.kind,
             "d_in": self.d_in,
@@ -174,9 +228,9 @@ class ExpanderSae(AbstractSae):
             "spare": self.spare,
             "seed": self.seed,
             "mask": {
-                "construction": self.mask.construction,
-                "seed": self.mask.seed,
-                "sha256": self.mask.sha256(),
+                "construction": mask.construction,
+                "seed": mask.seed,
+                "sha256": mask.sha256(),
             },
         }
 
@@ -188,6 +242,7 @@ class ExpanderSae(AbstractSae):
             arrays["encoder"] = self.encoder.detach()
         if self.b_enc is not None:
             arrays["b_enc"] = self.b_enc.detach()
-        if self.mask.seed is None:
-            arrays["rows"] = torch.from_numpy(self.mask.rows.copy())
+        mask = self.mask
+        if mask.seed is None:
+            arrays["rows"] = torch.from_numpy(mask.rows.copy())
         return arrays

@@ -62,7 +62,13 @@ class Inference:
             return cls(name)
         most = k if name in ("stages", "warm") else 10**6
         good_spare = not plus or (name == "stages" and spare.isdecimal())
-        if name not in _NUMBERED or not digits.isdecimal() or not 1 <= int(digits) <= most or not good_spare:
+        if (
+            len(text) > 40
+            or name not in _NUMBERED
+            or not digits.isdecimal()
+            or not 1 <= int(digits) <= most
+            or not good_spare
+        ):
             wanted = f"{name}:N with N in 1..{most}" if name in _NUMBERED else f"{name} without a number"
             wanted += " (and maybe +SPARE)" if name == "stages" else ""
             raise ExpanderSaeError(f"expected {wanted}; got {text!r}")

@@ -40,6 +40,7 @@ class IrregularSae(ExpanderSae):
 
     kind = "irregular"
 
+    @torch.inference_mode(False)
     def __init__(self, *, entries: int, degree: int, blank: bool = False, **options: Any) -> None:
         super().__init__(degree=degree, blank=blank, tied=True, **options)
         n = self.n_latents
@@ -109,9 +110,9 @@ class IrregularSae(ExpanderSae):
 def _start(raw: Tensor, entries: int) -> None:
     """Leave each column its largest few values, `entries` in all: random rows, since the values are random."""
     n, slots = raw.shape
-    counts = torch.full((n,), entries // n) + (torch.arange(n) < entries % n)
+    counts = torch.full((n,), entries // n, device="cpu") + (torch.arange(n, device="cpu") < entries % n)
     order = raw.abs().argsort(dim=1, descending=True, stable=True)
-    drop = torch.arange(slots)[None] >= counts[:, None]
+    drop = torch.arange(slots, device="cpu")[None] >= counts[:, None]
     raw[torch.zeros_like(drop).scatter_(1, order, drop)] = 0.0
 
 
@@ -172,8 +173,8 @@ def unpack(packed: dict[str, Tensor], degree: int, d_in: int) -> dict[str, Tenso
         raise ExpanderSaeError(f"expected rows below d_in = {d_in}; got {int(flat.max())}")
     counts = counts.long()
     rows, order = _slots(packed, degree, d_in)
-    values = torch.zeros(rows.shape, dtype=packed["values"].dtype)
-    values[torch.arange(degree) < counts[:, None]] = packed["values"]
+    values = torch.zeros(rows.shape, dtype=packed["values"].dtype, device="cpu")
+    values[torch.arange(degree, device="cpu") < counts[:, None]] = packed["values"]
     kind = packed["rows"].numpy().dtype
     return {k: v for k, v in packed.items() if k != "counts"} | {
         "values": values.gather(1, torch.from_numpy(order)),

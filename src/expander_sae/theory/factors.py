@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from expander_sae.ops.autograd import own_precision
+
 SINGULAR = 1e-10  # Gram eigenvalues up to it: the support counts as dependent
 _ENTRIES = 1 << 21  # float64 numbers in the dense columns of a batch of supports
 
@@ -30,6 +32,7 @@ class Factors(NamedTuple):
     """h = W_S G^-1 s [batch, d_in]."""
 
 
+@own_precision
 def factor_supports(y: Tensor, indices: Tensor, active: Tensor, rows: Tensor, values: Tensor) -> Factors:
     """Factor G for every token, one Cholesky each. O(k^2 d_in + k^3) per token.
 
@@ -58,7 +61,11 @@ def _factor(y: Tensor, indices: Tensor, active: Tensor, rows: Tensor, values: Te
     lowest = torch.linalg.eigvalsh(gram)[:, 0]
     lower, failed = torch.linalg.cholesky_ex(gram)
     independent = (lowest > SINGULAR) & (failed == 0)
-    inverse = torch.cholesky_inverse(torch.where(independent[:, None, None], lower, torch.eye(len(gram[0])).to(gram)))
+    inverse = torch.cholesky_inverse(
+        torch.where(
+            independent[:, None, None], lower, torch.eye(len(gram[0]), dtype=torch.float32, device="cpu").to(gram)
+        )
+    )
     if not independent.all():
         inverse[~independent] = _pseudo_inverse(gram[~independent])
     refit = (inverse @ (support @ y[:, :, None]))[:, :, 0]

@@ -81,7 +81,7 @@ class CodeShares:
         """What share of ||x|| noise must have to change the k columns of largest correlation, [batch]: 2 ||W^T e||_inf
         is at most 2 ||e|| for unit columns."""
         if k >= len(self._values):
-            return torch.full((len(x),), torch.inf)
+            return torch.full((len(x),), torch.inf, dtype=torch.float32, device="cpu")
         unit = self._values / self._values.norm(dim=1, keepdim=True)
         scores = correlate(x.float(), self._rows, unit.float())
         return encoder_margin(scores.abs() if self._signed else scores, k) / (2 * x.norm(dim=1)).clamp_min(1e-30)
@@ -93,8 +93,10 @@ class CodeShares:
         correlations are the largest.
         """
         tokens = max(self._tokens, 1)
-        sigma = torch.cat(self._sigma) if self._sigma else torch.tensor([torch.nan])
-        margins = torch.cat(self._margins) if self._margins else torch.tensor([torch.nan])
+        sigma = torch.cat(self._sigma) if self._sigma else torch.tensor([torch.nan], dtype=torch.float32, device="cpu")
+        margins = (
+            torch.cat(self._margins) if self._margins else torch.tensor([torch.nan], dtype=torch.float32, device="cpu")
+        )
         energy = self._energy or float("nan")
         return {
             "tokens": self._tokens,

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from expander_sae.ops.autograd import own_precision
+
 from .factors import Factors
 
 _WIDTH = 256  # columns in a block
@@ -31,6 +33,7 @@ class OffSupport(NamedTuple):
     """The most by which an exchange of one i in S for one j lowers ||r||^2; NaN unless asked for."""
 
 
+@own_precision
 def sweep_columns(
     factors: Factors, indices: Tensor, active: Tensor, rows: Tensor, values: Tensor, *, nonnegative: bool, full: bool
 ) -> OffSupport:
@@ -146,4 +149,6 @@ def _sparse(rows: Tensor, values: Tensor, d_in: int) -> Tensor:
     offsets = torch.arange(0, rows.numel() + 1, rows.shape[1], device=rows.device)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(offsets, rows.ravel(), values.ravel(), (len(rows), d_in), check_invariants=True)
+        return torch.sparse_csr_tensor(
+            offsets, rows.ravel(), values.ravel(), (len(rows), d_in), device=rows.device, check_invariants=True
+        )

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops import encode_topk
+from expander_sae.ops.autograd import own_precision
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae, ExpanderSae
 from expander_sae.theory import flatten_columns
@@ -39,6 +40,7 @@ def keep_flat(sae: ExpanderSae, flatness: float) -> int:
     return len(uneven)
 
 
+@own_precision
 def coherence_penalty(sae: AbstractSae, columns: Tensor, p: int) -> Tensor:
     """Mean over `columns` of the mean square of their p largest |<w_i, w_j>|, i != j; differentiable in the values.
 

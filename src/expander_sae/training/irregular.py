@@ -25,7 +25,7 @@ class IrregularMember(Member):
         if config.flatness is not None:
             raise ExpanderSaeError("expected no flatness for an SAE with irregular degrees: its empty slots are zero")
         super().__init__(name, sae, config, statistics)
-        self.energy = torch.ones(sae.n_latents, device=self.device)
+        self.energy = torch.ones(sae.n_latents, device=self.device, dtype=torch.float32)
         """Of the codes of recent batches, by latent."""
 
     def count(self, codes: Codes) -> None:

@@ -13,6 +13,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from expander_sae.ops.autograd import own_precision
 from expander_sae.records import ExpanderSaeError, Provenance, check_provenance, write_json
 from expander_sae.records.results import TrainingRecord
 from expander_sae.saes import AbstractSae, ExpanderSae, InputStatistics, IrregularSae, input_statistics
@@ -51,6 +52,8 @@ class BatchSource(Protocol):
         ...
 
 
+@own_precision
+@torch.inference_mode(False)  # with gradients, whatever is around it
 def train(
     saes: Mapping[str, AbstractSae],
     stream: BatchSource,

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expander_sae.graphs import mask_from_rows
 from expander_sae.ops import Codes
 from expander_sae.saes import AbstractSae, ExpanderSae, Inference, InputStatistics, initialise, set_input_scale
 
@@ -77,7 +76,7 @@ class Member:
         if self.extra_loss is not None:
             loss = loss + self.extra_loss(sae, x, out.codes)
         if config.coherence > 0:
-            sampled = torch.randperm(sae.n_latents, generator=self.generator)[: config.coherence_columns]
+            sampled = torch.randperm(sae.n_latents, generator=self.generator, device="cpu")[: config.coherence_columns]
             penalty = coherence_penalty(sae, sampled.to(self.device), min(sae.k, sae.n_latents - 1))
             loss = loss + config.coherence * penalty
         self.descend(step, loss)
@@ -188,5 +187,3 @@ class Member:
             self.requests = None
         elif self.requests is not None:
             self.requests.load_state_dict(state["requests"])
-        if self.moved and isinstance(self.sae, ExpanderSae):
-            self.sae.set_mask(mask_from_rows(self.sae.rows.cpu().numpy(), d_in=self.sae.d_in))

@@ -40,8 +40,8 @@ class Requests:
     """
 
     def __init__(self, n_latents: int, d_in: int, device: torch.device) -> None:
-        self._wanted = torch.zeros(n_latents, d_in, device=device)
-        self._energy = torch.zeros(n_latents, device=device)
+        self._wanted = torch.zeros(n_latents, d_in, device=device, dtype=torch.float32)
+        self._energy = torch.zeros(n_latents, device=device, dtype=torch.float32)
         self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
 
     @torch.no_grad()

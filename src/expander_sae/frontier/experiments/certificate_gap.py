@@ -115,7 +115,7 @@ def _certified(context: Context, size: tuple[int, int, int], k: int, name: str) 
     y, supports, (rows, values) = plant(planted, 0, k, context.option("trials"))
     if rows is None:
         raise AssertionError("sizes of this experiment are sparse")
-    codes = Codes(supports, torch.ones(supports.shape))
+    codes = Codes(supports, torch.ones(supports.shape, dtype=torch.float32, device="cpu"))
     found = posterior_certificates(y, codes, rows, values, full=name == "erc")
     held = found.exact_recovery > 0 if name == "erc" else found.lasso if noisy else found.fuchs
     return float(held.double().mean())

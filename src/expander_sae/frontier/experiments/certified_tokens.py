@@ -59,7 +59,7 @@ def certify_tokens(sae: Any, reading: str, context: Context) -> dict[str, Any]:
 def rows_of(sae: Any) -> Tensor:
     """The rows of a dictionary [n_latents, degree]; all of them where it is dense."""
     rows, values, _ = sae.dictionary()
-    return torch.arange(sae.d_in).expand(len(values), -1) if rows is None else rows
+    return torch.arange(sae.d_in, device="cpu").expand(len(values), -1) if rows is None else rows
 
 
 def show(measured: Measured) -> Page:

@@ -46,7 +46,7 @@ def measure(context: Context) -> Measured:
             scores = detection(found, judge, blocks, latents=latents, seed=seed)
             # The same firing counts at tokens drawn at random: what a judge reads out of nothing.
             draw = torch.Generator().manual_seed(seed)
-            moved = found._replace(token=torch.randperm(found.n_tokens, generator=draw)[found.token])
+            moved = found._replace(token=torch.randperm(found.n_tokens, generator=draw, device="cpu")[found.token])
             null = detection(moved, judge, blocks, latents=latents, seed=seed)
             return {"aucs": [s.auc for s in scores], "firings": [s.firings for s in scores],
                     "null": [s.auc for s in null], "asked": len(latents)}  # fmt: skip
@@ -103,7 +103,7 @@ def _stratified(found: Firings, wanted: int, seed: int) -> torch.Tensor:
     draw = torch.Generator().manual_seed(seed)
     parts = []
     for quarter in torch.tensor_split(usable, 4):
-        order = torch.randperm(len(quarter), generator=draw)
+        order = torch.randperm(len(quarter), generator=draw, device="cpu")
         parts.append(quarter[order[: -(-wanted // 4)]])
     return torch.cat(parts)
 

@@ -77,15 +77,17 @@ def _supports(indices: Tensor, active: Tensor, n_latents: int, draw: torch.Gener
     """Supports of each kind [tokens, k] in the places of the real ones; repeats in a token count as collisions do."""
     shuffled = indices.clone()
     pool = indices[active]
-    shuffled[active] = pool[torch.randperm(len(pool), generator=draw)]
-    random = torch.stack([torch.randperm(n_latents, generator=draw)[: indices.shape[1]] for _ in range(len(indices))])
+    shuffled[active] = pool[torch.randperm(len(pool), generator=draw, device="cpu")]
+    random = torch.stack(
+        [torch.randperm(n_latents, generator=draw, device="cpu")[: indices.shape[1]] for _ in range(len(indices))]
+    )
     return {"real": indices, "shuffled": shuffled, "random": random}
 
 
 def coverage(indices: Tensor, active: Tensor, rows: Tensor, d_in: int) -> Tensor:
     """|N(S)| of every support, int64 [tokens]."""
     met = torch.where(active[:, :, None], rows[indices], d_in).flatten(1)
-    touched = torch.zeros(len(indices), d_in + 1, dtype=torch.bool)
+    touched = torch.zeros(len(indices), d_in + 1, dtype=torch.bool, device="cpu")
     return touched.scatter_(1, met, True)[:, :d_in].sum(dim=1)
 
 

@@ -108,7 +108,7 @@ def _median(values: Tensor) -> float:
 def _quantiles(values: Tensor) -> list[float]:
     if len(values) == 0:
         return [float("nan")] * len(_QUANTILES)
-    return torch.quantile(values.double(), torch.tensor(_QUANTILES, dtype=torch.float64)).tolist()
+    return torch.quantile(values.double(), torch.tensor(_QUANTILES, dtype=torch.float64, device="cpu")).tolist()
 
 
 def show(measured: Measured) -> Page:

@@ -92,7 +92,9 @@ def plant(planted: Planted, seed: int, k: int, trials: int) -> tuple[Tensor, Ten
     if rows is None:
         y = chosen.sum(dim=1)
     else:
-        y = torch.zeros(trials, planted.d_in).scatter_add_(1, rows[found].flatten(1), chosen.flatten(1))
+        y = torch.zeros(trials, planted.d_in, dtype=torch.float32, device="cpu").scatter_add_(
+            1, rows[found].flatten(1), chosen.flatten(1)
+        )
     noise = torch.from_numpy(draw.normal(size=(trials, planted.d_in))).float()
     y = y + planted.noise * y.norm(dim=1, keepdim=True) * noise / noise.norm(dim=1, keepdim=True)
     return y, found.sort(dim=1).values, (rows, values)

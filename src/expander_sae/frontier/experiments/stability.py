@@ -108,7 +108,7 @@ def _noise(context: Context, sae: AbstractSae, noises: Sequence[float]) -> list[
     tokens = 0
     for x in context.heldout_blocks(context.option("tokens")):
         tokens += len(x)
-        direction = torch.randn(x.shape, generator=generator)
+        direction = torch.randn(x.shape, generator=generator, dtype=torch.float32, device="cpu")
         unit = direction / direction.norm(dim=1, keepdim=True) * (x - sae.center()).norm(dim=1, keepdim=True)
         codes = sae.encode(x)
         clean, output = _spread_out(codes, sae.n_latents), sae.decode(codes)
@@ -127,7 +127,9 @@ def _noise(context: Context, sae: AbstractSae, noises: Sequence[float]) -> list[
 
 
 def _spread_out(codes: Codes, n_latents: int) -> Tensor:
-    return torch.zeros(len(codes.indices), n_latents).scatter_(1, codes.indices, codes.values)
+    return torch.zeros(len(codes.indices), n_latents, dtype=torch.float32, device="cpu").scatter_(
+        1, codes.indices, codes.values
+    )
 
 
 def show(measured: Measured) -> Page:

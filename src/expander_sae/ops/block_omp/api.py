@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from expander_sae.ops.autograd import op
 from expander_sae.ops.backends import choose_backend
 from expander_sae.ops.block_omp import dense, native, reference
 from expander_sae.ops.checks import FLOATS, check_dictionary, check_numbers, check_overflow, check_tensor
@@ -11,6 +12,7 @@ from expander_sae.ops.extreme_tokens import scaled
 from expander_sae.records import ExpanderSaeError
 
 
+@op
 @torch.no_grad()
 def block_omp(
     x: Tensor,

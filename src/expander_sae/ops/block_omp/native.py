@@ -21,8 +21,8 @@ def forward(
     center: Tensor | None,
 ) -> tuple[Tensor, Tensor, int]:
     """Indices, values, and how many picked columns were dependent on the support and skipped."""
-    indices = torch.empty((x.shape[0], k), dtype=torch.int64)
-    codes = torch.empty((x.shape[0], k), dtype=torch.float32)
+    indices = torch.empty((x.shape[0], k), dtype=torch.int64, device="cpu")
+    codes = torch.empty((x.shape[0], k), dtype=torch.float32, device="cpu")
     dependent = 0
     if x.shape[0]:
         dependent = core.call(

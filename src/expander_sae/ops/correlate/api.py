@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from expander_sae.ops.autograd import op
 from expander_sae.ops.backends import choose_backend
 from expander_sae.ops.checks import (
     FLOATS,
@@ -18,6 +19,7 @@ from expander_sae.ops.encode_topk import native as limits
 _NO_TRITON = "there is no Triton kernel for it yet"
 
 
+@op
 @torch.no_grad()
 def correlate(x: Tensor, rows: Tensor, values: Tensor, *, backend: str = "auto") -> Tensor:
     """All correlations `W^T x` of activations x [batch, d_in], float32 [batch, n_latents]; not differentiable.
@@ -43,6 +45,7 @@ def correlate(x: Tensor, rows: Tensor, values: Tensor, *, backend: str = "auto")
     return out
 
 
+@op
 @torch.no_grad()
 def support_gram(indices: Tensor, rows: Tensor, values: Tensor, d_in: int, *, backend: str = "auto") -> Tensor:
     """Gram matrices `W_S^T W_S` of supports S = indices [batch, k], [batch, k, k]; not differentiable.

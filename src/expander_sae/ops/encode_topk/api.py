@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expander_sae.ops.autograd import differentiable_once, first_order, op
 from expander_sae.ops.backends import choose_backend
 from expander_sae.ops.checks import FLOATS, check_dictionary, check_numbers, check_overflow, check_tensor
 from expander_sae.ops.codes import Codes
@@ -12,6 +13,7 @@ from expander_sae.ops.encode_topk import native, reference, triton
 from expander_sae.records import ExpanderSaeError
 
 
+@op
 def encode_topk(
     x: Tensor,
     rows: Tensor | None,
@@ -29,7 +31,8 @@ def encode_topk(
     value,
     ties to the lower latent. With a ReLU, a token with fewer than k positive pre-activations gets zero codes on the
     lowest
-    free latents. Differentiable in x, values, bias and center; zero codes pass no gradient unless `signed`.
+    free latents. Differentiable once in x, values, bias and center; zero codes pass no gradient unless `signed`. A
+    backward with `create_graph=True` is refused, on every backend, as are `torch.func` transforms.
 
     Args:
         x: activations [batch, d_in]; float32, bfloat16, float16 (summed in float32) or float64 (reference).
@@ -71,7 +74,7 @@ def encode_topk(
     if name != "native":
         check_numbers(x, rows, values, bias=bias, center=center)
     if name == "reference":
-        indices, codes = reference.forward(x, rows, values, k, bias, center, signed)
+        indices, codes = differentiable_once(reference.forward, x, rows, values, k, bias, center, signed)
         check_overflow(codes.detach(), "a pre-activation")
         return Codes(indices, codes)
     indices, codes = _EncodeTopK.apply(x, rows, values, k, bias, center, signed, name)  # type: ignore[misc]
@@ -104,6 +107,7 @@ class _EncodeTopK(torch.autograd.Function):
         return indices, codes
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, rows, values, center, indices, codes = ctx.saved_tensors
         grad_codes = gradients[1]

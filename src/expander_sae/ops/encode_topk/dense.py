@@ -31,6 +31,6 @@ def forward(
                 check_overflow(pre, "a pre-activation")
             pieces.append(largest_of_product(pre, values, k, bias))
         if not pieces:
-            return torch.empty(0, k, dtype=torch.int64), torch.empty(0, k, dtype=values.dtype)
+            return x.new_empty((0, k), dtype=torch.int64), values.new_empty((0, k))
         codes = torch.cat([piece[0] for piece in pieces])
         return torch.cat([piece[1] for piece in pieces]), codes if signed else torch.relu_(codes)

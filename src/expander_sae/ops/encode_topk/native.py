@@ -29,8 +29,8 @@ def forward(
     """Indices and values of the k largest pre-activations; `tile` tokens at a time (0 chooses)."""
     if rows is None:
         return dense.forward(x, values, k, bias, center, signed)
-    indices = torch.empty((x.shape[0], k), dtype=torch.int64)
-    codes = torch.empty((x.shape[0], k), dtype=torch.float32)
+    indices = torch.empty((x.shape[0], k), dtype=torch.int64, device="cpu")
+    codes = torch.empty((x.shape[0], k), dtype=torch.float32, device="cpu")
     if x.shape[0]:
         core.call(
             "encode_topk",
@@ -61,9 +61,9 @@ def backward(
     needs_bias: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients in x, values and bias; a code without gradient has a zero in `grad_codes`."""
-    grad_x = torch.empty(x.shape, dtype=torch.float32) if needs_x else None
+    grad_x = torch.empty(x.shape, dtype=torch.float32, device="cpu") if needs_x else None
     grad_values = torch.empty_like(values) if needs_values else None
-    grad_bias = torch.empty(values.shape[0], dtype=torch.float32) if needs_bias else None
+    grad_bias = torch.empty(values.shape[0], dtype=torch.float32, device="cpu") if needs_bias else None
     core.call(
         "encode_backward",
         core.plain(indices),

@@ -1,10 +1,12 @@
 """Squared reconstruction error of an SAE, with every gradient from one pass over the codes."""
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from expander_sae.ops.autograd import differentiable_once, first_order, op
 from expander_sae.ops.backends import choose_backend
 from expander_sae.ops.checks import FLOATS, check_dictionary, check_tensor
 from expander_sae.ops.codes import Codes
@@ -26,6 +28,7 @@ class ReconstructionLoss(NamedTuple):
     """uint8 [n_latents]: 1 where some code of the batch is not zero."""
 
 
+@op
 def reconstruction_loss(
     x: Tensor,
     rows: Tensor | None,
@@ -44,7 +47,7 @@ def reconstruction_loss(
 
     The gradient flows through the selected codes into decoder, encoder (the decoder itself when tied), center and
     bias; the
-    selection is held fixed, and x gets none.
+    selection is held fixed, and x gets none. There are first derivatives only, as in `encode_topk`.
 
     Args:
         x: activations [batch, d_in].
@@ -90,8 +93,10 @@ def reconstruction_loss(
         triton="there is no fused Triton loss yet; encode_topk and sparse_decode have kernels",
     )
     if name == "reference":
-        parts = reference.forward(x, rows, decoder, k, center, bias, encoder, signed, codes)
-        loss, indices, values, residual = parts
+        definition = functools.partial(reference.forward, k=k, signed=signed, fixed=codes)
+        loss, indices, values, residual = differentiable_once(
+            definition, x.detach(), rows, decoder, center, bias, encoder
+        )
         fired = reference.fired(indices, values, decoder.shape[0])
         return ReconstructionLoss(loss, Codes(indices, values), residual if keep_residual else None, fired)
     loss, indices, values, residual, fired = _Loss.apply(  # type: ignore[misc]
@@ -121,14 +126,19 @@ class _Loss(torch.autograd.Function):
         ctx.gradients = (result.grad_decoder, result.grad_center, result.grad_bias, result.grad_encoder)
         ctx.set_materialize_grads(False)  # no zeros for the outputs that have no gradient
         ctx.mark_non_differentiable(*(t for t in result[1:5] if t is not None))
-        loss = torch.tensor(result.loss, dtype=torch.float32)
+        loss = torch.tensor(result.loss, dtype=torch.float32, device="cpu")
         return loss, result.indices, result.codes, result.residual, result.fired
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         scale = gradients[0]
         if scale is None:
             return (None,) * 10
+        if ctx.gradients is None:
+            raise ExpanderSaeError(
+                "expected one backward through a reconstruction loss; this is the second. Compute the loss again."
+            )
         decoder, center, bias, encoder = (None if g is None else g.mul_(scale) for g in ctx.gradients)
-        del ctx.gradients  # scaled in place: a second backward through the same loss is an error, not a wrong number
+        ctx.gradients = None  # scaled in place: a second backward would be a wrong number
         return None, None, decoder, None, center, bias, encoder, None, None, None

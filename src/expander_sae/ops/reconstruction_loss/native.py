@@ -44,8 +44,8 @@ def forward(
     else:
         indices, codes = core.plain(fixed[0]), core.plain(fixed[1])
         bias = encoder = None
-    residual = torch.empty(x.shape, dtype=torch.float32) if keep_residual else None
-    fired = torch.zeros(decoder.shape[0], dtype=torch.uint8)
+    residual = torch.empty(x.shape, dtype=torch.float32, device="cpu") if keep_residual else None
+    fired = torch.zeros(decoder.shape[0], dtype=torch.uint8, device="cpu")
     grad_decoder, grad_center = torch.empty_like(decoder), torch.empty_like(center)
     grad_encoder = None if encoder is None else torch.empty_like(encoder)
     grad_bias = None if bias is None else torch.empty_like(bias)

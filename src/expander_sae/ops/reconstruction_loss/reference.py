@@ -11,10 +11,10 @@ def forward(
     x: Tensor,
     rows: Tensor | None,
     decoder: Tensor,
-    k: int,
     center: Tensor,
     bias: Tensor | None,
     encoder: Tensor | None,
+    k: int,
     signed: bool,
     fixed: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -5,17 +5,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expander_sae.ops.autograd import differentiable_once, first_order, op
 from expander_sae.ops.backends import choose_backend
 from expander_sae.ops.checks import check_code_indices, check_dictionary, check_finite, check_overflow, check_tensor
 from expander_sae.ops.codes import Codes
 from expander_sae.ops.sparse_decode import native, reference, triton
 
 
+@op
 def sparse_decode(codes: Codes, rows: Tensor | None, values: Tensor, d_in: int, *, backend: str = "auto") -> Tensor:
     """The reconstruction of every token from its codes, in O(k * degree) per token.
 
     `x_hat[b, rows[j, e]] += codes.values[b, i] * values[j, e]` for every slot i with `j = codes.indices[b, i]`.
-    Differentiable in the code values and in `values`.
+    Differentiable once in the code values and in `values`, as `encode_topk` is.
 
     Args:
         codes: indices int64 [batch, k] and values [batch, k].
@@ -53,7 +55,7 @@ def sparse_decode(codes: Codes, rows: Tensor | None, values: Tensor, d_in: int, 
         check_finite("codes", code_values.detach())
         check_finite("values", values.detach())
     if name == "reference":
-        out = reference.forward(indices, code_values, rows, values, d_in)
+        out = differentiable_once(reference.forward, indices, code_values, rows, values, d_in)
         check_overflow(out.detach(), "the reconstruction")
         return out
     return _SparseDecode.apply(indices, code_values, rows, values, d_in, name)  # type: ignore[return-value]
@@ -75,6 +77,7 @@ class _SparseDecode(torch.autograd.Function):
         return _backend(backend).forward(indices, codes, rows, values, d_in)
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         indices, codes, rows, values = ctx.saved_tensors
         _, needs_codes, _, needs_values, *_ = ctx.needs_input_grad

@@ -19,7 +19,7 @@ def forward(
     indices: Tensor, codes: Tensor, rows: Tensor | None, values: Tensor, d_in: int, offset: Tensor | None = None
 ) -> Tensor:
     """x_hat [batch, d_in]."""
-    out = torch.empty((indices.shape[0], d_in), dtype=torch.float32)
+    out = torch.empty((indices.shape[0], d_in), dtype=torch.float32, device="cpu")
     core.call(
         "decode",
         core.plain(indices),

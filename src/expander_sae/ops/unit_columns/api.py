@@ -5,14 +5,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expander_sae.ops.autograd import differentiable_once, first_order, op
 from expander_sae.ops.backends import choose_backend
 from expander_sae.ops.checks import check_tensor, shape_of
 from expander_sae.ops.unit_columns import native, reference
 from expander_sae.records import ExpanderSaeError
 
 
+@op
 def unit_columns(raw: Tensor, *, backend: str = "auto") -> Tensor:
-    """Dictionary columns of unit length, `w_j = v_j / max(||v_j||, 1e-8)`; the gradient flows through the norm.
+    """Dictionary columns of unit length, `w_j = v_j / max(||v_j||, 1e-8)`; the gradient flows through the norm,
+    once.
 
     Args:
         raw: v [n_latents, degree]; a row of the tensor is a column of the dictionary.
@@ -31,7 +34,7 @@ def unit_columns(raw: Tensor, *, backend: str = "auto") -> Tensor:
         raise ExpanderSaeError(f"expected columns with at least one entry; got raw {shape_of(raw)}")
     no_triton = "plain PyTorch is as fast on a GPU"
     if choose_backend(backend, raw.device, native=native.supports(raw), triton=no_triton) == "reference":
-        return reference.forward(raw)
+        return differentiable_once(reference.forward, raw)
     return _UnitColumns.apply(raw)  # type: ignore[return-value]
 
 
@@ -43,6 +46,7 @@ class _UnitColumns(torch.autograd.Function):
         return unit
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         unit, norm = ctx.saved_tensors
         return native.backward(gradients[0], unit, norm)

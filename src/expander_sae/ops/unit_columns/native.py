@@ -15,13 +15,14 @@ def supports(raw: Tensor) -> str | None:
 
 def forward(raw: Tensor) -> tuple[Tensor, Tensor]:
     """Unit columns [n_latents, degree] and their former lengths [n_latents]."""
-    unit, norm = torch.empty(raw.shape), torch.empty(raw.shape[0])
+    unit = torch.empty(raw.shape, dtype=torch.float32, device="cpu")
+    norm = torch.empty(raw.shape[0], dtype=torch.float32, device="cpu")
     core.call("unit_columns", core.plain(raw), FLOOR, torch.get_num_threads(), unit, norm)
     return unit, norm
 
 
 def backward(gradient: Tensor, unit: Tensor, norm: Tensor) -> Tensor:
     """Gradient in raw."""
-    out = torch.empty(unit.shape)
+    out = torch.empty(unit.shape, dtype=torch.float32, device="cpu")
     core.call("unit_columns_backward", core.plain(gradient), unit, norm, torch.get_num_threads(), out)
     return out
