@@ -16,7 +16,7 @@ from torch import Tensor
 from expander_sae.activations import ActivationStore, LanguageModel
 from expander_sae.records import EvaluationRecord, ExpanderSaeError
 from expander_sae.saes import AbstractSae
-from expander_sae.saes.init import OUTLIER_MEDIANS
+from expander_sae.saes.init import OUTLIER_MEDIANS, norm_limit, token_norms
 
 from .cross_entropy import SPLICES, CrossEntropyMetrics, cross_entropy, spread_blocks
 from .reconstruction import ReconstructionAccumulator
@@ -227,16 +227,16 @@ def _giant_norm(tokens: Iterator[Tensor], medians: float | None) -> tuple[float 
         return None, tokens
     first: list[Tensor] = []
     norms: list[Tensor] = []
-    while sum(map(len, norms)) < MEDIAN_SAMPLE and (x := next(tokens, None)) is not None:
+    while (seen := sum(map(len, norms))) < MEDIAN_SAMPLE and (x := next(tokens, None)) is not None:
         first.append(x)
-        norms.append(x.float().norm(dim=1))
+        norms.append(token_norms(x.float(), "activations to evaluate on", seen))
 
     def again() -> Iterator[Tensor]:
         while first:
             yield first.pop(0)
         yield from tokens
 
-    limit = medians * float(torch.cat(norms)[:MEDIAN_SAMPLE].median()) if norms else None
+    limit = norm_limit(torch.cat(norms)[:MEDIAN_SAMPLE], medians) if norms else None
     return limit, again()
 
 
@@ -251,13 +251,15 @@ def _reconstruct(
     giant_norm, tokens = _giant_norm(tokens, outlier_medians)
     sums = {name: ReconstructionAccumulator(sae.d_in, sae.n_latents) for name, sae in saes.items()}
     timings: dict[str, list[tuple[int, float]]] = {name: [] for name in saes}
-    outliers = 0
+    outliers = seen = 0
     advance = bar("reconstruction", None)
     for block in tokens:
         for stored in block.split(batch_size):
             x = stored.float()
+            norms = token_norms(x, "activations to evaluate on", seen)
+            seen += len(x)
             if giant_norm is not None:
-                ordinary = x.norm(dim=1) <= giant_norm
+                ordinary = norms <= giant_norm
                 outliers += int((~ordinary).sum())
                 x = x[ordinary]
             if len(x) == 0:

@@ -16,6 +16,7 @@ from torch import Tensor
 from expander_sae.records import ExpanderSaeError, write_json
 from expander_sae.records.results import TrainingRecord
 from expander_sae.saes import AbstractSae, ExpanderSae, InputStatistics, IrregularSae, input_statistics
+from expander_sae.saes.init import norm_limit, token_norms
 
 from .amortise import EncoderMember
 from .checkpointing import CHECKPOINT, fingerprint, load_checkpoint, save_checkpoint, truncate_metrics
@@ -160,7 +161,7 @@ def _check_heldout(heldout: Tensor | None, sample: Tensor) -> None:
 def _largest_norm(sample: Tensor, config: TrainConfig) -> float | None:
     if config.outlier_medians is None:
         return None
-    return config.outlier_medians * float(sample.norm(dim=1).median())
+    return norm_limit(token_norms(sample, "activations"), config.outlier_medians)
 
 
 class _Run:
@@ -232,8 +233,9 @@ class _Run:
 
     def _one_step(self) -> None:
         x = next(self.stream)
+        norms = token_norms(x, f"activations in the batch of step {self.step}")
         if self.largest_norm is not None:
-            keep = x.norm(dim=1) <= self.largest_norm
+            keep = norms <= self.largest_norm
             if not bool(keep.all()):
                 self.outliers += int((~keep).sum())
                 x = x[keep]
