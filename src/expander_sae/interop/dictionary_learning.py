@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from expander_sae.records import ExpanderSaeError, write_atomically, write_json
+from expander_sae.records import ExpanderSaeError, write_json, write_torch
 
 from .dense import DenseWeights
 from .tensors import Arrays, read_config, read_pickle
@@ -156,8 +156,7 @@ def write_dictionary_learning(weights: DenseWeights, folder: str | Path, *, dtyp
         "encoder.bias": weights.b_enc.to(dtype),
         "b_dec": weights.b_dec.to(dtype),
     }
-    with write_atomically(folder / ARRAYS) as temporary:
-        torch.save({name: array.clone() for name, array in state.items()}, temporary)
+    write_torch(folder / ARRAYS, {name: array.clone() for name, array in state.items()})
     source = weights.metadata.get("activations") or {}
     write_json(
         folder / CONFIG,

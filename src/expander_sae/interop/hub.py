@@ -9,7 +9,7 @@ from typing import Any, Self
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from expander_sae.records import EvaluationRecord, ExpanderSaeError
+from expander_sae.records import EvaluationRecord, ExpanderSaeError, disk_errors
 from expander_sae.saes import AbstractSae, load_sae
 
 from .model_card import model_card
@@ -98,7 +98,8 @@ def save_pretrained(
     folder = Path(folder)
     (folder / CARD).unlink(missing_ok=True)  # the mixin would leave it, with the numbers of another SAE
     card = {"name": name, "evaluations": evaluations or {}, "licence": licence}
-    HubSae(sae, values=values, card=card).save_pretrained(folder)
+    with disk_errors(folder):
+        HubSae(sae, values=values, card=card).save_pretrained(folder)
     sae.folder = folder
     return folder
 

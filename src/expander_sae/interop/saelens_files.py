@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from expander_sae.records import ExpanderSaeError, write_atomically, write_json
+from expander_sae.records import ExpanderSaeError, write_json, write_tensors
 from expander_sae.saes import AbstractSae
 
 from .dense import DenseWeights, dense_weights, sae_from_dense
@@ -84,8 +83,7 @@ def write_saelens(
         "metadata": metadata_for(sae),
     }
     folder = Path(folder)
-    with write_atomically(folder / ARRAYS) as temporary:
-        save_file(tensors, temporary)
+    write_tensors(folder / ARRAYS, tensors)
     write_json(folder / CONFIG, config | common)
     return folder
 

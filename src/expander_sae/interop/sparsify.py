@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
-from expander_sae.records import ExpanderSaeError, write_atomically, write_json
+from expander_sae.records import ExpanderSaeError, write_json, write_tensors
 
 from .dense import DenseWeights
 from .tensors import Arrays, read_config, read_safetensors
@@ -60,9 +59,7 @@ def write_sparsify(weights: DenseWeights, folder: str | Path, *, dtype: torch.dt
         "W_dec": weights.decoder,
         "b_dec": weights.b_dec,
     }
-    with write_atomically(folder / ARRAYS) as temporary:
-        # A tied encoder is the same memory as the decoder, which safetensors refuses: clone.
-        save_file({name: array.to(dtype).clone().contiguous() for name, array in arrays.items()}, temporary)
+    write_tensors(folder / ARRAYS, {name: array.to(dtype) for name, array in arrays.items()})
     write_json(
         folder / CONFIG,
         {

@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from expander_sae.graphs import Mask, make_mask, mask_from_rows, pack_rows, unpack_rows
-from expander_sae.records import ExpanderSaeError, read_json, sha256_file, write_atomically, write_json
+from expander_sae.records import ExpanderSaeError, read_json, sha256_file, write_json, write_tensors
 
 from .base import AbstractSae
 from .dense_topk import DenseTopKSae
@@ -69,8 +68,7 @@ def save_sae(sae: AbstractSae, folder: str | Path, *, values: str = "float32") -
         del arrays["rows"]
         arrays[PACKED] = torch.from_numpy(pack_rows(sae.mask))
     arrays |= rounded
-    with write_atomically(folder / ARRAYS) as temporary:
-        save_file({name: array.cpu().contiguous() for name, array in arrays.items()}, temporary)
+    write_tensors(folder / ARRAYS, arrays)
     config = {
         "format": FORMAT,
         "version": VERSION if PACKED in arrays else 1,

@@ -1,0 +1,72 @@
+"""Ctrl-C, SIGTERM and a closed terminal: one exception, and places where it waits."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+_PATIENCE = 1.0
+"""Seconds in which a second signal is the same wish: whoever presses Ctrl-C twice must not stop the cleaning up."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A KeyboardInterrupt that knows which signal it was."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Within it SIGTERM and SIGHUP are what Ctrl-C is: an `Interrupted` where the program is just then.
+
+    What was ignored stays ignored (`nohup`); for command lines, in the main thread.
+    """
+    came: list[float] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if came and now - came[-1] < _PATIENCE:
+            return
+        came.append(now)
+        raise Interrupted(number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in _SIGNALS:
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def held_back() -> Iterator[list[int]]:
+    """Hold back these signals inside the block: the yielded list has those that came, and the first of them is raised
+    when the block has ended well.
+
+    Only signals that Python would make an exception of: one that ends the process, or is ignored, still does or is.
+    """
+    caught: list[int] = []
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # only the main thread receives signals
+        for number in _SIGNALS:
+            if callable(signal.getsignal(number)):
+                before[number] = signal.signal(number, lambda number, _frame: caught.append(number))
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if caught:
+        raise Interrupted(caught[0])
