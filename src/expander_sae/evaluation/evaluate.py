@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
@@ -293,7 +294,7 @@ def _timed(sae: AbstractSae, x: Tensor) -> tuple[Any, float]:
 def _bar(show: bool) -> Iterator[Callable[[str, int | None], Callable[[int], None]]]:
     """Give a function that begins a bar (text, total) and returns how to advance it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not show) as drawn:
+    with Progress(*columns, console=Console(stderr=True), disable=not show) as drawn:
 
         def begin(text: str, total: int | None) -> Callable[[int], None]:
             task = drawn.add_task(text, total=total)

@@ -23,11 +23,10 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Within it SIGTERM and SIGHUP are what Ctrl-C is: an `Interrupted` where the program is just then.
+def make_interruptible() -> None:
+    """From here on SIGTERM and SIGHUP are what Ctrl-C is: an `Interrupted` where the program is just then.
 
-    What was ignored stays ignored (`nohup`); for command lines, in the main thread.
+    What is ignored stays ignored (`nohup`); for command lines, in the main thread.
     """
     came: list[float] = []
 
@@ -38,16 +37,10 @@ def interruptible() -> Iterator[None]:
         came.append(now)
         raise Interrupted(number)
 
-    before = {}
     if threading.current_thread() is threading.main_thread():
         for number in _SIGNALS:
             if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-                before[number] = signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+                signal.signal(number, stop)
 
 
 @contextmanager

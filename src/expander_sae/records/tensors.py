@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from .errors import ExpanderSaeError
 from .files import write_atomically
@@ -55,7 +55,7 @@ def write_tensors(
         file.write(len(text).to_bytes(8, "little") + text)
         for _, tensor in ordered:
             flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-            file.write(memoryview(flat.view(torch.uint8).numpy()))
+            file.write(cast(Any, flat.view(torch.uint8).numpy()))
 
 
 def write_torch(path: str | os.PathLike[str], state: Any, *, sealed: bool = False) -> None:
@@ -74,7 +74,7 @@ def write_torch(path: str | os.PathLike[str], state: Any, *, sealed: bool = Fals
     with write_atomically(path) as temporary, open(temporary, "wb") as file:
         watched = _Watched(file)
         try:
-            torch.save(state, watched)  # an open file: the archive has no name in it
+            torch.save(state, cast(Any, watched))  # an open file: the archive has no name in it
         except RuntimeError:
             if watched.error is not None:
                 raise watched.error from None
