@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from expander_sae.activations import ActivationStore
-from expander_sae.records import EvaluationRecord, ExpanderSaeError, TrainingRecord, read_json, write_json
+from expander_sae.records import EvaluationRecord, ExpanderSaeError, TrainingRecord
 from expander_sae.records.locks import locked
+from expander_sae.records.sealed import read_sealed, write_sealed
 from expander_sae.training import TrainConfig
 from expander_sae.training.config import WATCHED
 
@@ -72,7 +73,7 @@ class Pieces:
 
     def _read(self, variant: Variant) -> dict[str, Any]:
         path = self.folder / f"{variant.folder}.json"
-        piece = read_json(path) if path.is_file() else {}
+        piece = read_sealed(path) if path.is_file() else {}
         mark = self._mark(variant)
         if piece and _concerning(variant, _with_defaults(piece.get("made_by"))) != mark:
             raise ExpanderSaeError(
@@ -142,7 +143,7 @@ class Pieces:
             self._write(variant, {**piece, "evaluations": {**piece.get("evaluations", {}), self._key(reading): made}})
 
     def _write(self, variant: Variant, piece: dict[str, Any]) -> None:
-        write_json(self.folder / f"{variant.folder}.json", piece)
+        write_sealed(self.folder / f"{variant.folder}.json", piece)
         self._known[variant.folder] = piece
 
 
