@@ -30,7 +30,7 @@ QUICK = ("train", "convert", "export", "import", "push", "encode", "certify", "e
 
 
 @pytest.mark.parametrize("verb", QUICK)
-@pytest.mark.parametrize("name", NAMES[:5])
+@pytest.mark.parametrize("name", [name for name in NAMES if name.isprintable() or name.isascii()])
 def test_a_place_to_write_to(verb, name, shop, tmp_path):
     said = call(shop.arguments(verb, tmp_path / name))
     assert (tmp_path / name).exists()
