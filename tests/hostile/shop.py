@@ -13,10 +13,10 @@ from expander_sae.cli.main import app
 class Shop(NamedTuple):
     folder: Path
 
-    def arguments(self, verb: str, out: Path | str) -> list[str]:
-        """Of a run of a verb that writes to `out`."""
+    def arguments(self, verb: str, out: Path | str, tokens: int = 1000) -> list[str]:
+        """Of a run of a verb that writes to `out`, and trains on so many tokens if it trains."""
         at = self.folder
-        small = ("--tokens", "1000", "--batch-size", "100")
+        small = ("--tokens", tokens, "--batch-size", 100)
         given = {
             "harvest": ("--model", at / "model", "--text", at / "text.jsonl", "--out", out, "--context", 32,
                         "--shard-tokens", 320, "--layer", 1),

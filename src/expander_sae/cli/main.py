@@ -125,6 +125,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         app()
+    except KeyboardInterrupt as stop:  # before a verb began, or once it had ended
+        sys.exit(say_interrupted(stop, None, {}))
     except ExpanderSaeError as error:
         _fail(str(error))
     except OSError as error:
