@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from shop import make_shop
+from shop import Shop, make_shop
 
 from expander_sae.cli import main as command_line
 
@@ -161,7 +161,7 @@ def kill_and_rerun(shop, verb, tokens, place, draw, seconds, wanted):
     elif different := differences(wanted, results(out)):
         wrong.append(f"other bits in {', '.join(different[:4])}")
     if wrong:
-        wrong.append((place / "said.txt").read_text()[-600:])
+        wrong.append((place / "said.txt").read_text()[-3000:])
     return wrong, kills
 
 
@@ -176,6 +176,17 @@ def undisturbed(shop, verb, tokens, place):
     return results(out), time.monotonic() - started
 
 
+def in_a_child(folder):
+    """A shop, made where the threads it needs end with it."""
+    child = os.fork()
+    if not child:
+        make_shop(folder)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        raise SystemExit("the shop could not be made")
+    return Shop(folder)
+
+
 def main(arguments=None):
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--kills", type=int, default=50, help="disturbed runs of each verb")
@@ -188,7 +199,7 @@ def main(arguments=None):
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)
         (at / "shop").mkdir()
-        shop = make_shop(at / "shop")
+        shop = in_a_child(at / "shop")
         for verb in given.verbs.split(","):
             draw = random.Random(f"{given.seed} {verb}")
             wanted, first = undisturbed(shop, verb, given.tokens, at / f"{verb}-whole")

@@ -13,6 +13,7 @@ from shop import shop_in
 from typer.testing import CliRunner
 
 from expander_sae.cli.main import app
+from expander_sae.records import ExpanderSaeError, interrupts
 from expander_sae.records.interrupts import Interrupted, held_back, make_interruptible
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -32,6 +33,7 @@ def handlers():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+    interrupts._raised.clear()
 
 
 def long_training(shop, out):
@@ -119,6 +121,22 @@ def test_what_a_verb_keeps_is_what_it_says(verb, shop, tmp_path, handlers, monke
     kept = "what was done so far is kept in" if verb == "harvest" else "nothing was half written; the same command does"
     assert kept in done.output
     assert (tmp_path / "out").exists() == (verb == "harvest")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ExpanderSaeError, OSError])
+def test_what_other_code_makes_of_an_interrupt_is_still_one(error, shop, tmp_path, handlers, monkeypatch):
+    from expander_sae.saes import checkpoint
+
+    def as_in_a_callback_of_c(*_, **__):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise error("object type 'torch.storage.UntypedStorage'") from None
+
+    monkeypatch.setattr(checkpoint, "save_sae", as_in_a_callback_of_c)
+    done = CliRunner().invoke(app, shop.arguments("convert", tmp_path / "out"))
+    assert done.exit_code == 143
+    assert "interrupted by SIGTERM" in done.output
 
 
 def test_signals_that_are_ignored_or_end_the_process_still_do():

@@ -30,7 +30,7 @@ from expander_sae.cli import (
     train,
 )
 from expander_sae.records import ExpanderSaeError
-from expander_sae.records.interrupts import make_interruptible
+from expander_sae.records.interrupts import make_interruptible, was_interrupted
 
 from .console import errors, visible
 from .interrupted import say_interrupted, silence
@@ -82,11 +82,22 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
-            params: dict[str, Any] = ctx.find_root().obj or {}
-            raise typer.Exit(say_interrupted(stop, ctx.invoked_subcommand, params)) from None
+            raise _interrupted(stop, ctx) from None
         except BrokenPipeError:
             silence()
             raise typer.Exit(_BROKEN_PIPE) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception:
+            stop = was_interrupted()
+            if stop is None:
+                raise
+            raise _interrupted(stop, ctx) from None
+
+
+def _interrupted(stop: KeyboardInterrupt, ctx: Any) -> typer.Exit:
+    params: dict[str, Any] = ctx.find_root().obj or {}
+    return typer.Exit(say_interrupted(stop, ctx.invoked_subcommand, params))
 
 
 app = typer.Typer(

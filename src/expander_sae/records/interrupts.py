@@ -15,6 +15,10 @@ _PATIENCE = 1.0
 """Seconds in which a second signal is the same wish: whoever presses Ctrl-C twice must not stop the cleaning up."""
 
 
+_raised: list[tuple[float, int]] = []
+"""When, and for which signals, `make_interruptible` raised."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A KeyboardInterrupt that knows which signal it was."""
 
@@ -28,19 +32,25 @@ def make_interruptible() -> None:
 
     What is ignored stays ignored (`nohup`); for command lines, in the main thread.
     """
-    came: list[float] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
-        if came and now - came[-1] < _PATIENCE:
+        if _raised and now - _raised[-1][0] < _PATIENCE:
             return
-        came.append(now)
+        _raised.append((now, number))
         raise Interrupted(number)
 
+    _raised.clear()
     if threading.current_thread() is threading.main_thread():
         for number in _SIGNALS:
             if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 signal.signal(number, stop)
+
+
+def was_interrupted() -> Interrupted | None:
+    """The last `Interrupted` that `make_interruptible` raised, if any: where it met code of C++, what comes out may be
+    another exception altogether."""
+    return Interrupted(_raised[-1][1]) if _raised else None
 
 
 @contextmanager

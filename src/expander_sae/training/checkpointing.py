@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from expander_sae.records import ExpanderSaeError, write_atomically, write_torch
+from expander_sae.records.interrupts import held_back
 from expander_sae.records.tensors import check_seal
 
 CHECKPOINT = "checkpoint.pt"
@@ -96,7 +97,8 @@ def _read(path: Path) -> tuple[dict[str, Any], bool] | None:
         sealed = check_seal(path)
         if not sealed:
             _check_archive(path)
-        state = torch.load(path, weights_only=True)
+        with held_back():  # what becomes of an interrupt inside torch looks like damage
+            state = torch.load(path, weights_only=True)
         if not isinstance(state["fingerprint"], str) or not isinstance(state["members"], dict):
             raise TypeError("it is not the state of a pass")
     except (
