@@ -56,5 +56,6 @@ def export(
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of the files in a folder."""
-    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.iterdir())
+    """Bytes of a file, or of the files in a folder; 0 for a pipe, which keeps none."""
+    files = path.iterdir() if path.is_dir() else [path] if path.is_file() else []
+    return sum(file.stat().st_size for file in files)
