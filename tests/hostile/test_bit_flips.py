@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from shop import call, shop_in
 
 from expander_sae.records import ExpanderSaeError
 from expander_sae.records.sealed import read_sealed, write_sealed
@@ -18,6 +19,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from memory_source import MemorySource, sparse_activations
 
 STATE = {"fingerprint": "f", "members": {"a": torch.randn(40, generator=torch.Generator().manual_seed(0))}, "step": 3}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    return shop_in(tmp_path_factory)
 
 
 def flipped(data, bit):
@@ -105,6 +111,20 @@ def test_every_flipped_bit_of_a_piece_is_noticed_or_harmless(tmp_path):
         silent += 1
         assert {name: found[name] for name in whole} == whole
     assert silent < 0.1 / 7 * 8 * len(data)  # blanks, and the checksum's own name
+
+
+@pytest.mark.parametrize("part", ["training", "evaluations"])
+def test_a_changed_number_of_a_frontier_is_noticed(part, shop, tmp_path):
+    call([*shop.arguments("frontier", tmp_path), "--quiet"])
+    path = tmp_path / "pieces" / "expander-d4-seed0.json"
+    piece = json.loads(path.read_text())
+    of = piece["training"] if part == "training" else next(iter(piece["evaluations"].values()))["record"]
+    of["final_fvu" if part == "training" else "fvu"] *= 0.5
+    path.write_text(json.dumps(piece))
+    with pytest.raises(ExpanderSaeError, match=r"expander-d4-seed0.json is damaged: its checksum"):
+        call([*shop.arguments("frontier", tmp_path), "--quiet"])
+    path.unlink()
+    call([*shop.arguments("frontier", tmp_path), "--quiet"])
 
 
 def test_a_piece_of_an_earlier_release_is_read(tmp_path):

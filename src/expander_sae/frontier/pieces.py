@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from expander_sae.activations import ActivationStore
-from expander_sae.records import EvaluationRecord, ExpanderSaeError, TrainingRecord
+from expander_sae.records import EvaluationRecord, ExpanderSaeError, TrainingRecord, read_json, write_json
 from expander_sae.records.locks import locked
-from expander_sae.records.sealed import read_sealed, write_sealed
+from expander_sae.records.sealed import seal, unseal
 from expander_sae.training import TrainConfig
 from expander_sae.training.config import WATCHED
 
@@ -73,7 +73,7 @@ class Pieces:
 
     def _read(self, variant: Variant) -> dict[str, Any]:
         path = self.folder / f"{variant.folder}.json"
-        piece = read_sealed(path) if path.is_file() else {}
+        piece = _unsealed(read_json(path), path) if path.is_file() else {}
         mark = self._mark(variant)
         if piece and _concerning(variant, _with_defaults(piece.get("made_by"))) != mark:
             raise ExpanderSaeError(
@@ -143,8 +143,23 @@ class Pieces:
             self._write(variant, {**piece, "evaluations": {**piece.get("evaluations", {}), self._key(reading): made}})
 
     def _write(self, variant: Variant, piece: dict[str, Any]) -> None:
-        write_sealed(self.folder / f"{variant.folder}.json", piece)
+        # Each evaluation has a checksum of its own: they are added one by one.
+        evaluations = {name: seal(found) for name, found in piece.get("evaluations", {}).items()}
+        sealed = seal({name: value for name, value in piece.items() if name != "evaluations"})
+        write_json(
+            self.folder / f"{variant.folder}.json", sealed | ({"evaluations": evaluations} if evaluations else {})
+        )
         self._known[variant.folder] = piece
+
+
+def _unsealed(piece: Any, path: Path) -> dict[str, Any]:
+    """A piece as it was before it was written; those of earlier releases have no checksums."""
+    evaluations = piece.pop("evaluations", {}) if isinstance(piece, dict) else {}
+    found = unseal(piece, path)
+    if not isinstance(evaluations, dict):
+        raise ExpanderSaeError(f"{path} is damaged: its evaluations are no object. Delete it: it is made anew.")
+    evaluations = {name: unseal(one, path) for name, one in evaluations.items()}
+    return found | ({"evaluations": evaluations} if evaluations else {})
 
 
 def _identity(store: ActivationStore) -> str:
