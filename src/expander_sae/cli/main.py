@@ -30,7 +30,7 @@ from expander_sae.cli import (
     train,
 )
 from expander_sae.records import ExpanderSaeError
-from expander_sae.records.interrupts import make_interruptible, was_interrupted
+from expander_sae.records.interrupts import ignore_interrupts, make_interruptible, was_interrupted
 
 from .console import errors, visible
 from .interrupted import say_interrupted, silence
@@ -130,11 +130,11 @@ app.command("doctor", cls=Verb)(doctor.doctor)
 
 def main() -> None:
     """Run the command line; what a user can mend is one message and exit code 2, an interrupt is 128 and the signal."""
-    make_interruptible()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
+        make_interruptible()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
         app()
     except KeyboardInterrupt as stop:  # before a verb began, or once it had ended
         sys.exit(say_interrupted(stop, None, {}))
@@ -145,6 +145,7 @@ def main() -> None:
             raise
         _fail(f"{error.strerror}{'' if error.filename is None else f': {error.filename}'}")
     finally:
+        ignore_interrupts()  # the verb has ended: what is left is to leave
         try:
             sys.stdout.flush()
         except BrokenPipeError:

@@ -19,6 +19,10 @@ _raised: list[tuple[float, int]] = []
 """When, and for which signals, `make_interruptible` raised."""
 
 
+_taken: list[int] = []
+"""Signals that `make_interruptible` has the handler of."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A KeyboardInterrupt that knows which signal it was."""
 
@@ -41,10 +45,18 @@ def make_interruptible() -> None:
         raise Interrupted(number)
 
     _raised.clear()
+    _taken.clear()
     if threading.current_thread() is threading.main_thread():
         for number in _SIGNALS:
             if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 signal.signal(number, stop)
+                _taken.append(number)
+
+
+def ignore_interrupts() -> None:
+    """Undo `make_interruptible`: signals that it made exceptions of do nothing any more."""
+    for number in _taken:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def was_interrupted() -> Interrupted | None:
