@@ -12,6 +12,8 @@ import pytest
 from shop import shop_in
 from typer.testing import CliRunner
 
+from expander_sae.cli import interrupted
+from expander_sae.cli import main as command_line
 from expander_sae.cli.main import app
 from expander_sae.records import ExpanderSaeError, interrupts
 from expander_sae.records.interrupts import Interrupted, held_back, make_interruptible
@@ -170,6 +172,26 @@ def test_signals_wait_and_the_first_is_raised_when_the_block_has_ended(handlers)
         work()
     assert done == [signal.SIGTERM, signal.SIGINT]
     assert caught.value.number == signal.SIGTERM
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+@pytest.mark.parametrize("made_of_it", [None, 130, 1])
+def test_a_signal_outside_of_a_verb_has_its_own_exit_code(name, made_of_it, handlers, monkeypatch, capsys):
+    def outside():
+        try:
+            signal.raise_signal(getattr(signal, name))
+        except KeyboardInterrupt:
+            if made_of_it is None:
+                raise
+            sys.exit(made_of_it)  # as typer does
+
+    monkeypatch.setattr(command_line, "app", outside)
+    monkeypatch.setattr(interrupted, "said", [])
+    monkeypatch.setattr(command_line, "said", interrupted.said)
+    with pytest.raises(SystemExit) as left:
+        command_line.main()
+    assert left.value.code == 128 + getattr(signal, name)
+    assert f"interrupted by {name}: nothing was half written" in capsys.readouterr().err
 
 
 def test_other_threads_have_no_signals_to_hold_back():

@@ -14,6 +14,10 @@ _GO_ON = ("harvest", "train", "amortise", "compress", "frontier", "experiment", 
 """Verbs whose folder has what an interrupted run did, for the next one."""
 
 
+said: list[int] = []
+"""Exit codes of what `say_interrupted` said in this process."""
+
+
 def say_interrupted(stop: KeyboardInterrupt, verb: str | None, params: dict[str, Any]) -> int:
     """Say it on standard error, and return the exit code: 130 for Ctrl-C, 143 for SIGTERM, 129 for a closed
     terminal."""
@@ -29,6 +33,7 @@ def say_interrupted(stop: KeyboardInterrupt, verb: str | None, params: dict[str,
         errors().print(f"interrupted by {signal.Signals(number).name}: {kept}")
     except OSError:
         silence()  # the terminal is gone
+    said.append(128 + number)
     return 128 + number
 
 

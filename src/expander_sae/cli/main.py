@@ -33,7 +33,7 @@ from expander_sae.records import ExpanderSaeError
 from expander_sae.records.interrupts import ignore_interrupts, make_interruptible, was_interrupted
 
 from .console import errors, visible
-from .interrupted import say_interrupted, silence
+from .interrupted import said, say_interrupted, silence
 
 _ENVIRONMENT = tuple(
     getattr(errno, name)
@@ -138,6 +138,11 @@ def main() -> None:
         app()
     except KeyboardInterrupt as stop:  # before a verb began, or once it had ended
         sys.exit(say_interrupted(stop, None, {}))
+    except SystemExit as end:
+        stop = was_interrupted()
+        if stop is None or said or not end.code:
+            raise
+        sys.exit(say_interrupted(stop, None, {}))  # then, too, typer says nothing and has one code for all signals
     except ExpanderSaeError as error:
         _fail(str(error))
     except OSError as error:
