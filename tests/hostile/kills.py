@@ -45,16 +45,19 @@ PATIENCE = 120
 
 def fork(arguments, folder):
     """Start a verb in a child, what it says going to a file."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS[-2:])  # a child must not come out of here as a second parent
     child = os.fork()
     if child:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS[-2:])
         return child
-    log = os.open(folder / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.argv = ["expander-sae", *arguments]
     code = 1
     try:
+        log = os.open(folder / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.argv = ["expander-sae", *arguments]
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS[-2:])
         command_line.main()
         code = 0
     except SystemExit as end:
