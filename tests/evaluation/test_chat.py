@@ -79,7 +79,20 @@ def test_talk_around_the_list_is_passed_over_and_a_bad_answer_is_asked_for_again
     assert len({request["seed"] for request in got}) == 3
 
 
-@pytest.mark.parametrize("answer", ["no", '[1, 2, "x"]', "[1, 2, NaN]", "[1, 2, 3, 4]", "[1, 2,]"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "no",
+        '[1, 2, "x"]',
+        "[1, 2, NaN]",
+        "[1, 2, 3, 4]",
+        "[1, 2,]",
+        "[1, 2, 1e999]",
+        "[1, 2, true]",
+        f"[1, 2, {9 * '9'}e400]",
+        "[1, 2, " + "9" * 5000 + "]",
+    ],
+)
 def test_no_list_of_numbers_is_an_error(answer):
     with (
         chat_server(lambda _request: answer) as (url, got),

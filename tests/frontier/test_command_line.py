@@ -125,7 +125,7 @@ def test_eval_and_encode_read_by_another_inference(place, finished, tmp_path):
     with safe_open(codes, "pt") as file:
         assert file.metadata()["inference"] == "omp"
         found = file.get_tensor("values")
-    call("encode", sae, "--acts", place / "acts", "--out", codes, "--inference", "encoder", "--quiet")
+    call("encode", sae, "--acts", place / "acts", "--out", codes, "--inference", "encoder", "--quiet", "--overwrite")
     assert not torch.equal(found, load_file(codes)["values"])
     with pytest.raises(ExpanderSaeError, match="inference out of encoder"):
         call("eval", place / "acts", sae, "--no-ce", "--inference", "lasso")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -271,7 +272,7 @@ class _Writer:
             _TokensPerSecond(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, disable=not progress) as bar:
+        with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
             total = sum(job.blocks.n_tokens for job in self.jobs)
             kept = sum(job.blocks.n_tokens for job in self.jobs if shard_name(job.number) in self.kept)
             task = bar.add_task("Harvesting", total=total, completed=kept)

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
-from expander_sae.records import ExpanderSaeError, write_atomically, write_json
+from expander_sae.records import ExpanderSaeError, write_atomically, write_json, write_tensors
 
 SPECIAL = 3
 """llama.cpp's token type for control tokens."""
@@ -78,8 +77,7 @@ def write_model(gguf_file: Path, folder: Path) -> None:
         tensors[hub_name(entry.name)] = weight.to(torch.bfloat16).contiguous()
     write_json(folder / "config.json", _config(data))
     _write_tokenizer(data, folder)
-    with write_atomically(folder / "model.safetensors") as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
+    write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
 
 
 def _config(data: dict[str, Any]) -> dict[str, Any]:
@@ -124,7 +122,7 @@ def _write_tokenizer(data: dict[str, Any], folder: Path) -> None:
     special = [token for token, kind in zip(tokens, kinds, strict=True) if kind == SPECIAL]
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     with write_atomically(folder / "tokenizer.json") as temporary:
-        tokenizer.save(str(temporary))
+        temporary.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     write_json(
         folder / "tokenizer_config.json",
         {

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from expander_sae.records import ExpanderSaeError, write_json
 
-from .options import Device
+from .console import errors, output
+from .options import Device, Overwrite
 
 
 def amortise(
@@ -20,6 +20,7 @@ def amortise(
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
     seed: Annotated[int, typer.Option(help="Order of the activations.")] = 0,
     device: Device = "cpu",
+    overwrite: Overwrite = False,
     json: Annotated[Path | None, typer.Option(help="Also write the training record as JSON to this file.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
@@ -41,12 +42,15 @@ def amortise(
     )
     name = sae.resolve().name
     stream = StoreBatches(ActivationStore.open(activations), config)
-    record = train({name: with_own_encoder(loaded).to(device)}, stream, config, folder=out, progress=not quiet)[name]
+    students = {name: with_own_encoder(loaded).to(device)}
+    record = train(students, stream, config, folder=out, progress=not quiet, overwrite=overwrite, say=errors().print)[
+        name
+    ]
     if json is not None:
         write_json(json, record.to_dict())
     if record.diverged:
         raise ExpanderSaeError("training the encoder diverged and it was not saved. Lower --learning-rate.")
     if not quiet:
-        Console().print(
+        output(json).print(
             f"{out / name}: one pass of the encoder leaves fvu {record.final_fvu:.3f} on the last batch", soft_wrap=True
         )

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from expander_sae.records import ExpanderSaeError, Provenance, check_provenance, write_json
+
+from .console import output
 
 
 def certify(
@@ -33,19 +34,19 @@ def certify(
     """Say what is guaranteed, and what is not, in plain words."""
     from expander_sae.theory import certify_dictionary, certify_mask  # torch takes seconds to import
 
-    console = Console(highlight=False, quiet=quiet)
+    console = output(json, quiet=quiet)
     if ":" in source and not Path(source).exists():
         if acts is not None:
             raise ExpanderSaeError("expected the folder of an SAE with --acts, saw a mask. A mask has no codes.")
         mask = _mask(source)
         k = 32 if k is None else k
-        console.print(_cost(mask), markup=False)
+        console.print(_cost(mask))
         found, codes = certify_mask(mask, k=k, seed=seed), None
     else:
         sae = _sparse_sae(source)
         k = int(sae.k) if k is None else k
         values = sae.values.detach().cpu().numpy()
-        console.print(_cost(sae.mask), markup=False)
+        console.print(_cost(sae.mask))
         found = certify_dictionary(sae.mask, values, k=k, seed=seed)
         codes = None if acts is None else _codes(sae, Path(source).name, acts, split, inference, max_tokens)
     if json is not None:
@@ -54,15 +55,13 @@ def certify(
         return
     for one in found:
         label = "vacuous" if one.vacuous else one.status
-        console.print(f"{label:9}  {one.name}: {one.sentence}", markup=False)
+        console.print(f"{label:9}  {one.name}: {one.sentence}")
     if codes is not None:
         from expander_sae.theory.shares import MEANINGS
 
-        console.print(
-            f"\nOf {codes['tokens']} {split} tokens ({codes['tokens_per_second']:.0f} tokens/s):", markup=False
-        )
+        console.print(f"\nOf {codes['tokens']} {split} tokens ({codes['tokens_per_second']:.0f} tokens/s):")
         for name, share in codes["share"].items():
-            console.print(f"{share:9.1%}  {name}: {MEANINGS[name]}", markup=False)
+            console.print(f"{share:9.1%}  {name}: {MEANINGS[name]}")
         console.print(
             f"{codes['sigma_min_median']:9.2f}  median of sigma_min(W_S): least squares on the support amplifies noise "
             "by at most its inverse",

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from expander_sae.records import ExpanderSaeError, write_json
+from expander_sae.records.locks import alone_in
 
-from .options import ComputeDtype, CrossEntropy, CrossEntropyTokens, MaxTokens, Model, Quiet
+from .console import output
+from .options import ComputeDtype, CrossEntropy, CrossEntropyTokens, MaxTokens, Model, Overwrite, Quiet
 
 if TYPE_CHECKING:
     from expander_sae.compression import CompressionRecord
@@ -71,6 +72,7 @@ def compress(
     max_tokens: MaxTokens = None,
     compute_dtype: ComputeDtype = "auto",
     seed: Annotated[int, typer.Option(help="Order of the activations.")] = 0,
+    overwrite: Overwrite = False,
     json: Annotated[Path | None, typer.Option(help="Also write the record as JSON to this file.")] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -123,7 +125,7 @@ def compress(
             k=k,
             seed=seed,
         )
-        sae = run(loaded, store, recipe, folder=out, source=source, progress=not quiet)
+        sae = run(loaded, store, recipe, folder=out, source=source, progress=not quiet, overwrite=overwrite)
         record = measure(
             loaded,
             sae,
@@ -140,18 +142,19 @@ def compress(
         write_latents(record, folder / LATENTS)
         return target.kept(record.dense, next(iter(record.compressed.values()))) if degree == "auto" else 1.0
 
-    if degree == "auto":
-        chosen = smallest_degree(at, target_retention, store.d_in)
-    else:
-        chosen = _number(degree)
-        at(chosen)
+    with alone_in(out, "compression", "compresses an SAE"):
+        if degree == "auto":
+            chosen = smallest_degree(at, target_retention, store.d_in)
+        else:
+            chosen = _number(degree)
+            at(chosen)
     if json is not None:
         write_json(json, {"degree": chosen, "searched": sorted(found), **found[chosen].to_dict()})
     if not quiet:
-        console = Console()
+        console = output(json, soft_wrap=False)
         for one in sorted(found):
             console.print(table(found[one]))
-        console.print(f"{out / f'expander-d{chosen}'}", markup=False, soft_wrap=True)
+        output(json).print(f"{out / f'expander-d{chosen}'}")
 
 
 def _number(degree: str) -> int:

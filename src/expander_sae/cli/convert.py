@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from expander_sae.records import ExpanderSaeError, write_json
+
+from .console import output
+from .options import Overwrite
+from .results import write_result
 
 
 def convert(
@@ -15,6 +18,7 @@ def convert(
     values: Annotated[
         str, typer.Option(help="Type of the dictionary's values on disk: float32, float16, bfloat16 or int8.")
     ] = "float16",
+    overwrite: Overwrite = False,
     json: Annotated[Path | None, typer.Option(help="Also write the sizes as JSON to this file.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
 ) -> None:
@@ -23,10 +27,11 @@ def convert(
 
     if out.resolve() == sae.resolve():
         raise ExpanderSaeError(f"expected --out to be another folder than the SAE's; got {out} for both")
-    load_sae(sae).save(out, values=values)
+    loaded = load_sae(sae)
+    write_result(out, overwrite, lambda place: loaded.save(place, values=values))
     sizes = {str(folder): sum(path.stat().st_size for path in folder.glob("[cs]*")) for folder in (sae, out)}
     if json is not None:
         write_json(json, {"values": values, "bytes": sizes})
     if not quiet:
         before, after = sizes.values()
-        Console().print(f"{before / 1024:,.1f} KiB before, {after / 1024:,.1f} KiB in {out}", soft_wrap=True)
+        output(json).print(f"{before / 1024:,.1f} KiB before, {after / 1024:,.1f} KiB in {out}")

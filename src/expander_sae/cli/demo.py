@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from expander_sae.records import write_json
 
+from .console import output
 from .frontier import frontier
 from .harvest import harvest
 from .offline import offline
@@ -31,7 +31,7 @@ def demo(
 
     Run again after an interruption, it goes on where it stopped.
     """
-    console = Console()
+    console = output()
     seconds: dict[str, float] = {}
     started = time.perf_counter()
 
@@ -66,4 +66,4 @@ def demo(
     total = sum(seconds.values())
     write_json(out / "demo.json", {"seconds": seconds | {"total": total}, "peak_memory_bytes": peak})
     parts = ", ".join(f"{piece} {spent:.0f} s" for piece, spent in seconds.items())
-    console.print(f"Time: {total / 60:.1f} min ({parts}); peak memory {peak / 2**30:.1f} GiB", highlight=False)
+    console.print(f"Time: {total / 60:.1f} min ({parts}); peak memory {peak / 2**30:.1f} GiB")

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from expander_sae.records import ExpanderSaeError, write_json
+
+from .console import output
 
 _PACKAGES = ("expander-sae", "torch", "numpy", "transformers", "tokenizers", "safetensors", "datasets", "triton")
 
@@ -24,7 +25,7 @@ def doctor(
     """
     from expander_sae.ops import selftest  # torch takes seconds to import
 
-    console = Console(quiet=quiet)
+    console = output(json, quiet=quiet, soft_wrap=False)
     facts = {"python": f"{platform.python_version()} on {platform.platform()}"}
     facts |= {name: _version(name) for name in _PACKAGES} | selftest.native_facts()
     for name, reason in selftest.usable_backends().items():

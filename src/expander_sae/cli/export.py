@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from expander_sae.records import ExpanderSaeError, write_json
+
+from .console import output
+from .options import Overwrite
+from .results import write_result
 
 
 def export(
@@ -28,6 +31,7 @@ def export(
             show_default="refuse",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     json: Annotated[Path | None, typer.Option(help="Also write the format and the sizes as JSON to this file.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
 ) -> None:
@@ -38,19 +42,20 @@ def export(
     if out.resolve() == sae.resolve():
         raise ExpanderSaeError(f"expected --out to be another folder than the SAE's; got {out} for both")
     loaded = read_sae(sae)
-    console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+    console = output(json, out, quiet=quiet)
     before = _size(sae)
     if to != "saelens":
         size = dense_bytes(loaded, check_dtype(dtype))
         console.print(f"dense: {size / 1e6:,.1f} MB, {size / before:,.1f} times the SAE's {before / 1e6:,.1f} MB")
-    written = write_sae(loaded, out, to, dtype=dtype, inference=inference)
+    write_result(out, overwrite, lambda place: write_sae(loaded, place, to, dtype=dtype, inference=inference))
     if json is not None:
-        write_json(json, {"format": to, "dtype": dtype, "bytes": {str(sae): before, str(written): _size(written)}})
-    console.print(f"{_size(written) / 1e6:,.1f} MB for {to}: {written}", markup=False)
+        write_json(json, {"format": to, "dtype": dtype, "bytes": {str(sae): before, str(out): _size(out)}})
+    console.print(f"{_size(out) / 1e6:,.1f} MB for {to}: {out}")
     if to == "openai":
-        console.print("their from_state_dict normalises the input of every TopK SAE: see docs/interop.md", markup=False)
+        console.print("their from_state_dict normalises the input of every TopK SAE: see docs/interop.md")
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of the files in a folder."""
-    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.iterdir())
+    """Bytes of a file, or of the files in a folder; 0 for a pipe, which keeps none."""
+    files = path.iterdir() if path.is_dir() else [path] if path.is_file() else []
+    return sum(file.stat().st_size for file in files)

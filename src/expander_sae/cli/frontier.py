@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from expander_sae.records import ExpanderSaeError, write_json
 
+from .console import output
 from .options import (
     Activations,
     BatchSize,
@@ -111,7 +111,7 @@ def frontier(
 
     if preset not in PRESETS:
         raise ExpanderSaeError(f"expected --preset out of {', '.join(PRESETS)}; got {preset!r}")
-    console = Console(quiet=quiet)
+    console = output(json, quiet=quiet)
     store = ActivationStore.open(acts)
     notes: list[str] = []
     variants = plan(
@@ -124,7 +124,7 @@ def frontier(
         note=notes.append,
     )
     for note in notes:
-        console.print(f"Note: {note}", markup=False)
+        console.print(f"Note: {note}")
     given = {"tokens": tokens, "batch_size": batch_size, "learning_rate": learning_rate}
     config = replace(PRESETS[preset], **{option: value for option, value in given.items() if value is not None})
     options: dict[str, Any] = {"signed": signed, "stages": stages, "spare": spare}
@@ -153,13 +153,13 @@ def frontier(
         command=shlex.join(["expander-sae", *sys.argv[1:]]),
         notes=[*([about_model] if about_model else []), *(f"{note[:1].upper()}{note[1:]}." for note in notes)],
         progress=not quiet,
-        say=lambda text: console.print(text, markup=False),
+        say=lambda text: console.print(text),
     )
     report = write_report(found, out)
     if json is not None:
         write_json(json, found.to_dict())
-    console.print(table(found))
-    console.print(f"Report: {report}", markup=False, soft_wrap=True)
+    output(json, quiet=quiet, soft_wrap=False).print(table(found))
+    console.print(f"Report: {report}")
 
 
 def words(text: str) -> list[str]:

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from expander_sae.records import write_json
 
+from .console import output
 from .options import ComputeDtype, Device
 
 
@@ -106,7 +106,7 @@ def harvest(
     if json is not None:
         write_json(json, record)
     if not quiet:
-        Console().print(_table(record))
+        output(json, soft_wrap=False).print(_table(record))
 
 
 def _table(record: dict[str, Any]) -> Table:

@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from expander_sae.records import ExpanderSaeError, write_json
+
+from .console import output
+from .options import Overwrite
+from .results import write_result
 
 
 def import_(
@@ -23,6 +26,7 @@ def import_(
     values: Annotated[
         str, typer.Option(help="Type of the dictionary's values on disk: float32, float16, bfloat16 or int8.")
     ] = "float32",
+    overwrite: Overwrite = False,
     json: Annotated[Path | None, typer.Option(help="Also write what was read as JSON to this file.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
 ) -> None:
@@ -38,11 +42,11 @@ def import_(
             + (" over columns of uneven length. " if sae.activation == "topk" else ". ")
             + "`expander-sae compress` and expander_sae.interop.read_sae read it as it is."
         )
-    sae.save(out, values=values)
+    write_result(out, overwrite, lambda place: sae.save(place, values=values))
     imported = sae.metadata.get("imported") or {}
     if json is not None:
         write_json(json, {"imported": imported, **sae.describe(), "learned_values": sae.learned_values()})
-    console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+    console = output(json, quiet=quiet)
     console.print(
         f"{sae.kind} SAE, d_in {sae.d_in}, {sae.n_latents:,} latents, k {sae.k}"
         + (f", from {imported['format']}" if "format" in imported else "")

@@ -1,12 +1,14 @@
 """The `expander-sae` command: one thin verb per file."""
 
+import errno
+import io
 import itertools
 import sys
+from typing import Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from typer.core import TyperCommand
+from rich.text import Text
+from typer.core import TyperCommand, TyperGroup
 
 from expander_sae.cli import (
     amortise,
@@ -29,6 +31,22 @@ from expander_sae.cli import (
 )
 from expander_sae.cli.warned import warnings_in_one_line
 from expander_sae.records import ExpanderSaeError
+from expander_sae.records.interrupts import ignore_interrupts, make_interruptible, was_interrupted
+
+from .console import errors, visible
+from .interrupted import said, say_interrupted, silence
+
+_ENVIRONMENT = tuple(
+    getattr(errno, name)
+    for name in (
+        "ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP",
+        "EMFILE", "ENFILE",
+    )
+    if hasattr(errno, name)
+)  # fmt: skip
+"""Errors of the disk and its rights: a user can mend them, wherever they come from."""
+_BROKEN_PIPE = 141
+"""The exit code of a program that SIGPIPE ends."""
 
 
 class Verb(TyperCommand):
@@ -52,14 +70,42 @@ class Verb(TyperCommand):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx):  # type: ignore[no-untyped-def]
-        """As typer, with our warnings in one line each."""
+        """As typer, with our warnings in one line each; the arguments are noted for who says what was interrupted."""
+        ctx.find_root().obj = dict(ctx.params)
         with warnings_in_one_line():
             return super().invoke(ctx)
+
+
+class Verbs(TyperGroup):
+    """All verbs: what ends one of them before its time is said in one place."""
+
+    def invoke(self, ctx):  # type: ignore[no-untyped-def]
+        """As click, but an interrupt says what is kept, and a pipe that nobody reads any more says nothing."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise _interrupted(stop, ctx) from None
+        except BrokenPipeError:
+            silence()
+            raise typer.Exit(_BROKEN_PIPE) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception:
+            stop = was_interrupted()
+            if stop is None:
+                raise
+            raise _interrupted(stop, ctx) from None
+
+
+def _interrupted(stop: KeyboardInterrupt, ctx: Any) -> typer.Exit:
+    params: dict[str, Any] = ctx.find_root().obj or {}
+    return typer.Exit(say_interrupted(stop, ctx.invoked_subcommand, params))
 
 
 app = typer.Typer(
     rich_markup_mode="markdown",
     name="expander-sae",
+    cls=Verbs,
     help="Train, evaluate and compare sparse autoencoders whose dictionary is sparse itself (arXiv 2607.01799).",
     no_args_is_help=True,
     add_completion=False,
@@ -85,17 +131,41 @@ app.command("doctor", cls=Verb)(doctor.doctor)
 
 
 def main() -> None:
-    """Run the command line; what a user can mend is one message and exit code 2, an interrupt is 130."""
+    """Run the command line; what a user can mend is one message and exit code 2, an interrupt is 128 and the signal."""
     try:
+        make_interruptible()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
         app()
+    except KeyboardInterrupt as stop:  # before a verb began, or once it had ended
+        sys.exit(say_interrupted(stop, None, {}))
+    except SystemExit as end:
+        stop = was_interrupted()
+        if stop is None or said or not end.code:
+            raise
+        sys.exit(say_interrupted(stop, None, {}))  # then, too, typer says nothing and has one code for all signals
     except ExpanderSaeError as error:
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
-        # Shapes in messages look like markup: escape them.
-        console.print(f"[bold red]error:[/] {escape(str(error))}")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; nothing is lost, the same command goes on from here", highlight=False)
-        sys.exit(130)
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in _ENVIRONMENT:
+            raise
+        _fail(f"{error.strerror}{'' if error.filename is None else f': {error.filename}'}")
+    finally:
+        ignore_interrupts()  # the verb has ended: what is left is to leave
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            silence()
+            sys.exit(_BROKEN_PIPE)
+
+
+def _fail(message: str) -> None:
+    try:
+        errors().print(Text.assemble(("error:", "bold red"), f" {visible(message)}"))
+    except BrokenPipeError:
+        silence()
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from expander_sae.records import write_json
+
+from .console import errors, output
 
 
 def offline(
@@ -31,7 +32,7 @@ def offline(
     """
     from expander_sae.activations import make_offline  # torch and transformers take seconds to import
 
-    console = Console(stderr=True)
+    console = errors()
     with console.status("Converting the model and checking it on real text", spinner="dots"):
         made = make_offline(wheels, out)
     record = {
@@ -48,4 +49,4 @@ def offline(
     table.add_row("model", str(made.model))
     table.add_row("text", str(made.text))
     table.add_row("cross entropy", f"{made.cross_entropy:.2f} nats/token on that text")
-    Console().print(table)
+    output(json, soft_wrap=False).print(table)

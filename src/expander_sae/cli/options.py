@@ -74,4 +74,7 @@ Device = Annotated[
 ]
 
 Json = Annotated[Path | None, typer.Option(help="Also write the records as JSON to this file.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what is there already; without it finished work is left as it is.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar and no table.")]

@@ -1,12 +1,15 @@
 """`expander-sae push`: a trained SAE in, a repository on the hub with a model card out."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from expander_sae.records import EvaluationRecord, ExpanderSaeError, read_json
+
+from .console import output
+from .options import Overwrite
+from .results import write_result
 
 
 def push(
@@ -22,6 +25,7 @@ def push(
     to_folder: Annotated[
         Path | None, typer.Option(help="Write what would be pushed into this folder, and push nothing.")
     ] = None,
+    overwrite: Overwrite = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
 ) -> None:
     """Upload an SAE with a model card made from its records; log in with `hf auth login` first.
@@ -35,7 +39,9 @@ def push(
     records = {} if evaluation is None else _records(evaluation)
     if to_folder is not None:
         name = repo.rpartition("/")[2]
-        place = str(save_pretrained(loaded, to_folder, name=name, evaluations=records, licence=licence, values=values))
+        card: dict[str, Any] = {"name": name, "evaluations": records, "licence": licence}
+        write_result(to_folder, overwrite, lambda out: save_pretrained(loaded, out, **card, values=values))
+        place = str(to_folder)
     else:
         place = push_to_hub(
             loaded,
@@ -47,7 +53,7 @@ def push(
             revision=revision,
         )
     if not quiet:
-        Console().print(place, markup=False, soft_wrap=True)
+        output().print(place)
 
 
 def _records(path: Path) -> dict[str, EvaluationRecord]:

@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from .console import output
 
 
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of experiments, of their records as files, or of a frontier.")],
 ) -> None:
     """Rebuild FOLDER/report.html and the figures from the records in FOLDER; nothing is measured again."""
-    Console().print(f"Report: {all_pages(folder)}", markup=False, soft_wrap=True)
+    output().print(f"Report: {all_pages(folder)}")
 
 
 def all_pages(folder: Path) -> Path:

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from expander_sae.records import ExpanderSaeError, write_json
 
+from .console import errors, output
 from .frontier import integers
 from .options import (
     Activations,
@@ -21,6 +21,7 @@ from .options import (
     KeepSpecialTokens,
     LearningRate,
     NLatents,
+    Overwrite,
     Preset,
     Quiet,
     Signed,
@@ -71,12 +72,14 @@ def train(
     ] = None,
     keep_special_tokens: KeepSpecialTokens = False,
     device: Device = "cpu",
+    overwrite: Overwrite = False,
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
     """Train Expander SAEs on harvested activations.
 
-    All SAEs of one command see the same batches. Ctrl-C leaves a checkpoint; the same command goes on from it.
+    All SAEs of one command see the same batches. Ctrl-C leaves a checkpoint; the same command goes on from it. What is
+    finished is not done again, unless by --overwrite.
     """
     from expander_sae.activations import ActivationStore  # torch takes seconds to import
     from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, IrregularSae, usual_spare
@@ -125,7 +128,16 @@ def train(
     saes = {name: sae.to(device) for name, sae in saes.items()}
     stream = StoreBatches(store, config, keep_special_tokens=keep_special_tokens)
     heldout = heldout_sample(store, config, keep_special_tokens=keep_special_tokens)
-    records = run(saes, stream, config, folder=out, progress=not quiet, heldout=heldout)
+    records = run(
+        saes,
+        stream,
+        config,
+        folder=out,
+        progress=not quiet,
+        heldout=heldout,
+        overwrite=overwrite,
+        say=errors().print,
+    )
     if json is not None:
         write_json(json, [record.to_dict() for record in records.values()])
     if not quiet:
@@ -141,7 +153,7 @@ def train(
                 f"{record.final_dead_fraction:.1%}",
                 f"{record.tokens_per_second:,.0f}",
             )
-        Console().print(table)
+        output(json, soft_wrap=False).print(table)
     diverged = [name for name, record in records.items() if record.diverged]
     if diverged:
         raise ExpanderSaeError(f"{', '.join(diverged)} diverged and was not saved. Lower --learning-rate.")

@@ -15,6 +15,8 @@ from expander_sae.ops import Codes
 from expander_sae.records import ExpanderSaeError, Provenance, check_provenance, read_json
 from expander_sae.saes import ExpanderSae, load_sae, ordinary_tokens, usual_spare
 from expander_sae.training import StoreBatches, TrainConfig, train
+from expander_sae.training.checkpointing import remove_checkpoint_of
+from expander_sae.training.finished import PASS
 
 from .encoder import KeepFiring, regressed_encoder
 from .supports import choose_support
@@ -104,6 +106,7 @@ def compress(
     folder: str | Path,
     source: str = "dense",
     progress: bool = True,
+    overwrite: bool = False,
 ) -> ExpanderSae:
     """An Expander SAE whose latent j stands for latent j of a dense SAE, saved in `folder/expander-dDEGREE`.
 
@@ -118,6 +121,7 @@ def compress(
         folder: gets the SAE's folder and the training's `metrics.jsonl`.
         source: what to call the dense SAE on record.
         progress: show a progress bar.
+        overwrite: compress anew whatever the folder holds.
 
     Raises:
         ExpanderSaeError: widths differ, the folder holds another SAE of this degree, or fine-tuning diverged.
@@ -130,7 +134,7 @@ def compress(
     mismatches = check_provenance(source, dense, Provenance.of_settings(store.manifest["settings"]))
     folder, name = Path(folder), f"expander-d{recipe.degree}"
     wanted = {**asdict(recipe), "source": source}
-    if (folder / name / "config.json").is_file():
+    if not overwrite and (folder / name / "config.json").is_file():
         return _already_there(folder / name, wanted)
     sample = store.sample("train", recipe.sample_tokens, recipe.seed)
     sae = starting_point(dense, sample[ordinary_tokens(sample)], recipe)
@@ -155,6 +159,7 @@ def compress(
         folder=folder,
         progress=progress,
         extra_losses={name: KeepFiring(dense)} if own else None,
+        overwrite=overwrite,
     )
     if records[name].diverged:
         raise ExpanderSaeError("fine-tuning diverged and nothing was saved. Lower the learning rate.")
@@ -166,8 +171,11 @@ def _already_there(folder: Path, wanted: dict[str, Any]) -> ExpanderSae:
     sae = load_sae(folder)
     if found != wanted or not isinstance(sae, ExpanderSae):
         raise ExpanderSaeError(
-            f"expected no SAE in {folder}, or one compressed by the same recipe; found another. Choose another folder."
+            f"expected no SAE in {folder}, or one compressed by the same recipe; found another. Choose another "
+            "folder, or replace it with --overwrite (overwrite=True)."
         )
+    # Of a process that was killed between saving this SAE and removing the checkpoint: it would bar other degrees.
+    remove_checkpoint_of(folder.parent, sae.metadata.get(PASS), [folder.name])
     return sae
 
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from expander_sae.activations import ActivationStore, LanguageModel
 from expander_sae.evaluation import evaluate
-from expander_sae.records import EvaluationRecord, write_atomically
+from expander_sae.records import EvaluationRecord, write_tensors
 from expander_sae.saes import ExpanderSae
 
 from .agreement import LatentFates, cosines, firing_agreement, summarise
@@ -116,9 +115,4 @@ def write_latents(record: CompressionRecord, path: Path) -> None:
         "firings_before": agreement.before,
         "firings_after": agreement.after,
     }
-    with write_atomically(path) as temporary:
-        save_file(
-            {name: array.contiguous() for name, array in arrays.items()},
-            temporary,
-            metadata={"tokens": str(agreement.tokens)},
-        )
+    write_tensors(path, arrays, {"tokens": str(agreement.tokens)})

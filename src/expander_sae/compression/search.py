@@ -1,5 +1,6 @@
 """The smallest degree that keeps a wanted share of the dense SAE's fidelity."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,14 +23,14 @@ class Target:
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
             raise ExpanderSaeError(f"expected a target metric out of {', '.join(METRICS)}; got {self.metric!r}")
-        if not self.retention > 0:
+        if not 0 < self.retention < math.inf:
             raise ExpanderSaeError(f"expected a positive retention; got {self.retention}")
 
     def kept(self, dense: EvaluationRecord, compressed: EvaluationRecord) -> float:
         """The share that is kept: of the worse form, where there are two.
 
         Raises:
-            ExpanderSaeError: cross entropy was not measured.
+            ExpanderSaeError: cross entropy was not measured, or the dense SAE has nothing to keep.
         """
         names = ("ce_recovered_zero", "ce_recovered_mean") if self.metric == "ce_recovered" else (self.metric,)
         shares = []
@@ -38,6 +39,11 @@ class Target:
             if above is None or below is None:
                 raise ExpanderSaeError(
                     f"expected {name} to search by, but no language model ran. Give one, or take explained_variance."
+                )
+            if not below > 0 or not math.isfinite(above):
+                raise ExpanderSaeError(
+                    f"expected a dense SAE whose {name} is above 0, to keep a share of; it is {below}, and "
+                    f"{above} after compression. A degree can be chosen by hand."
                 )
             shares.append(above / below)
         return min(shares)

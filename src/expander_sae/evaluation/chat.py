@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import math
 import re
+import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from typing import Any
 
@@ -22,6 +26,8 @@ _TASK = (
 _ATTEMPTS = 3
 """An answer that is no list of numbers is asked for again so often."""
 _REPLY_TOKENS = 1024
+_REPLY_BYTES = 4 << 20
+"""An answer of `_REPLY_TOKENS` tokens with all that is said around it is far below."""
 
 
 class ChatJudge:
@@ -40,8 +46,8 @@ class ChatJudge:
         timeout: seconds to wait for an answer.
 
     Raises:
-        ExpanderSaeError: in `scores`, if the endpoint cannot be reached or does not answer with a number for each
-            candidate three times over.
+        ExpanderSaeError: the address is not one of http or https, or the key cannot be in a header; in `scores`, if the
+            endpoint cannot be reached or does not answer with a number for each candidate three times over.
     """
 
     def __init__(
@@ -56,6 +62,9 @@ class ChatJudge:
         width: int = 16,
         timeout: float = 120.0,
     ) -> None:
+        _check_address(url)
+        if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key):
+            raise ExpanderSaeError("expected an API key of printable ASCII characters; it has others, or blanks")
         self.ids, self.blocks, self.tokenizer = token_ids, blocks, tokenizer
         self.url, self.model, self.width, self.timeout = url, model, width, timeout
         self._headers = {"Content-Type": "application/json"}
@@ -108,13 +117,31 @@ class ChatJudge:
             f"{self.url.rstrip('/')}/chat/completions", json.dumps(asked).encode(), self._headers
         )
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-                return json.load(reply)["choices"][0]["message"]["content"] or ""
+            with _OPENER.open(request, timeout=self.timeout) as reply:
+                answer = json.loads(self._read(reply))["choices"][0]["message"]["content"] or ""
+                if not isinstance(answer, str):
+                    raise TypeError(f"content of type {type(answer).__name__}")
+                return answer
         except urllib.error.HTTPError as error:
-            seen = f"{error}: {error.read(200).decode(errors='replace')}"
+            if 300 <= error.code < 400:
+                seen = f"a redirect to {error.headers.get('Location')}, which is not followed: give that address itself"
+            else:
+                seen = f"{error}: {error.read(200).decode(errors='replace')}"
             raise self._no_answer(seen) from error
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, RecursionError, http.client.HTTPException) as error:
             raise self._no_answer(f"{type(error).__name__}: {error}") from error
+
+    def _read(self, reply: Any) -> bytes:
+        """The answer, if it is of a size and comes in a time that answers have."""
+        parts, size, end = [], 0, time.monotonic() + self.timeout
+        while part := reply.read1(1 << 16):
+            parts.append(part)
+            size += len(part)
+            if size > _REPLY_BYTES:
+                raise ValueError(f"more than {_REPLY_BYTES >> 20} MiB")
+            if time.monotonic() > end:
+                raise TimeoutError(f"an answer that was not at its end after {self.timeout:g} s")
+        return b"".join(parts)
 
     def _no_answer(self, seen: str) -> ExpanderSaeError:
         return ExpanderSaeError(
@@ -123,13 +150,53 @@ class ChatJudge:
         )
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Takes no redirect: the key and the passages are for the address that was given, and no question survives one
+    anyway (a POST becomes a GET)."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """None: the redirect is an HTTPError."""
+        return
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Of http and https alone; the usual one also opens files and FTP."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler, _NoRedirects,
+        urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPErrorProcessor,
+    ):  # fmt: skip
+        opener.add_handler(handler())
+    return opener
+
+
+_OPENER = _opener()
+
+
+def _check_address(url: str) -> None:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        if parts.username is not None or parts.password is not None:
+            raise ExpanderSaeError("expected no credentials in the address of a chat endpoint: records would have them")
+    except ExpanderSaeError:
+        raise
+    except ValueError:
+        sound = False
+    if not sound or not url.isascii() or any(character.isspace() or not character.isprintable() for character in url):
+        raise ExpanderSaeError(
+            f"expected the address of a chat endpoint as http://HOST/v1 or https://HOST/v1; got {url!r}"
+        )
+
+
 def _numbers(answer: str) -> list[float] | None:
     """The last list of numbers in a text; None where there is none."""
     lists = re.findall(r"\[[^\[\]]*\]", answer)
     try:
         found = json.loads(lists[-1]) if lists else None
-    except json.JSONDecodeError:
+        if not isinstance(found, list) or not all(type(number) in (int, float) for number in found):
+            return None
+        numbers = [float(number) for number in found]
+    except (ValueError, OverflowError):  # no JSON, or a number of thousands of digits
         return None
-    if not isinstance(found, list) or not all(isinstance(x, int | float) and x == x for x in found):
-        return None
-    return [float(number) for number in found]
+    return numbers if all(map(math.isfinite, numbers)) else None

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from expander_sae.activations import (
@@ -19,7 +17,7 @@ from expander_sae.activations import (
 )
 from expander_sae.activations.modules import activations_at
 from expander_sae.activations.positions import check_context
-from expander_sae.records import ExpanderSaeError, write_atomically
+from expander_sae.records import ExpanderSaeError, write_tensors
 from expander_sae.saes import AbstractSae
 
 
@@ -111,8 +109,7 @@ def write_codes(
             progress(count)
     if done == 0:
         raise ExpanderSaeError("expected at least one token to encode, found none")
-    with write_atomically(Path(path)) as temporary:
-        save_file({name: torch.cat(part) for name, part in parts.items()}, temporary, dict(metadata))
+    write_tensors(path, {name: torch.cat(part) for name, part in parts.items()}, metadata)
     return done
 
 

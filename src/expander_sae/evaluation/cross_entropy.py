@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from expander_sae.activations import LanguageModel, TokenBlocks
 from expander_sae.activations.positions import check_context
 from expander_sae.activations.running import input_device
 from expander_sae.records import ExpanderSaeError, Provenance, check_provenance
+from expander_sae.saes.init import token_norms
 
 from .at_module import AtModule
 from .second_half import SecondHalf
@@ -156,6 +158,7 @@ def spliced_cross_entropy(
                 f"got {hidden.shape[-1]}. Was another model harvested?"
             )
         replaced = _replaced_positions(batch, hidden, splice, giant_norm)
+        token_norms(hidden[_real(batch, hidden)].float(), "activations of the language model where it is spliced")
         clean = _log_probabilities(logits, batch.lengths)
         del logits
         sums.add_clean(clean, batch)
@@ -190,7 +193,7 @@ def _on_device(blocks: TokenBlocks, first: int, last: int, device: torch.device)
 
 def _replaced_positions(batch: TokenBlocks, hidden: Tensor, splice: str, giant_norm: float | None) -> Tensor:
     """Bool [batch, position], true where the stream is replaced."""
-    real = torch.arange(hidden.shape[1], device=hidden.device) < batch.lengths[:, None]
+    real = _real(batch, hidden)
     if splice == "everywhere":
         return real
     replaced = real & ~batch.special
@@ -198,6 +201,11 @@ def _replaced_positions(batch: TokenBlocks, hidden: Tensor, splice: str, giant_n
     if giant_norm is not None:
         replaced &= hidden.float().norm(dim=-1) <= giant_norm
     return replaced
+
+
+def _real(batch: TokenBlocks, hidden: Tensor) -> Tensor:
+    """Bool [batch, position], true where there is a token."""
+    return torch.arange(hidden.shape[1], device=hidden.device) < batch.lengths[:, None]
 
 
 def _spliced(hidden: Tensor, replaced: Tensor, new: Tensor) -> Tensor:
@@ -241,8 +249,8 @@ class _Sums:
     def __init__(self, names: list[str]) -> None:
         self.names = names
         self.predictions = 0
-        self.loss: dict[object, float] = {}
-        self.divergence: dict[object, float] = {}
+        self.loss: dict[str | tuple[str, str], float] = {}
+        self.divergence: dict[str | tuple[str, str], float] = {}
 
     def add_clean(self, clean: list[Tensor], batch: TokenBlocks) -> None:
         """Add the clean run of a batch, and count its predictions."""
@@ -253,7 +261,7 @@ class _Sums:
             self.predictions += len(targets)
         self.loss["clean"] = self.loss.get("clean", 0.0) + total
 
-    def add(self, run: object, logits: Tensor, clean: list[Tensor] | None, batch: TokenBlocks) -> None:
+    def add(self, run: str | tuple[str, str], logits: Tensor, clean: list[Tensor] | None, batch: TokenBlocks) -> None:
         """Add a spliced run of a batch; its divergence from the clean one too, if that is given."""
         loss = divergence = 0.0
         logits = logits.to(batch.input_ids.device)
@@ -273,6 +281,12 @@ class _Sums:
 
     def metrics(self, splice: str, sequences: int) -> dict[str, CrossEntropyMetrics]:
         """Divide by the predictions and take the ratios."""
+        for run, loss in self.loss.items():
+            if math.isnan(loss):
+                raise ExpanderSaeError(
+                    f"expected logits that are numbers; those of the {run if isinstance(run, str) else run[1]} run are "
+                    "NaN. Run the language model with --compute-dtype float32, or check its weights."
+                )
         clean, zero, mean = (self.loss[run] / self.predictions for run in ("clean", "zero", "mean"))
         out = {}
         for name in self.names:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from expander_sae.records import (
     warn_of_differences,
 )
 from expander_sae.saes import AbstractSae
-from expander_sae.saes.init import OUTLIER_MEDIANS
+from expander_sae.saes.init import OUTLIER_MEDIANS, norm_limit, token_norms
 
 from .cross_entropy import SPLICES, CrossEntropyMetrics, spliced_cross_entropy, spread_blocks
 from .reconstruction import ReconstructionAccumulator
@@ -230,16 +231,16 @@ def _giant_norm(tokens: Iterator[Tensor], medians: float | None) -> tuple[float 
         return None, tokens
     first: list[Tensor] = []
     norms: list[Tensor] = []
-    while sum(map(len, norms)) < MEDIAN_SAMPLE and (x := next(tokens, None)) is not None:
+    while (seen := sum(map(len, norms))) < MEDIAN_SAMPLE and (x := next(tokens, None)) is not None:
         first.append(x)
-        norms.append(x.float().norm(dim=1))
+        norms.append(token_norms(x.float(), "activations to evaluate on", seen))
 
     def again() -> Iterator[Tensor]:
         while first:
             yield first.pop(0)
         yield from tokens
 
-    limit = medians * float(torch.cat(norms)[:MEDIAN_SAMPLE].median()) if norms else None
+    limit = norm_limit(torch.cat(norms)[:MEDIAN_SAMPLE], medians) if norms else None
     return limit, again()
 
 
@@ -254,13 +255,15 @@ def _reconstruct(
     giant_norm, tokens = _giant_norm(tokens, outlier_medians)
     sums = {name: ReconstructionAccumulator(sae.d_in, sae.n_latents) for name, sae in saes.items()}
     timings: dict[str, list[tuple[int, float]]] = {name: [] for name in saes}
-    outliers = 0
+    outliers = seen = 0
     advance = bar("reconstruction", None)
     for block in tokens:
         for stored in block.split(batch_size):
             x = stored.float()
+            norms = token_norms(x, "activations to evaluate on", seen)
+            seen += len(x)
             if giant_norm is not None:
-                ordinary = x.norm(dim=1) <= giant_norm
+                ordinary = norms <= giant_norm
                 outliers += int((~ordinary).sum())
                 x = x[ordinary]
             if len(x) == 0:
@@ -294,7 +297,7 @@ def _timed(sae: AbstractSae, x: Tensor) -> tuple[Any, float]:
 def _bar(show: bool) -> Iterator[Callable[[str, int | None], Callable[[int], None]]]:
     """Give a function that begins a bar (text, total) and returns how to advance it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not show) as drawn:
+    with Progress(*columns, console=Console(stderr=True), disable=not show) as drawn:
 
         def begin(text: str, total: int | None) -> Callable[[int], None]:
             task = drawn.add_task(text, total=total)

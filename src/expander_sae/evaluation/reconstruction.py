@@ -9,6 +9,7 @@ from torch import Tensor
 
 from expander_sae.ops import Codes
 from expander_sae.records import ExpanderSaeError
+from expander_sae.saes.init import token_norms
 
 
 class ReconstructionMetrics(NamedTuple):
@@ -63,7 +64,7 @@ class ReconstructionAccumulator:
             codes: indices and values [batch, k]; a value of zero is not a firing.
 
         Raises:
-            ExpanderSaeError: the shapes disagree, or an index is outside 0..n_latents − 1.
+            ExpanderSaeError: the shapes disagree, a token is not finite, or an index is outside 0..n_latents − 1.
         """
         if x.ndim != 2 or x.shape[1] != self.d_in or x_hat.shape != x.shape or len(codes.indices) != len(x):
             raise ExpanderSaeError(
@@ -78,7 +79,10 @@ class ReconstructionAccumulator:
             self._reference = x.mean(0).cpu()
         shifted = x - self._reference.to(x.device)
         error_norm = (x - x_hat).norm(dim=1)
-        x_norm, x_hat_norm = x.norm(dim=1), x_hat.norm(dim=1)
+        x_norm, x_hat_norm = (
+            token_norms(x, "activations", self.tokens),
+            token_norms(x_hat, "reconstructions", self.tokens),
+        )
         product = x_norm * x_hat_norm
         # A token of norm zero has no relative error and no direction: it is left out of both means.
         # A reconstruction of norm zero has a direction nobody predicted: it counts as cosine 0.

@@ -13,6 +13,7 @@ from expander_sae.activations import ActivationStore
 from expander_sae.graphs import mask_from_rows
 from expander_sae.records import ExpanderSaeError, TrainingRecord
 from expander_sae.saes import DenseTopKSae, ExpanderSae, load_sae
+from expander_sae.saes.init import check_variance, norm_limit, token_norms
 from expander_sae.training import TrainConfig
 
 from .variants import Variant
@@ -79,9 +80,9 @@ def _principal(
     largest = float("inf")
     if config.outlier_medians is not None:
         sample = store.sample("train", config.statistics_tokens, config.seed)
-        largest = config.outlier_medians * float(sample.norm(dim=1).median())
+        largest = norm_limit(token_norms(sample, "activations"), config.outlier_medians)
     left = train_tokens
-    tokens = 0
+    tokens = seen = 0
     shift: Tensor | None = None
     total = torch.zeros(store.d_in, dtype=torch.float64, device="cpu")
     products = torch.zeros(store.d_in, store.d_in, dtype=torch.float64, device="cpu")
@@ -89,7 +90,9 @@ def _principal(
         block = block if left is None else block[:left]
         left = None if left is None else left - len(block)
         x = block.double()
-        x = x[x.norm(dim=1) <= largest]
+        norms = token_norms(x, "training activations", seen)
+        seen += len(x)
+        x = x[norms <= largest]
         if len(x) == 0:
             continue
         # Around a point near the mean: most of the power is in the mean, and the difference would cancel.
@@ -102,6 +105,8 @@ def _principal(
         raise ExpanderSaeError("expected training tokens to take principal directions of, found none")
     mean = total / tokens
     covariance = products / tokens - torch.outer(mean, mean)
+    variance = float(covariance.diagonal().sum())
+    check_variance(variance, variance + float((shift + mean).square().sum()), "training activations")
     values, vectors = torch.linalg.eigh(covariance)
     return (shift + mean).float(), values.flip(0).clamp_min(0), vectors.T.flip(0).float().contiguous(), tokens
 

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from expander_sae.activations import ActivationStore
 from expander_sae.records import EvaluationRecord, ExpanderSaeError, TrainingRecord, read_json, write_json
+from expander_sae.records.locks import locked
+from expander_sae.records.sealed import seal, unseal
 from expander_sae.training import TrainConfig
 from expander_sae.training.config import WATCHED
 
@@ -73,7 +73,7 @@ class Pieces:
 
     def _read(self, variant: Variant) -> dict[str, Any]:
         path = self.folder / f"{variant.folder}.json"
-        piece = read_json(path) if path.is_file() else {}
+        piece = _unsealed(read_json(path), path) if path.is_file() else {}
         mark = self._mark(variant)
         if piece and _concerning(variant, _with_defaults(piece.get("made_by"))) != mark:
             raise ExpanderSaeError(
@@ -87,7 +87,7 @@ class Pieces:
         """Within it no other process trains SAEs of this seed here, and what others trained before is known."""
         self.folder.mkdir(parents=True, exist_ok=True)
         waiting = f"seed {seed}: waiting for another process that trains SAEs in {self.folder.parent}"
-        with _locked(self.folder / f"seed{seed}.lock", lambda: say(waiting)):
+        with locked(self.folder / f"seed{seed}.lock", lambda: say(waiting)):
             self._known.clear()
             yield
 
@@ -138,38 +138,28 @@ class Pieces:
             "with_language_model": with_text,
             "record": record.to_dict(),
         }
-        with _locked(self.folder / "evaluations.lock"):
+        with locked(self.folder / "evaluations.lock"):
             piece = self._read(variant)
             self._write(variant, {**piece, "evaluations": {**piece.get("evaluations", {}), self._key(reading): made}})
 
     def _write(self, variant: Variant, piece: dict[str, Any]) -> None:
-        write_json(self.folder / f"{variant.folder}.json", piece)
+        # Each evaluation has a checksum of its own: they are added one by one.
+        evaluations = {name: seal(found) for name, found in piece.get("evaluations", {}).items()}
+        sealed = seal({name: value for name, value in piece.items() if name != "evaluations"})
+        write_json(
+            self.folder / f"{variant.folder}.json", sealed | ({"evaluations": evaluations} if evaluations else {})
+        )
         self._known[variant.folder] = piece
 
 
-@contextmanager
-def _locked(path: Path, before_waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Within it no other process holds the same lock.
-
-    Raises:
-        ExpanderSaeError: the disk has no locks, or the file cannot be made.
-    """
-    lock = FileLock(path)
-    try:
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            before_waiting()
-            lock.acquire()
-    except (NotImplementedError, OSError) as error:
-        raise ExpanderSaeError(
-            f"expected a folder whose files can be locked, so that no other process trains in it; {path}: {error}. "
-            "Choose an output folder on another disk."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+def _unsealed(piece: Any, path: Path) -> dict[str, Any]:
+    """A piece as it was before it was written; those of earlier releases have no checksums."""
+    evaluations = piece.pop("evaluations", {}) if isinstance(piece, dict) else {}
+    found = unseal(piece, path)
+    if not isinstance(evaluations, dict):
+        raise ExpanderSaeError(f"{path} is damaged: its evaluations are no object. Delete it: it is made anew.")
+    evaluations = {name: unseal(one, path) for name, one in evaluations.items()}
+    return found | ({"evaluations": evaluations} if evaluations else {})
 
 
 def _identity(store: ActivationStore) -> str:

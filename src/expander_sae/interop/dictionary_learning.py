@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 
-from expander_sae.records import ExpanderSaeError, Fields, write_pair
+from expander_sae.records import ExpanderSaeError, Fields, write_pair, write_torch
 from expander_sae.records.fields import object_in
-from expander_sae.saes.tensor_files import save_pickle
 
 from .dense import DenseWeights
 from .tensors import Arrays, read_pair, read_pickle
@@ -194,5 +193,5 @@ def write_dictionary_learning(weights: DenseWeights, folder: str | Path, *, dtyp
         "wandb_name": "AutoEncoderTopK",
         "submodule_name": None,
     }
-    write_pair(folder, ARRAYS, CONFIG, lambda path: save_pickle(state, path), lambda path: {"trainer": trainer})
+    write_pair(folder, ARRAYS, CONFIG, lambda path: write_torch(path, state), lambda path: {"trainer": trainer})
     return folder

@@ -9,7 +9,7 @@ from typing import Any, Self
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from expander_sae.records import EvaluationRecord, ExpanderSaeError, write_atomically
+from expander_sae.records import EvaluationRecord, ExpanderSaeError, disk_errors, write_atomically
 from expander_sae.saes import AbstractSae, load_sae
 
 from .model_card import model_card
@@ -121,7 +121,8 @@ def save_pretrained(
     """
     folder = Path(folder)
     card = {"name": name, "evaluations": evaluations or {}, "licence": licence}
-    HubSae(sae, values=values, card=card).save_pretrained(folder)
+    with disk_errors(folder):
+        HubSae(sae, values=values, card=card).save_pretrained(folder)
     sae.folder = folder
     return folder
 

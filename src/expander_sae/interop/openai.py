@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expander_sae.records import ExpanderSaeError, write_atomically
-from expander_sae.saes.tensor_files import save_pickle
+from expander_sae.records import ExpanderSaeError, write_torch
 
 from .dense import DenseWeights
 from .tensors import Arrays, read_pickle
@@ -91,6 +90,5 @@ def write_openai(weights: DenseWeights, path: str | Path, *, dtype: torch.dtype 
         "activation": "TopK",
         "activation_state_dict": {"k": weights.k, "postact_fn": "ReLU"},
     }
-    with write_atomically(path) as temporary:
-        save_pickle(state, temporary)
+    write_torch(path, state)
     return path

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expander_sae.records import ExpanderSaeError, Fields, write_pair
+from expander_sae.records import ExpanderSaeError, Fields, write_pair, write_tensors
 from expander_sae.records.fields import object_in
 from expander_sae.saes import AbstractSae
-from expander_sae.saes.tensor_files import read_tensors, save_tensors
+from expander_sae.saes.tensor_files import read_tensors
 
 from .dense import DenseWeights, dense_weights, sae_from_dense
 from .saelens_fields import HARMLESS, take_common
@@ -86,7 +86,7 @@ def write_saelens(
         "metadata": metadata_for(sae),
     }
     folder = Path(folder)
-    write_pair(folder, ARRAYS, CONFIG, lambda path: save_tensors(tensors, path), lambda path: config | common)
+    write_pair(folder, ARRAYS, CONFIG, lambda path: write_tensors(path, tensors), lambda path: config | common)
     return folder
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from expander_sae.records import ExpanderSaeError, Fields, write_pair
-from expander_sae.saes.tensor_files import read_tensors, save_tensors
+from expander_sae.records import ExpanderSaeError, Fields, write_pair, write_tensors
+from expander_sae.saes.tensor_files import read_tensors
 
 from .dense import DenseWeights
 from .tensors import Arrays, read_pair
@@ -81,5 +81,5 @@ def write_sparsify(weights: DenseWeights, folder: str | Path, *, dtype: torch.dt
         "d_in": weights.d_in,
     }
     rounded = {name: array.to(dtype) for name, array in arrays.items()}
-    write_pair(folder, ARRAYS, CONFIG, lambda path: save_tensors(rounded, path), lambda path: config)
+    write_pair(folder, ARRAYS, CONFIG, lambda path: write_tensors(path, rounded), lambda path: config)
     return folder

@@ -2,10 +2,11 @@
 
 from .errors import ExpanderSaeError, ExpanderSaeWarning
 from .fields import Fields
-from .files import read_json, sha256_file, write_atomically, write_json
+from .files import disk_errors, read_json, sha256_file, write_atomically, write_json
 from .pairs import arrays_of, write_pair
 from .provenance import Provenance, ProvenanceWarning, check_provenance, warn_of_differences
 from .results import EvaluationRecord, FrontierRecord, TrainingRecord
+from .tensors import write_tensors, write_torch
 
 __all__ = [
     "EvaluationRecord",
@@ -18,10 +19,13 @@ __all__ = [
     "TrainingRecord",
     "arrays_of",
     "check_provenance",
+    "disk_errors",
     "read_json",
     "sha256_file",
     "warn_of_differences",
     "write_atomically",
     "write_json",
     "write_pair",
+    "write_tensors",
+    "write_torch",
 ]

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from expander_sae.graphs import Mask, make_mask, mask_from_rows, pack_rows, unpack_rows
-from expander_sae.records import ExpanderSaeError, Fields, arrays_of, read_json, sha256_file, write_pair
+from expander_sae.records import ExpanderSaeError, Fields, arrays_of, read_json, sha256_file, write_pair, write_tensors
 
 from .base import AbstractSae
 from .dense_topk import DenseTopKSae
 from .expander import ExpanderSae
 from .irregular import IrregularSae, pack, unpack
-from .tensor_files import read_tensors, save_tensors
+from .tensor_files import read_tensors
 
 FORMAT = "expander-sae"
 VERSION = 2
@@ -79,7 +79,7 @@ def save_sae(sae: AbstractSae, folder: str | Path, *, values: str = "float32") -
         folder,
         ARRAYS,
         CONFIG,
-        write=lambda path: save_tensors(arrays, path),
+        write=lambda path: write_tensors(path, arrays),
         describe=lambda path: config | {"arrays_sha256": sha256_file(path), "metadata": sae.metadata},
     )
     sae.folder = folder

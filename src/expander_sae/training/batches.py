@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from expander_sae.activations import ActivationStore, ActivationStream
+from expander_sae.saes.init import norm_limit, token_norms
 
 from .config import TrainConfig
 
@@ -19,13 +20,16 @@ def heldout_sample(store: ActivationStore, config: TrainConfig, *, keep_special_
 
     Tokens of a norm above `config.outlier_medians` times the sample's median are left out. None where the config asks
     for no measurements, or where there are fewer than two tokens.
+
+    Raises:
+        ExpanderSaeError: a token is NaN or infinite.
     """
     if not config.heldout_every:
         return None
     x = store.sample("heldout", HELDOUT_TOKENS, 0, keep_special_tokens=keep_special_tokens)
     if config.outlier_medians is not None and len(x):
-        norms = x.norm(dim=1)
-        x = x[norms <= config.outlier_medians * norms.median()]
+        norms = token_norms(x, "held-out activations")
+        x = x[norms <= norm_limit(norms, config.outlier_medians)]
     return x if len(x) > 1 else None
 
 

@@ -75,6 +75,8 @@ def resample(
     if not 0 < candidates.numel() <= 0.8 * sae.n_latents:
         return 0
     errors = residual.double().square().sum(1)
+    if not float(errors.sum()) > 0:
+        return 0  # everything is rebuilt: there is nothing to point at
     chances = (errors / errors.sum()).cpu()  # the generator is the CPU's, so that a device changes no draw
     draws = torch.multinomial(chances, candidates.numel(), replacement=True, generator=generator)
     pairs = zip(candidates.tolist(), draws.tolist(), strict=True)

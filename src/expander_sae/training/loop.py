@@ -1,31 +1,34 @@
 """One pass over the activations trains several SAEs: every batch is read once and shown to all of them."""
 
 import json
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from expander_sae.ops.autograd import own_precision
-from expander_sae.records import ExpanderSaeError, Provenance, check_provenance, write_json
+from expander_sae.records import ExpanderSaeError, Provenance, check_provenance, disk_errors, write_json
+from expander_sae.records.files import remove_leftovers
+from expander_sae.records.interrupts import held_back
+from expander_sae.records.locks import alone_in
 from expander_sae.records.results import TrainingRecord
 from expander_sae.saes import AbstractSae, ExpanderSae, InputStatistics, IrregularSae, input_statistics
+from expander_sae.saes.init import norm_limit, token_norms
 
 from .amortise import EncoderMember
-from .checkpointing import CHECKPOINT, fingerprint, load_checkpoint, save_checkpoint, truncate_metrics
+from .checkpointing import CHECKPOINT, fingerprint, load_checkpoint, save_checkpoint, truncate_metrics, values_hash
 from .config import WATCHED, TrainConfig
+from .finished import PASS, RECORDS, finished_records, recorded
 from .irregular import IrregularMember
 from .member import ExtraLoss, Member
 
 METRICS = "metrics.jsonl"
-RECORDS = "training.json"
 
 
 class BatchSource(Protocol):
@@ -63,6 +66,8 @@ def train(
     progress: bool = True,
     extra_losses: Mapping[str, ExtraLoss] | None = None,
     heldout: Tensor | None = None,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda _text: None,
 ) -> dict[str, TrainingRecord]:
     """Train every SAE on the same batches, where it is (`sae.to("cuda")` first, for a GPU), save each to `folder/NAME`,
     and return how it went.
@@ -70,8 +75,8 @@ def train(
     Per batch and SAE: squared error (in units of the data's variance by default), its gradients from the sparse
     kernels, clip, Adam, and the auxiliary loss while some latents are dead. An interrupted call with the same arguments
     goes on from `folder/checkpoint.pt` and ends with the same numbers to the last bit (on the CPU of one machine, with
-    the same number of threads). An SAE whose loss stops being finite is reported as diverged and not saved; the others
-    go on.
+    the same number of threads); a finished one is not done again: its SAEs are read back. One process at a time trains
+    in a folder. An SAE whose loss stops being finite is reported as diverged and not saved; the others go on.
 
     Args:
         saes: by name; trained in place.
@@ -82,12 +87,15 @@ def train(
         extra_losses: by SAE name, added to its own loss, such as one that keeps it near another SAE.
         heldout: activations [tokens, d_in] that are not trained on; every `config.heldout_every` steps and at the end
             each SAE's fvu and rel_err on them go to `metrics.jsonl`. What is learned does not depend on it.
+        overwrite: train anew where this or another pass of these SAEs is finished, or another one was interrupted.
+        say: told if this pass is finished already.
 
     Returns:
         One record per SAE.
 
     Raises:
-        ExpanderSaeError: widths differ, the checkpoint belongs to another pass, or the folder cannot be written.
+        ExpanderSaeError: widths differ, the folder has work of another pass (interrupted, or finished SAEs of these
+            names), another process trains in it, or it cannot be written.
     """
     folder = Path(folder)
     sample = stream.sample(config.statistics_tokens, seed=config.seed)
@@ -97,6 +105,8 @@ def train(
     mismatches = {name: check_provenance(name, sae, Provenance.of_settings(source)) for name, sae in saes.items()}
     statistics = input_statistics(sample)
     largest_norm = _largest_norm(sample, config)
+    # Where values of a seed are not the start, the start is part of what a pass is.
+    starts = {name: values_hash(sae) for name, sae in saes.items()} if config.fine_tune or config.amortise else None
     members = [_member(name, sae, config, statistics) for name, sae in saes.items()]
     for name, extra_loss in (extra_losses or {}).items():
         _with_extra_loss(members, name, extra_loss)
@@ -107,17 +117,27 @@ def train(
         "extra_losses": sorted(extra_losses or {}),
     }
     learned = {name: value for name, value in config.to_dict().items() if name not in WATCHED}
-    mark = fingerprint({**description, "config": learned})
+    before_seals = fingerprint({**description, "config": learned})
+    mark = before_seals if starts is None else fingerprint({**description, "config": learned, "starts": starts})
     heldout = None if heldout is None else heldout.float()
     run = _Run(folder, members, stream, config, mark, largest_norm, heldout)
-    run.resume()
-    with _bar(progress, config.steps, run.step) as show:
+    with alone_in(folder, "training", "trains SAEs"):
+        remove_leftovers(folder, CHECKPOINT, METRICS, RECORDS)
+        if not (overwrite or (folder / CHECKPOINT).exists()):
+            records = finished_records(folder, saes, mark, config)
+            if records is not None:
+                say(f"{folder} is finished: these SAEs were trained there by this very pass, and nothing is done again")
+                return records
+        run.resume(before_seals, overwrite)
         try:
-            run.to_the_end(show)
-        except KeyboardInterrupt:
-            run.save()
+            with _bar(progress, config.steps, run.step) as show:
+                run.to_the_end(show)
+        except (KeyboardInterrupt, BrokenPipeError, SystemExit):  # rich makes the last of the one before
+            with held_back():
+                run.save()
             raise
-    return _finish(run, statistics, description, mismatches)
+        with held_back():  # a pass that no checkpoint was due in has its SAEs only now
+            return _finish(run, statistics, description, mismatches)
 
 
 def _member(name: str, sae: AbstractSae, config: TrainConfig, statistics: InputStatistics) -> Member:
@@ -165,7 +185,7 @@ def _check_heldout(heldout: Tensor | None, sample: Tensor) -> None:
 def _largest_norm(sample: Tensor, config: TrainConfig) -> float | None:
     if config.outlier_medians is None:
         return None
-    return config.outlier_medians * float(sample.norm(dim=1).median())
+    return norm_limit(token_norms(sample, "activations"), config.outlier_medians)
 
 
 class _Run:
@@ -185,12 +205,20 @@ class _Run:
         self.config, self.mark, self.largest_norm = config, mark, largest_norm
         self.heldout = heldout
         self.step, self.tokens, self.seconds, self.outliers = 0, 0, 0.0, 0
+        self.saved: int | None = None
 
-    def resume(self) -> None:
-        """Load the checkpoint of an interrupted pass, if there is one."""
-        state = load_checkpoint(self.folder, self.mark)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        truncate_metrics(self.folder / METRICS, state["step"] if state else 0)
+    def resume(self, before_seals: str, overwrite: bool) -> None:
+        """Load the checkpoint of an interrupted pass, if there is one; `overwrite` begins anew where it is not of this
+        pass."""
+        try:
+            state = load_checkpoint(self.folder, self.mark, before_seals=before_seals)
+        except ExpanderSaeError:
+            if not overwrite:
+                raise
+            (self.folder / CHECKPOINT).unlink()
+            state = None
+        names = {member.name for member in self.members}
+        truncate_metrics(self.folder / METRICS, state["step"] if state else 0, names)
         if state is None:
             return
         self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
@@ -200,7 +228,9 @@ class _Run:
             member.load_state_dict(state["members"][member.name])
 
     def save(self) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint, unless the last one is of this step."""
+        if self.saved == self.step:
+            return
         save_checkpoint(
             self.folder,
             {
@@ -213,32 +243,32 @@ class _Run:
                 "members": {member.name: member.state_dict() for member in self.members},
             },
         )
+        self.saved = self.step
 
     def to_the_end(self, show: "_Show") -> None:
         """Every step that is left."""
         config = self.config
-        with open(self.folder / METRICS, "a", encoding="utf-8") as metrics:
+        # A checkpoint must see the stream and the members at the same step, and must be written whole: an interrupt
+        # waits for both, however often it comes.
+        with held_back() as interrupts:
             while self.step < config.steps:
                 started = time.perf_counter()
-                # A checkpoint must see the stream and the members at the same step, so an interrupt waits for the
-                # batch.
-                with _uninterrupted() as interrupt:
-                    self._one_step()
-                    self.seconds += time.perf_counter() - started
-                    measured = self._measures_heldout()
-                    if measured or self.step % config.log_every == 0 or self.step == config.steps:
-                        self._log(metrics, measured)
-                        show(self)
-                if interrupt:
-                    raise KeyboardInterrupt
-                if config.checkpoint_every and self.step % config.checkpoint_every == 0:
-                    metrics.flush()
+                self._one_step()
+                self.seconds += time.perf_counter() - started
+                measured = self._measures_heldout()
+                if measured or self.step % config.log_every == 0 or self.step == config.steps:
+                    self._log(measured)
+                    show(self)
+                if interrupts or (config.checkpoint_every and self.step % config.checkpoint_every == 0):
                     self.save()
+                if interrupts:
+                    break
 
     def _one_step(self) -> None:
         x = next(self.stream)
+        norms = token_norms(x, f"activations in the batch of step {self.step}")
         if self.largest_norm is not None:
-            keep = x.norm(dim=1) <= self.largest_norm
+            keep = norms <= self.largest_norm
             if not bool(keep.all()):
                 self.outliers += int((~keep).sum())
                 x = x[keep]
@@ -255,29 +285,19 @@ class _Run:
         every = self.config.heldout_every
         return self.heldout is not None and every > 0 and (self.step % every == 0 or self.step == self.config.steps)
 
-    def _log(self, metrics: Any, measured: bool) -> None:
+    def _log(self, measured: bool) -> None:
         there: dict[torch.device, Tensor] = {}
+        lines = []
         for member in self.members:
             line = {"step": self.step - 1, "tokens": self.tokens, "name": member.name, **member.last}
             if measured and self.heldout is not None:
                 if member.device not in there:
                     there[member.device] = self.heldout.to(member.device)
                 line |= member.measure(there[member.device])
-            metrics.write(json.dumps(line | {"diverged": member.diverged}) + "\n")
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[list[int]]:
-    """Hold back Ctrl-C inside the block; the yielded list is not empty afterwards if it came."""
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught  # only the main thread receives signals
-        return
-    before = signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
-    try:
-        yield caught
-    finally:
-        signal.signal(signal.SIGINT, before)
+            lines.append(json.dumps(line | {"diverged": member.diverged}) + "\n")
+        path = self.folder / METRICS
+        with disk_errors(path), open(path, "a", encoding="utf-8") as metrics:
+            metrics.write("".join(lines))
 
 
 class _Show(Protocol):
@@ -294,7 +314,7 @@ def _bar(progress: bool, steps: int, done: int) -> Iterator[_Show]:
         TextColumn("{task.description}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, disable=not progress) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("", total=steps, completed=done)
 
         def show(run: _Run) -> None:
@@ -343,9 +363,11 @@ def _finish(
                 "training": record.to_dict(),
                 "input_scale": statistics.scale if run.config.scale_inputs else 1.0,
                 "outlier_tokens_left_out": run.outliers,
+                PASS: run.mark,
             }
             member.sae.fold_input_scale()
             member.sae.save(run.folder / member.name)
-    write_json(run.folder / RECORDS, {name: record.to_dict() for name, record in records.items()})
+    together = recorded(run.folder) | records  # other passes may have trained other SAEs here
+    write_json(run.folder / RECORDS, {name: record.to_dict() for name, record in together.items()})
     (run.folder / CHECKPOINT).unlink(missing_ok=True)
     return records

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from expander_sae.activations import ActivationStore, LanguageModel
 from expander_sae.evaluation.codes import TokenBatch, store_batches
-from expander_sae.records import ExpanderSaeError, FrontierRecord, read_json, write_json
+from expander_sae.records import ExpanderSaeError, FrontierRecord
+from expander_sae.records.sealed import read_sealed, write_sealed
 from expander_sae.saes import AbstractSae, load_sae
 from expander_sae.training import PRESETS, TrainConfig, paper_grid_options
 
@@ -272,9 +273,9 @@ class Context:
         path = self.folder / "pieces" / f"{name}.json"
         mark = json.loads(json.dumps(dict(depends_on)))
         if path.is_file():
-            found = read_json(path)
-            if isinstance(found, dict) and found.get("depends_on") == mark:
+            found = read_sealed(path)
+            if found.get("depends_on") == mark and "value" in found:
                 return found["value"]
-        write_json(path, {"depends_on": mark, "value": make()})
+        write_sealed(path, {"depends_on": mark, "value": make()})
         # Read back, so that a first run and a rerun work with the same values.
-        return read_json(path)["value"]
+        return read_sealed(path)["value"]

@@ -11,6 +11,7 @@ from typing import Any
 
 from expander_sae.activations import ActivationStore, LanguageModel
 from expander_sae.records import ExpanderSaeError, read_json, write_atomically, write_json
+from expander_sae.records.locks import alone_in
 
 from ..report import caution
 from ..results import settings_of, versions
@@ -72,6 +73,12 @@ def run_experiment(
         say=say,
         progress=progress,
     )
+    with alone_in(folder, experiment.name, f"runs {experiment.name}"):
+        return _run(experiment, context, folder, command, notes)
+
+
+def _run(experiment: Experiment, context: Context, folder: Path, command: str | None, notes: Sequence[str]) -> Page:
+    settings, stores = context.settings, context.stores
     started = time.perf_counter()
     measured = experiment.measure(context)
     record = {
