@@ -7,11 +7,11 @@ calls of this process take turns, several times: ours on the sparse dictionary, 
 the same activations. Everything goes to benchmarks/results/pursuit.csv.
 
     python benchmarks/pursuit.py            # some minutes on two cores
-    python benchmarks/pursuit.py --quick    # one shape
+    python benchmarks/pursuit.py --quick        # one shape
+    python benchmarks/pursuit.py --isa avx2     # the core on another set of this machine
 """
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -22,14 +22,15 @@ from statistics import median
 from typing import Any
 
 import torch
-from facts import facts
+from ceiling import multiply_adds
+from facts import facts, replace_own_rows
 from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import orthogonal_mp_gram
 from turns import Call, take_turns
 
 from expander_sae.graphs import make_mask
-from expander_sae.ops import block_omp, encode_topk
+from expander_sae.ops import block_omp, encode_topk, instruction_sets, use_instruction_set
 from expander_sae.pursuit import Dictionary, pursue
 
 HERE = Path(__file__).resolve().parent
@@ -133,7 +134,7 @@ def peer_rates(shape: tuple[int, int, int, int], x: torch.Tensor) -> dict[str, t
     return found
 
 
-def measure(shape: tuple[int, int, int, int], repeats: int, peers: bool) -> list[dict[str, Any]]:
+def measure(shape: tuple[int, int, int, int], repeats: int, peers: bool, isa: str) -> list[dict[str, Any]]:
     """One row per method and dictionary."""
     d_in, n_latents, degree, k = shape
     w, dense = problem(d_in, n_latents, degree)
@@ -149,11 +150,30 @@ def measure(shape: tuple[int, int, int, int], repeats: int, peers: bool) -> list
         kind, _, method = name.partition(" ")
         ours = rates.get(f"sparse {method.partition(',')[0]}")
         ratios = [] if ours is None or kind == "sparse" else [a / b for a, b in zip(ours, values, strict=True)]
-        rows.append(_row(shape, kind, method, values, ratios))
+        rows.append(_row(shape, kind, method, values, ratios) | _share(shape, kind, method, values, isa))
     for method, (peer, values) in (peer_rates(shape, x) if peers else {}).items():
         ratio = median(rates[f"sparse {method}"]) / median(values)
-        rows.append(_row(shape, peer, method, values, [ratio]))
+        rows.append(_row(shape, peer, method, values, [ratio]) | _share(shape, peer, method, values, isa))
     return rows
+
+
+SCANS = {
+    "encoder": 1, "encoder + refit": 1, "one-shot + refit": 1, "8 stages + spare": 8, "4 stages + spare": 4,
+}  # fmt: skip
+"""How often a method goes through the dictionary, where that is known; tracked pursuits do once and then walk rows."""
+
+
+def _share(shape: tuple[int, int, int, int], by: str, method: str, rates: list[float], isa: str) -> dict[str, Any]:
+    """The multiply-adds of a method's scans, beside what the cache can feed (ceiling.py)."""
+    d_in, n_latents, degree, k = shape
+    scans = -(-k // 8) if method == "blocks of 8" else SCANS.get(method)
+    fed = multiply_adds(isa, d_in, torch.get_num_threads())
+    known = by == "sparse" and scans is not None
+    done = median(rates) * (scans or 0) * degree * n_latents / 1e9
+    return {
+        "ceiling_gmac_per_s": round(fed, 1) if known else "",
+        "scans_share_of_ceiling": round(done / fed, 3) if known else "",
+    }
 
 
 def _row(shape: tuple[int, int, int, int], by: str, method: str, rates: list[float], ratios: list[float]) -> dict:
@@ -179,8 +199,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the first shape only")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--isa", choices=instruction_sets(), default=instruction_sets()[0], help="of the core")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "pursuit.csv")
     arguments = parser.parse_args()
+    with use_instruction_set(arguments.isa):
+        run(arguments)
+
+
+def run(arguments: argparse.Namespace) -> None:
     say = Console()
     check()
     peers = PEERS_PYTHON.exists()
@@ -188,7 +214,7 @@ def main() -> None:
         say.print("other libraries left out: `make bench-peers` installs them")
     rows: list[dict] = []
     for shape in SHAPES[:1] if arguments.quick else SHAPES:
-        found = measure(shape, arguments.repeats, peers)
+        found = measure(shape, arguments.repeats, peers, arguments.isa)
         table = Table(title="d_in {}, n_latents {}, degree {}, k {}".format(*shape))
         for heading in ("method", "dictionary", "tokens/s", "spread", "sparse is"):
             table.add_column(heading, justify="left" if heading in ("method", "dictionary") else "right")
@@ -203,12 +229,8 @@ def main() -> None:
             )
         say.print(table)
         rows += found
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        with arguments.out.open("w", newline="", encoding="utf-8") as file:
-            about = facts()
-            writer = csv.DictWriter(file, [*rows[0], *about])
-            writer.writeheader()
-            writer.writerows(row | about for row in rows)
+        about = facts()
+        replace_own_rows(arguments.out, [row | about for row in rows], ("d_in", "n_latents"))
     say.print(f"written to {arguments.out}", highlight=False)
 
 

@@ -4,14 +4,15 @@ First every op is compared with its reference; nothing is timed when that fails.
 and dense
 calls alternate (so that a slow moment of the machine hits both), several times, and the table gives medians with the
 spread
-of the ratio. Results go to benchmarks/results/cpu.csv with commit, versions and machine; `--figure` draws docs/figures.
+of the ratio. Results go to benchmarks/results/cpu.csv with commit, versions and machine; rows of other machines and
+instruction sets stay.
 
-    python benchmarks/run.py            # everything, under ten minutes on two cores
-    python benchmarks/run.py --quick    # two shapes
+    python benchmarks/run.py                # everything, under ten minutes on two cores
+    python benchmarks/run.py --quick        # three shapes, degree 7
+    python benchmarks/run.py --isa avx2     # the core on another set of this machine; torch stays as it is
 """
 
 import argparse
-import csv
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,12 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from facts import facts
+from ceiling import multiply_adds
+from facts import facts, replace_own_rows
 from rich.console import Console
 from rich.table import Table
 
 from expander_sae.graphs import make_mask
-from expander_sae.ops import selftest
+from expander_sae.ops import instruction_sets, selftest, use_instruction_set
 from expander_sae.ops.encode_topk import native
 from expander_sae.saes import DenseTopKSae, ExpanderSae, InputStatistics
 from expander_sae.training import TrainConfig
@@ -128,19 +130,22 @@ def step_calls(shape: Shape, degree: int | None) -> dict[str, tuple[Callable[[],
 def ceilings() -> dict[str, float]:
     """What this machine does at best, in one process with everything else: multiply-adds by matrix product, and memory.
 
-    `arithmetic` in GFLOP/s: a float32 matrix product of 2048 squared, the highest rate of any code here. `memory` in
-    GB/s: the sum of 256 MB, read once.
+    `product` in billions of multiply-adds/s: a float32 matrix product of 2048 squared, the highest rate of any code
+    here. `memory` in GB/s: the sum of 256 MB, read once.
     """
     a, large = torch.randn(2048, 2048), torch.ones(2**26)
     best = paired({"product": (lambda: a @ a, 1), "sum": (large.sum, 1)}, 5)
     return {
-        "arithmetic": 2 * 2048**3 / min(best["product"]) / 1e3,
+        "product": 2048**3 / min(best["product"]) / 1e3,
         "memory": large.numel() * 4 / min(best["sum"]) / 1e3,
     }
 
 
-def shares(row: dict, peak: dict[str, float]) -> dict[str, float]:
+def shares(row: dict, peak: dict[str, float], isa: str) -> dict[str, float]:
     """How near a call comes to both ceilings: its multiply-adds, and the least it must move through memory.
+
+    The ceiling of multiply-adds is for dense calls the matrix product, for sparse ones what the cache can feed of a
+    tile [d_in, 64] (ceiling.py), on as many threads.
 
     A step counts its encode, and three passes over the k active columns of a token: reconstruction, the gradient of the
     codes, that of the values. Its optimiser's work is per call, not per token, and left out.
@@ -150,12 +155,15 @@ def shares(row: dict, peak: dict[str, float]) -> dict[str, float]:
     batch = int(name.partition("batch ")[2].partition(" ")[0] or (1 if "one token" in name else BATCH))
     # x and the codes once per token, the dictionary once per call.
     moved = 4 * row["d_in"] + 12 * K + (6 if width < row["d_in"] else 4) * width * row["n_latents"] / batch
-    active = 3 * 2 * K * width if "step" in name else 0
-    rate = (2 * width * row["n_latents"] + active) / row["us_per_token"] / 1e3
+    active = 3 * K * width if "step" in name else 0
+    rate = (width * row["n_latents"] + active) / row["us_per_token"] / 1e3
+    fed = peak["product"] if width == row["d_in"] else multiply_adds(isa, row["d_in"], torch.get_num_threads())
     return {
-        "gflop_per_s": rate,
-        "share_of_arithmetic": rate / peak["arithmetic"],
+        "gmac_per_s": rate,
+        "ceiling_gmac_per_s": fed,
+        "share_of_ceiling": rate / fed,
         "share_of_memory": moved / row["us_per_token"] / 1e3 / peak["memory"],
+        "ceiling_memory": peak["memory"],
     }
 
 
@@ -173,11 +181,12 @@ def batch_calls(shape: Shape) -> dict[str, tuple[Callable[[], object], int]]:
     return {f"batch {batch} d=7": (encode(batch, times), batch * times) for batch, times in plan.items()}
 
 
-def measure(shapes: tuple[Shape, ...], degrees: tuple[int, ...], repeats: int, say: Console) -> Iterator[dict]:
+def measure(
+    shapes: tuple[Shape, ...], degrees: tuple[int, ...], repeats: int, isa: str, say: Console
+) -> Iterator[dict]:
     """One row per shape and call."""
     peak = ceilings()
-    for kind, unit in (("arithmetic", "GFLOP/s"), ("memory", "GB/s")):
-        say.print(f"ceiling: {peak[kind]:,.0f} {unit} {kind}", highlight=False)
+    say.print(f"ceilings: {peak['product']:,.0f} billion multiply-adds/s, {peak['memory']:,.0f} GB/s", highlight=False)
     for shape in shapes:
         calls = dense_encode_calls(shape)
         for degree in degrees:
@@ -210,43 +219,46 @@ def measure(shapes: tuple[Shape, ...], degrees: tuple[int, ...], repeats: int, s
                 "ratio_max": max(ratios),
                 "repeats": len(times),
             }
-            yield row | shares(row, peak) | {f"ceiling_{kind}": value for kind, value in peak.items()}
+            yield row | shares(row, peak, isa)
         say.print(f"{shape.name}: done", highlight=False)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two shapes, degree 7")
+    parser.add_argument("--quick", action="store_true", help="three shapes, degree 7")
+    parser.add_argument("--isa", choices=instruction_sets(), default=instruction_sets()[0], help="of the core")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--out", type=Path, default=RESULTS / "cpu.csv")
     arguments = parser.parse_args()
+    with use_instruction_set(arguments.isa):
+        run(arguments)
+
+
+def run(arguments: argparse.Namespace) -> None:
     say = Console()
     failed = [check for check in selftest.run_checks() if not check.passed]
     if failed:
         sys.exit(f"not timing anything, these checks fail: {failed}")
-    shapes = (SHAPES[0], SHAPES[-1]) if arguments.quick else SHAPES
+    shapes = (SHAPES[0], SHAPES[1], SHAPES[-1]) if arguments.quick else SHAPES
     degrees = (7,) if arguments.quick else DEGREES
     common = facts()
-    table = Table(title=f"CPU, {common['cpu']}, {common['threads']} threads, k = {K}")
-    columns = ("shape", "call", "µs/token", "spread", "times faster than dense", "spread")
+    table = Table(title=f"{common['cpu']}, {arguments.isa}, {common['threads']} threads, k = {K}")
+    columns = ("shape", "call", "µs/token", "spread", "times faster than dense", "spread", "of the ceiling")
     for column in columns:
         table.add_column(column, justify="right" if column not in columns[:2] else "left")
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with open(arguments.out, "w", newline="", encoding="utf-8") as file:
-        writer = None
-        for row in measure(shapes, degrees, arguments.repeats, say):
-            writer = writer or csv.DictWriter(file, [*row, *common])
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} | common)
-            table.add_row(
-                f"{row['d_in']} x {row['n_latents']}",
-                row["call"],
-                f"{row['us_per_token']:,.2f}",
-                f"{row['us_per_token_min']:,.2f}..{row['us_per_token_max']:,.2f}",
-                f"{row['times_faster_than_dense']:,.1f}",
-                f"{row['ratio_min']:,.1f}..{row['ratio_max']:,.1f}",
-            )
+    written = []
+    for row in measure(shapes, degrees, arguments.repeats, arguments.isa, say):
+        written.append({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} | common)
+        table.add_row(
+            f"{row['d_in']} x {row['n_latents']}",
+            row["call"],
+            f"{row['us_per_token']:,.2f}",
+            f"{row['us_per_token_min']:,.2f}..{row['us_per_token_max']:,.2f}",
+            f"{row['times_faster_than_dense']:,.1f}",
+            f"{row['ratio_min']:,.1f}..{row['ratio_max']:,.1f}",
+            f"{row['share_of_ceiling']:.0%}",
+        )
+    replace_own_rows(arguments.out, written, ("d_in", "n_latents"))
     say.print(table)
     say.print(f"written to {arguments.out}", highlight=False)
 

@@ -5,10 +5,10 @@ every `rewire_every` steps, as the default recipe has it), on activations like a
 benchmarks/results/training.csv.
 
     python benchmarks/training.py
+    python benchmarks/training.py --isa avx2    # the core on another set of this machine
 """
 
 import argparse
-import csv
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from facts import facts
+from facts import facts, replace_own_rows
 from rich.console import Console
 from rich.table import Table
 from run import RESULTS, paired
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 
 from common import synthetic_activations
 
-from expander_sae.ops import selftest
+from expander_sae.ops import instruction_sets, selftest, use_instruction_set
 from expander_sae.saes import DenseTopKSae, ExpanderSae, input_statistics
 from expander_sae.training import TrainConfig
 from expander_sae.training.member import Member
@@ -59,7 +59,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS / "training.csv")
+    parser.add_argument("--isa", choices=instruction_sets(), default=instruction_sets()[0], help="of the core")
     arguments = parser.parse_args()
+    with use_instruction_set(arguments.isa):
+        run(arguments)
+
+
+def run(arguments: argparse.Namespace) -> None:
     failed = [check for check in selftest.run_checks() if not check.passed]
     if failed:
         sys.exit(f"not timing anything, these checks fail: {failed}")
@@ -94,11 +100,8 @@ def main() -> None:
                 f"{min(ratios):.2f}..{max(ratios):.2f}",
             )
         say.print(table)
-    with open(arguments.out, "w", newline="", encoding="utf-8") as file:
-        about = facts()
-        writer = csv.DictWriter(file, [*rows[0], *about])
-        writer.writeheader()
-        writer.writerows(row | about for row in rows)
+    about = facts()
+    replace_own_rows(arguments.out, [row | about for row in rows])
     say.print(f"written to {arguments.out}", highlight=False)
 
 

@@ -16,12 +16,12 @@ from tiny_models import make_documents, make_tiny_model, make_tiny_tokenizer, wr
 from transformers import AutoModelForCausalLM, BloomConfig, GPTNeoConfig, LlamaConfig, OPTConfig
 
 from expander_sae.activations import harvest, harvest_items, hub, load_language_model, read_documents, tokenize
-from expander_sae.activations.alone import alone_in
 from expander_sae.activations.models import LanguageModel
 from expander_sae.activations.positions import check_context, max_positions
 from expander_sae.activations.running import input_device, own_run
 from expander_sae.evaluation.codes import text_batches
 from expander_sae.records import ExpanderSaeError, ExpanderSaeWarning
+from expander_sae.records.locks import alone_in
 
 TEXTS = ["one text", None, "another text"]
 
@@ -177,16 +177,16 @@ def test_one_harvest_at_a_time_in_a_folder(tmp_path):
     text = write_jsonl(tmp_path / "t.jsonl", make_documents(6))
     items = torch.nn.Sequential(torch.nn.Linear(4, 8))
     batches = [{"input": torch.randn(8, 4)}]
-    with alone_in(tmp_path / "h", "testing"):
-        with pytest.raises(ExpanderSaeError, match="another process writes there"):
+    with alone_in(tmp_path / "h", "harvesting", "harvests"):
+        with pytest.raises(ExpanderSaeError, match="another process harvests"):
             harvest(folder, text, tmp_path / "h", context=16, progress=False)
-        with pytest.raises(ExpanderSaeError, match="another process writes there"):
+        with pytest.raises(ExpanderSaeError, match="another process harvests"):
             harvest_items(items, batches, tmp_path / "h", module="0", name="x")
     harvest(folder, text, tmp_path / "h", context=16, max_tokens=64, progress=False)  # the lock is gone
     held = []
 
     def hold():
-        with alone_in(tmp_path / "i", "testing"):
+        with alone_in(tmp_path / "i", "harvesting", "harvests"):
             held.append(1)
             time.sleep(0.3)
 
@@ -194,7 +194,7 @@ def test_one_harvest_at_a_time_in_a_folder(tmp_path):
     thread.start()
     while not held:
         time.sleep(0.01)
-    with pytest.raises(ExpanderSaeError, match="another process"), alone_in(tmp_path / "i", "testing"):
+    with pytest.raises(ExpanderSaeError, match="another process"), alone_in(tmp_path / "i", "harvesting", "harvests"):
         pass
     thread.join()
 

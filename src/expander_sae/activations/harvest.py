@@ -22,14 +22,23 @@ from rich.text import Text
 from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError, read_json, sha256_file, write_json
+from expander_sae.records.locks import alone_in
 
-from .alone import alone_in
 from .documents import SPLITS, TextSource
 from .models import LanguageModel, d_in_of, load_language_model, n_blocks
 from .modules import activations_at
 from .positions import check_context
 from .running import own_run
-from .shards import FORMAT_VERSION, MANIFEST, STORED_DTYPES, ActivationStore, shard_name, tokens_name, write_shard
+from .shards import (
+    FORMAT_VERSION,
+    MANIFEST,
+    STORED_DTYPES,
+    WRITER,
+    ActivationStore,
+    shard_name,
+    tokens_name,
+    write_shard,
+)
 from .tokens import MIN_PIECE, TokenBlocks, TokenizedText, tokenize, tokenizer_hash
 
 FLOAT16_MAX = 65504.0
@@ -152,7 +161,7 @@ def harvest(
     writer = _Writer(lm, Path(out), settings, tokenized)
     if not writer.folder.exists():  # else what an earlier run left counts
         writer.check_space()
-    with alone_in(Path(out), "harvesting"), own_run(lm.model):
+    with alone_in(Path(out), WRITER, "harvests"), own_run(lm.model):
         writer.start(source_name(text))
         writer.run(progress)
     return ActivationStore.open(out)

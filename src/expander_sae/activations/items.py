@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from expander_sae.records import ExpanderSaeError, write_json
+from expander_sae.records.locks import alone_in
 
-from .alone import LOCK, alone_in
 from .documents import SPLITS
 from .modules import output_of
 from .running import own_run
-from .shards import FORMAT_VERSION, MANIFEST, STORED_DTYPES, ActivationStore, tokens_name, write_shard
+from .shards import FORMAT_VERSION, MANIFEST, STORED_DTYPES, WRITER, ActivationStore, tokens_name, write_shard
 from .tokens import TokenBlocks
 
 Special = Callable[[Tensor], Tensor]
@@ -70,8 +70,8 @@ def harvest_items(
         raise ExpanderSaeError(f"expected a stored dtype out of {', '.join(STORED_DTYPES)}, got {dtype}")
     if not 0 < heldout_share < 1:
         raise ExpanderSaeError(f"expected a held-out share between 0 and 1, got {heldout_share}")
-    with alone_in(folder, "harvesting"), own_run(model):
-        if any(file.name != LOCK for file in folder.iterdir()):
+    with alone_in(folder, WRITER, "harvests"), own_run(model):
+        if any(file.name != f".{WRITER}.lock" for file in folder.iterdir()):
             raise ExpanderSaeError(f"expected an empty folder at {folder}, found something in it. Choose another.")
         writer = _ItemWriter(folder, STORED_DTYPES[dtype], max(1, shard_tokens))
         return _harvested(writer, model, batches, module, name, mask, special, heldout_share, seed, dtype)

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError, read_json, sha256_file, write_atomically, write_json
+from expander_sae.records.locks import alone_in
 
-from .alone import alone_in
 from .models import LanguageModel, load_language_model
 from .running import input_device, own_run
 from .smollm2 import write_model
@@ -206,7 +206,7 @@ def make_offline(wheels: str | os.PathLike[str] | None, out: str | os.PathLike[s
     """
     folder = Path(out)
     model, text, stamp = folder / "model", folder / "text.jsonl", folder / "offline.json"
-    with alone_in(folder, "making the offline model"):
+    with alone_in(folder, "making", "makes the offline model"):
         if stamp.is_file():
             known = read_json(stamp)
             if _sums(model, text) == known.get("sha256"):

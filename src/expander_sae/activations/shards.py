@@ -18,6 +18,8 @@ from .tokens import TokenBlocks
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+WRITER = "harvesting"
+"""Of the lock that a writer of shards holds in its folder."""
 STORED_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _DTYPES = {
     "x": None,

@@ -4,6 +4,7 @@ from .block_omp import block_omp
 from .codes import Codes
 from .correlate import correlate, support_gram
 from .encode_topk import encode_topk
+from .instruction_set import instruction_sets, use_instruction_set
 from .reconstruction_loss import ReconstructionLoss, reconstruction_loss
 from .sparse_decode import sparse_decode
 from .unit_columns import unit_columns
@@ -14,8 +15,10 @@ __all__ = [
     "block_omp",
     "correlate",
     "encode_topk",
+    "instruction_sets",
     "reconstruction_loss",
     "sparse_decode",
     "support_gram",
     "unit_columns",
+    "use_instruction_set",
 ]
