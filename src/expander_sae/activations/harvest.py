@@ -8,21 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import ProgressColumn, Task
 from rich.text import Text
 from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError, read_json, sha256_file, write_json
 from expander_sae.records.locks import alone_in
+from expander_sae.records.progress import Bars
 
 from .documents import SPLITS, TextSource
 from .models import LanguageModel, d_in_of, load_language_model, n_blocks
@@ -274,21 +266,14 @@ class _Writer:
 
     def run(self, progress: bool) -> None:
         """Write the missing shards and mark the harvest complete."""
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _TokensPerSecond(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-            total = sum(job.blocks.n_tokens for job in self.jobs)
-            kept = sum(job.blocks.n_tokens for job in self.jobs if shard_name(job.number) in self.kept)
-            task = bar.add_task("Harvesting", total=total, completed=kept)
+        total = sum(job.blocks.n_tokens for job in self.jobs)
+        kept = sum(job.blocks.n_tokens for job in self.jobs if shard_name(job.number) in self.kept)
+        with Bars("Harvesting", _TokensPerSecond(), show=progress) as bars:
+            bar = bars.begin("tokens", total, kept)
             for job in self.jobs:
                 entry = self.kept.get(shard_name(job.number))
                 if entry is None:
-                    entry = self._write(job, lambda tokens: bar.advance(task, tokens))
+                    entry = self._write(job, lambda tokens: bars.advance(bar, tokens))
                     self.kept[entry["file"]] = entry
                 self.manifest["shards"].append(entry)
                 done = {entry["file"] for entry in self.manifest["shards"]}

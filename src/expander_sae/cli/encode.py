@@ -6,8 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from expander_sae.records import ExpanderSaeError, Provenance, check_provenance, write_json
+from expander_sae.records.progress import Bars
 
-from .console import Output, output
+from .console import output
 from .options import ComputeDtype, Device, EncodedAtOnce, KeepSpecialTokens, Overwrite
 from .results import there_already, write_result
 
@@ -60,8 +61,6 @@ def encode(
     The file has `indices` (int32) and `values` (float32), both [tokens, k] by falling value, and `token_id`, `block`
     and `position` (int32, [tokens]); read it with safetensors.
     """
-    from rich.progress import Progress
-
     from expander_sae.activations import ActivationStore  # torch takes seconds to import
     from expander_sae.evaluation.codes import store_batches, write_codes
     from expander_sae.saes import load_sae
@@ -107,13 +106,12 @@ def encode(
             place,
             metadata=metadata,
             max_tokens=max_tokens,
-            progress=lambda count: bar.advance(task, count),
+            progress=lambda count: bars.advance(bar, count),
         )
 
-    with Progress(console=Output(stderr=True), disable=quiet) as bar:
-        task = bar.add_task("Encoding", total=max_tokens)
+    with Bars("Encoding", show=not quiet) as bars:
+        bar = bars.begin("tokens", max_tokens)
         write_result(out, overwrite, write)
-        bar.update(task, total=tokens)
     size = out.stat().st_size if out.is_file() else None  # a pipe has none
     if json is not None:
         write_json(json, {**metadata, "tokens": tokens, "file": str(out), "bytes": size})

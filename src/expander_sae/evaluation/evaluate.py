@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from expander_sae.activations import ActivationStore, LanguageModel
@@ -21,6 +19,7 @@ from expander_sae.records import (
     check_provenance,
     warn_of_differences,
 )
+from expander_sae.records.progress import Bars
 from expander_sae.saes import AbstractSae
 from expander_sae.saes.init import OUTLIER_MEDIANS, norm_limit, token_norms
 
@@ -296,11 +295,10 @@ def _timed(sae: AbstractSae, x: Tensor) -> tuple[Any, float]:
 @contextmanager
 def _bar(show: bool) -> Iterator[Callable[[str, int | None], Callable[[int], None]]]:
     """Give a function that begins a bar (text, total) and returns how to advance it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not show) as drawn:
+    with Bars(show=show) as drawn:
 
         def begin(text: str, total: int | None) -> Callable[[int], None]:
-            task = drawn.add_task(text, total=total)
-            return lambda step: drawn.advance(task, step)
+            bar = drawn.begin(text, total)
+            return lambda step: drawn.advance(bar, step)
 
         yield begin

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from expander_sae.ops.autograd import own_precision
@@ -17,6 +15,7 @@ from expander_sae.records import ExpanderSaeError, Provenance, check_provenance,
 from expander_sae.records.files import remove_leftovers
 from expander_sae.records.interrupts import held_back
 from expander_sae.records.locks import alone_in
+from expander_sae.records.progress import Bars
 from expander_sae.records.results import TrainingRecord
 from expander_sae.saes import AbstractSae, ExpanderSae, InputStatistics, IrregularSae, input_statistics
 from expander_sae.saes.init import norm_limit, token_norms
@@ -307,15 +306,8 @@ class _Show(Protocol):
 @contextmanager
 def _bar(progress: bool, steps: int, done: int) -> Iterator[_Show]:
     """A progress bar with the numbers of all SAEs in the pass: best and worst."""
-    columns = (
-        TextColumn("train"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("", total=steps, completed=done)
+    with Bars("train", show=progress) as bars:
+        bar = bars.begin(total=steps, done=done)
 
         def show(run: _Run) -> None:
             live = [member.last for member in run.members if member.last]
@@ -327,7 +319,7 @@ def _bar(progress: bool, steps: int, done: int) -> Iterator[_Show]:
                 for name, key in (("loss", "loss"), ("fvu", "fvu"), ("dead", "dead_fraction"))
             ]
             speed = run.tokens / run.seconds if run.seconds else 0.0
-            bar.update(task, completed=run.step, description=f"{'  '.join(spans)}  {speed:,.0f} tokens/s")
+            bars.update(bar, done=run.step, text=f"{'  '.join(spans)}  {speed:,.0f} tokens/s")
 
         yield show
 
