@@ -21,7 +21,10 @@ def run(*arguments: object, folder: Path, code: int = 0) -> subprocess.Completed
     return done
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+# One family in every run; which families are read rightly is what tests/activations/test_families.py holds.
+@pytest.mark.parametrize(
+    "family", [FAMILIES[0], *(pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES[1:])]
+)
 def test_text_to_report(family, tmp_path):
     model = make_tiny_model(tmp_path / "model", family)
     text = write_jsonl(tmp_path / "text.jsonl", make_documents(40))

@@ -1,6 +1,7 @@
 """The certify command, called as Typer would."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ def test_a_mask_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_a_trained_sae_and_its_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Store:
         d_in = 32
+        manifest: ClassVar = {"settings": {"model_id": "made-up", "layer": 1}}
 
         @staticmethod
         def open(path: Path) -> "Store":
