@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt $(wildcard src/expander_sae/ops/csrc/*)
 STAMP := $(VENV)/.installed
+# Says now and then how far a long command is, and all of its output if it fails.
+PROGRESS := $(PYTHON) dev/progress.py
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
@@ -25,14 +27,16 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed, %s.%s was found: set PYTHON=..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt scikit-build-core nanobind cmake ninja
-	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
-	touch $(STAMP)
+	@test -x $(BIN)/python || $(PROGRESS) '1/3 environment' build/log/environment.log -- $(PYTHON) -m venv $(VENV)
+	@$(PROGRESS) '2/3 build tools' build/log/tools.log -- \
+		$(BIN)/python -m pip install -c constraints.txt scikit-build-core nanobind cmake ninja
+	@$(PROGRESS) '3/3 packages and core' build/log/core.log -- \
+		$(BIN)/python -m pip install -v -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $(STAMP)
 
 check: $(STAMP)
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks dev
+	$(BIN)/ruff format --check src tests benchmarks dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
