@@ -21,7 +21,7 @@ WHEEL_STAMP := $(WHEEL_DIR)/.built
 WHEEL_BUILD ?= build/{wheel_tag}
 PACKAGE := $(shell find src -name '*.py' -o -name '*.j2')
 
-.PHONY: setup demo test fuzz test-interop test-vllm check results bench bench-peers saebench sweep-families clean
+.PHONY: setup demo test fuzz test-interop test-vllm check wheels results bench bench-peers saebench sweep-families clean
 
 setup: $(STAMP)
 
@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	@test -x $(BIN)/python || $(PROGRESS) '1/3 environment' build/log/environment.log -- $(PYTHON) -m venv $(VENV)
 	@$(PROGRESS) '2/3 build tools' build/log/tools.log -- \
 		$(BIN)/python -m pip install -c constraints.txt scikit-build-core nanobind cmake ninja
-	@$(PROGRESS) '3/3 packages and core' build/log/core.log -- \
+	@$(PROGRESS) '3/3 install' build/log/core.log -- \
 		$(BIN)/python -m pip install -v -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $(STAMP)
 
@@ -95,6 +95,12 @@ $(INTEROP_STAMP): $(WHEEL_STAMP) tests/interop/requirements.txt tests/interop/no
 	$(INTEROP)/bin/python -m pip install -q --no-deps -r tests/interop/no-deps.txt
 	$(INTEROP)/bin/python -m pip install -q --no-deps --force-reinstall $(WHEEL_DIR)/*.whl
 	touch $(INTEROP_STAMP)
+
+# What is released: the sdist and repaired wheels with every instruction set in dist/, tested where no compiler is.
+# One wheel serves Python 3.12 and later: make wheels WHEEL_PYTHONS="python3.11 python3.12 python3.13"
+WHEEL_PYTHONS ?= $(PYTHON)
+wheels:
+	sh dev/wheels.sh $(WHEEL_PYTHONS)
 
 $(SAEBENCH_STAMP): $(WHEEL_STAMP) tests/interop/requirements-saebench.txt tests/interop/no-deps-saebench.txt
 	$(call install_apart,$(SAEBENCH),saebench)
