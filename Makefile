@@ -23,6 +23,7 @@ PACKAGE := $(shell find src -name '*.py' -o -name '*.j2')
 
 .PHONY: setup demo test fuzz test-interop test-vllm check wheels results bench bench-peers saebench sweep-families clean
 
+# Without --no-compile, pip makes bytecode of all packages, a minute of one core; Python does it for what it imports.
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt $(NATIVE)
@@ -31,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	@$(PROGRESS) '2/3 build tools' build/log/tools.log -- \
 		$(BIN)/python -m pip install -c constraints.txt scikit-build-core nanobind cmake ninja
 	@$(PROGRESS) '3/3 install' build/log/core.log -- \
-		$(BIN)/python -m pip install -v -c constraints.txt --no-build-isolation -e '.[dev]'
+		$(BIN)/python -m pip install -v --no-compile -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $(STAMP)
 
 check: $(STAMP)

@@ -1,9 +1,9 @@
 """Runs a long command and says in one line now and then how far it is: `progress.py TITLE LOG -- COMMAND...`.
 
-The command's whole output goes to the file LOG. Shown are the steps known below, with a line at least every
-`HEARTBEAT` seconds where the output is no terminal and one line that is written over where it is. If the command fails, the end of its output
-and the path of LOG are shown, and its exit code is passed on. Only the standard library: this runs before anything is
-installed. (Not a filter in awk: Debian's awk reads whole blocks from a pipe, and a filter cannot pass an exit code on.)
+The command's whole output goes to the file LOG. Shown are the steps known below: on a terminal in one line that is
+written over, elsewhere in a line per step and one at least every `HEARTBEAT` seconds. If the command fails, the end of
+its output and the path of LOG are shown, and its exit code is passed on. Only the standard library: this runs before
+anything is installed. (Not a filter in awk: Debian's awk reads whole blocks from a pipe, so lines would come late.)
 """
 
 import queue
@@ -19,14 +19,16 @@ from typing import TextIO
 HEARTBEAT = 10.0  # seconds between lines where the output is no terminal
 SHOWN_ON_FAILURE = 60  # lines
 
-_COMPILED = re.compile(r"\[(\d+)/(\d+)\] (?:Building \w+ object|Linking \w+ .*?) ?\S*?(?:(\w[\w-]*)\.dir/\S*?)?([^/\s]+)$")
+# [12/46] Building CXX object CMakeFiles/avx2.dir/src/expander_sae/ops/csrc/scan.cpp.o
+_COMPILED = re.compile(r"\[(\d+)/(\d+)\] .*?(?:([\w-]+)\.dir/(?:\S*/)?)?([^/\s]+)$")
 _SETS = re.compile(r"-- expander-sae core: instruction sets (\S+) \((\w+);")
 _PACKAGE = re.compile(r"\s*(Collecting|Downloading|Using cached) (?:https?://\S*/)?([^\s/]+)")
+_TESTED = re.compile(r"(\S+::.+) (?:PASSED|FAILED|SKIPPED|ERROR) +\[ *(\d+)%\]")
 _INSTALLING = re.compile(r"Installing collected packages: (.+)")
 
 
 class Steps:
-    """What the lines of pip, CMake and Ninja say about how far the command is."""
+    """What the lines of pip, CMake, Ninja and pytest say about how far the command is."""
 
     def __init__(self) -> None:
         self.packages = 0
@@ -41,7 +43,10 @@ class Steps:
             whose = {"local": "those this machine runs", "all": "all"}.get(found[2], found[2])
             return f"core: instruction sets {sets} ({whose})", True
         if found := _INSTALLING.search(line):
-            return f"installing {found[1].count(',') + 1} packages", True
+            packages = found[1].split(", ")
+            return f"installing {len(packages)} packages" if len(packages) > 1 else f"installing {packages[0]}", True
+        if found := _TESTED.match(line):
+            return f"{found[2]}% of the tests, {found[1]}", True
         if found := _PACKAGE.match(line):
             self.packages += found[1] == "Collecting"
             return f"packages: {self.packages} looked up, {found[1].lower()} {found[2]}", False

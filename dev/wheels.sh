@@ -47,7 +47,7 @@ test_wheel() {
   empty=$work/test-$tag
   "$python" -m venv "$empty"
   step "$tag install" "$tag-install" env PATH="$empty/bin" \
-    "$empty/bin/python" -m pip install -c constraints.txt "$wheel" pytest pytest-timeout hypothesis
+    "$empty/bin/python" -m pip install --no-compile -c constraints.txt "$wheel" pytest pytest-timeout hypothesis
   # The tests alone are copied: from here the tree's package cannot be imported.
   mkdir -p "$empty/run/tests"
   cp -R tests/conftest.py tests/tiny_models.py tests/street "$empty/run/tests/"
