@@ -52,14 +52,14 @@ test_wheel() {
   mkdir -p "$empty/run/tests"
   cp -R tests/conftest.py tests/tiny_models.py tests/street "$empty/run/tests/"
   cd "$empty/run"
-  step "$tag test" "$tag-test" env PATH="$empty/bin" "$empty/bin/python" -c '
+  step "$tag test" "$tag-test" env PATH="$empty/bin" PYTHONUNBUFFERED=1 "$empty/bin/python" -c '
 import shutil, subprocess, sys
 import expander_sae
 found = [name for name in ("cc", "c++", "gcc", "g++", "clang", "clang++") if shutil.which(name)]
 assert not found, f"expected no compiler on the path, found {found}"
 assert expander_sae.__file__.startswith(sys.prefix), f"expected the installed wheel, got {expander_sae.__file__}"
 subprocess.run(["expander-sae", "doctor", "--json", "doctor.json"], check=True)
-subprocess.run([sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "tests/street"], check=True)
+subprocess.run([sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir=.", "tests/street"], check=True)
 '
   cd "$root"
 }

@@ -18,7 +18,7 @@ MINORS = [int(c.removeprefix(PREFIX)) for c in PYPROJECT["project"]["classifiers
 
 
 def test_every_python_that_is_named_gets_a_tested_wheel():
-    assert MINORS == list(range(MINORS[0], MINORS[-1] + 1))
+    assert list(range(MINORS[0], MINORS[-1] + 1)) == MINORS
     requires = SpecifierSet(PYPROJECT["project"]["requires-python"])
     assert f"3.{MINORS[0]}" in requires
     assert f"3.{MINORS[0] - 1}" not in requires
