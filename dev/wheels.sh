@@ -65,6 +65,7 @@ subprocess.run([sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", 
 }
 
 for python in "$@"; do
+  python=$("$python" -c 'import sys; print(sys.executable)') # absolute: a step may run in another folder
   tag=$("$python" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
   wheel=
   for made in dist/*-abi3-*.whl; do
