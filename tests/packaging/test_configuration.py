@@ -55,6 +55,5 @@ def test_the_workflow_has_the_three_machines_and_the_sdist():
 
 def test_what_the_sdist_leaves_out_is_not_needed_to_build():
     left_out = PYPROJECT["tool"]["scikit-build"]["sdist"]["exclude"]
-    assert all((ROOT / path).exists() for path in left_out)
     needed = ("src", "CMakeLists.txt", "pyproject.toml", "README.md", "LICENSE", "constraints.txt")
     assert not [path for path in left_out if path.startswith(needed)]
