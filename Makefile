@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt $(wildcard src/expander_sae/ops/csrc/*)
 STAMP := $(VENV)/.installed
+# Says now and then how far a long command is, and all of its output if it fails.
+PROGRESS := $(PYTHON) dev/progress.py
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 
@@ -19,20 +21,23 @@ WHEEL_STAMP := $(WHEEL_DIR)/.built
 WHEEL_BUILD ?= build/{wheel_tag}
 PACKAGE := $(shell find src -name '*.py' -o -name '*.j2')
 
-.PHONY: setup demo test fuzz kills test-interop test-vllm check results bench bench-peers saebench sweep-families clean
+.PHONY: setup demo test fuzz kills test-interop test-vllm check wheels results bench bench-peers saebench sweep-families clean
 
+# Without --no-compile, pip makes bytecode of all packages, a minute of one core; Python does it for what it imports.
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed, %s.%s was found: set PYTHON=..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt scikit-build-core nanobind cmake ninja
-	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
-	touch $(STAMP)
+	@test -x $(BIN)/python || $(PROGRESS) '1/3 environment' build/log/environment.log -- $(PYTHON) -m venv $(VENV)
+	@$(PROGRESS) '2/3 build tools' build/log/tools.log -- \
+		$(BIN)/python -m pip install -c constraints.txt scikit-build-core nanobind cmake ninja
+	@$(PROGRESS) '3/3 install' build/log/core.log -- \
+		$(BIN)/python -m pip install -v --no-compile -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $(STAMP)
 
 check: $(STAMP)
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks dev
+	$(BIN)/ruff format --check src tests benchmarks dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
@@ -94,6 +99,12 @@ $(INTEROP_STAMP): $(WHEEL_STAMP) tests/interop/requirements.txt tests/interop/no
 	$(INTEROP)/bin/python -m pip install -q --no-deps -r tests/interop/no-deps.txt
 	$(INTEROP)/bin/python -m pip install -q --no-deps --force-reinstall $(WHEEL_DIR)/*.whl
 	touch $(INTEROP_STAMP)
+
+# What is released: the sdist and repaired wheels with every instruction set in dist/, tested where no compiler is.
+# One wheel serves Python 3.12 and later: make wheels WHEEL_PYTHONS="python3.11 python3.12 python3.13"
+WHEEL_PYTHONS ?= $(PYTHON)
+wheels:
+	sh dev/wheels.sh $(WHEEL_PYTHONS)
 
 $(SAEBENCH_STAMP): $(WHEEL_STAMP) tests/interop/requirements-saebench.txt tests/interop/no-deps-saebench.txt
 	$(call install_apart,$(SAEBENCH),saebench)
