@@ -91,9 +91,9 @@ void first_thresholds(Tile& tile, int64_t first) {
   const SamplePlan& plan = tile.plan;
   if (!plan.count) return;
   for (int64_t s = 0; s < plan.count; ++s) {
-    V* sum = tile.sample + s * Q;
+    V sum[Q];  // in registers: summed where they belong, they would be stored at every multiply-add
     pre_activations<lanes, Q, D>(tile.w, tile.bias, tile.tile, first + s * plan.stride, sum);
-    for (int q = 0; q < Q; ++q) sum[q] = score<V, absolute>(sum[q]);
+    for (int q = 0; q < Q; ++q) tile.sample[s * Q + q] = score<V, absolute>(sum[q]);
   }
   for (int q = 0; q < Q; ++q) {
     V base;
