@@ -10,7 +10,6 @@
 // A sparse dictionary keeps one gradient buffer per part of the batch. A dense one would need d_in * n_latents floats
 // each, so there the second phase is cut along d_in instead and needs no buffers at all.
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <vector>
 
@@ -23,7 +22,7 @@ namespace {
 constexpr int64_t max_buffer_floats = int64_t{1} << 27;
 
 inline void mark(uint8_t* fired, int64_t j) {
-  std::atomic_ref<uint8_t>(fired[j]).store(1, std::memory_order_relaxed);
+  __atomic_store_n(fired + j, uint8_t{1}, __ATOMIC_RELAXED);  // std::atomic_ref is not in every standard library of macOS
 }
 
 // The gradients of one part of the batch; the first part writes where the result belongs.

@@ -66,6 +66,9 @@ void scan_one(const Dictionary& w, const float* bias, const float* x, int64_t fi
 
 template <class V, bool absolute>
 inline V score(const V& pre) {
+#if defined(__aarch64__)
+  if constexpr (absolute) return size_of(pre);
+#endif
   if constexpr (absolute) return pre < 0 ? -pre : pre;
   return pre;
 }
@@ -91,9 +94,9 @@ void first_thresholds(Tile& tile, int64_t first) {
   const SamplePlan& plan = tile.plan;
   if (!plan.count) return;
   for (int64_t s = 0; s < plan.count; ++s) {
-    V* sum = tile.sample + s * Q;
+    V sum[Q];  // in registers: summed where they belong, they would be stored at every multiply-add
     pre_activations<lanes, Q, D>(tile.w, tile.bias, tile.tile, first + s * plan.stride, sum);
-    for (int q = 0; q < Q; ++q) sum[q] = score<V, absolute>(sum[q]);
+    for (int q = 0; q < Q; ++q) tile.sample[s * Q + q] = score<V, absolute>(sum[q]);
   }
   for (int q = 0; q < Q; ++q) {
     V base;
@@ -134,8 +137,9 @@ void scan_tile(Tile& tile, int count, int64_t first, int64_t last) {
     uint64_t mask = 0;
     for (int q = 0; q < Q; ++q) {
       sum[q] = score<V, absolute>(sum[q]);
-      mask |= static_cast<uint64_t>(greater_mask<lanes>(sum[q], limit[q])) << (q * lanes);
+      if constexpr (!masks_together<Q>) mask |= static_cast<uint64_t>(greater_mask<lanes>(sum[q], limit[q])) << (q * lanes);
     }
+    if constexpr (masks_together<Q>) mask = greater_masks<Q>(sum, limit);
     // Logged without a branch: an entry that nobody wants is overwritten by the next one.
     for (int q = 0; q < Q; ++q) log[entries * Q + q] = sum[q];
     tile.log_latent[entries] = j;

@@ -20,7 +20,7 @@ struct SamplePlan {
 inline SamplePlan plan_sample(int64_t n, int64_t k) {
   SamplePlan plan;
   if (n < 512 || k * 8 > n) return plan;
-  const int64_t wanted = std::clamp<int64_t>(std::max<int64_t>(n / 16, n / k), 256, n / 4);
+  const int64_t wanted = std::min<int64_t>(std::max<int64_t>({n / 16, n / k, 256}), n / 4);
   plan.stride = n / wanted;
   plan.count = n / plan.stride;
   const double expected = static_cast<double>(k) * static_cast<double>(plan.count) / static_cast<double>(n);

@@ -78,6 +78,8 @@ inline Native larger(const Native& a, const Native& b) {
   return (Native)_mm256_max_ps((__m256)a, (__m256)b);
 #elif defined(__x86_64__)
   return (Native)_mm_max_ps((__m128)a, (__m128)b);
+#elif defined(__aarch64__)
+  return (Native)vmaxnmq_f32((float32x4_t)a, (float32x4_t)b);
 #else
   return a > b ? a : b;
 #endif
@@ -90,8 +92,12 @@ inline Native square_root(const Native& a) {
   return (Native)_mm256_sqrt_ps((__m256)a);
 #elif defined(__x86_64__)
   return (Native)_mm_sqrt_ps((__m128)a);
-#else
+#elif defined(__aarch64__)
   return (Native)vsqrtq_f32((float32x4_t)a);
+#else
+  Native root;
+  for (int t = 0; t < native_lanes; ++t) root[t] = __builtin_sqrtf(a[t]);
+  return root;
 #endif
 }
 
@@ -146,6 +152,42 @@ inline uint32_t greater_mask(const Vector<lanes>& a, const Vector<lanes>& b) {
   uint32_t mask = 0;
   for (int t = 0; t < lanes; ++t) mask |= static_cast<uint32_t>(a[t] > b[t]) << t;
   return mask;
+}
+
+// Where Q vectors' masks are better made together than one by one: NEON has no instruction that gathers the signs of a vector.
+#if defined(__aarch64__)
+template <int Q>
+constexpr bool masks_together = Q >= 8;
+#else
+template <int Q>
+constexpr bool masks_together = false;
+#endif
+
+// Bit q * native_lanes + t is set where a[q][t] > b[q][t].
+template <int Q>
+inline uint64_t greater_masks(const Native* a, const Native* b) {
+#if defined(__aarch64__)
+  // Two vectors make a byte, and sums of neighbours bring the bytes together, in half the instructions of a sum across each.
+  static_assert(Q == 8 || Q == 16);
+  const uint32x4_t low = {1, 2, 4, 8}, high = {16, 32, 64, 128};
+  uint32x4_t bytes[Q / 8];
+  for (int e = 0; e < Q / 8; ++e) {
+    uint32x4_t part[4];
+    for (int p = 0; p < 4; ++p) {
+      const int q = 8 * e + 2 * p;
+      const uint32x4_t upper = vandq_u32(vcgtq_f32((float32x4_t)a[q + 1], (float32x4_t)b[q + 1]), high);
+      part[p] = vbslq_u32(low, vcgtq_f32((float32x4_t)a[q], (float32x4_t)b[q]), upper);
+    }
+    bytes[e] = vpaddq_u32(vpaddq_u32(part[0], part[1]), vpaddq_u32(part[2], part[3]));
+  }
+  const uint16x8_t all = vuzp1q_u16(vreinterpretq_u16_u32(bytes[0]), vreinterpretq_u16_u32(bytes[Q / 8 - 1]));
+  const uint64_t mask = vget_lane_u64(vreinterpret_u64_u8(vmovn_u16(all)), 0);
+  return Q == 8 ? mask & 0xffffffffu : mask;
+#else
+  uint64_t mask = 0;
+  for (int q = 0; q < Q; ++q) mask |= static_cast<uint64_t>(greater_mask<native_lanes>(a[q], b[q])) << (q * native_lanes);
+  return mask;
+#endif
 }
 
 inline float from_bfloat16(uint16_t bits) {
