@@ -37,7 +37,6 @@ template <int lanes, int Q, class D>
   const uint16_t* rows = w.rows + j * degree;
   const float* values = w.values + j * degree;
   for (int q = 0; q < Q; ++q) sum[q] = Vector<lanes>{};
-#pragma GCC unroll 8
   for (int64_t e = 0; e < degree; ++e) {
     const Vector<lanes>* row = tile + static_cast<int64_t>(rows[e]) * Q;
     for (int q = 0; q < Q; ++q) sum[q] += values[e] * row[q];
