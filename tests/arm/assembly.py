@@ -2,9 +2,9 @@
 
     python3 tests/arm/assembly.py BUILD [--objdump aarch64-linux-gnu-objdump] [--list]
 
-A loop is what a branch backwards encloses. Fails unless the scan for degree 7, sixteen vectors of four tokens, multiplies and
-adds on vectors (`fmla v.4s`) with its accumulators in registers throughout, and half-precision tokens are widened by the
-machine's own instruction. `--list` shows every innermost loop that multiplies and adds.
+A loop is what a branch backwards encloses. Fails unless the scan for degree 7, sixteen vectors of four tokens,
+multiplies and adds on vectors (`fmla v.4s`) with its accumulators in registers throughout, and float16 is widened by
+its own instruction. `--list` shows every innermost loop that multiplies and adds.
 """
 
 import argparse
@@ -114,7 +114,7 @@ def check_scan(code: dict[str, list[Instruction]]) -> list[str]:
         for loop in hot:
             print(f"scan, degree 7, {kind}: a row: {loop.describe()}")
             if loop.multiply_adds != ACCUMULATORS or loop.loads != ACCUMULATORS or loop.stores or loop.from_stack:
-                wrong.append(f"{kind}: a row of the dictionary should be 16 loads and 16 multiply-adds and nothing else")
+                wrong.append(f"{kind}: a row should be 16 loads, 16 multiply-adds and no store")
         around = [outer for outer in all_loops if hot and outer.encloses(hot[-1])]
         if not around:
             continue
