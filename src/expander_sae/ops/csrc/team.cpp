@@ -7,7 +7,10 @@
 #include <vector>
 
 // Two OpenMP runtimes in one process fight: after each parallel region the idle workers of one spin on the cores the
-// other wants. So nothing is linked here; the entry point is looked up in the runtime torch brought into the process.
+// other wants. So nothing is linked here; the entry point is looked up in the runtime torch brought into the process. That is
+// GCC's entry point, of libgomp. LLVM's runtime, which torch brings on macOS, has another one of its own (`__kmpc_fork_call`),
+// and where it does not answer to GCC's name as well, threads are started and ended with each call: they give the same
+// results, and cost some tens of microseconds each.
 namespace expander {
 namespace {
 

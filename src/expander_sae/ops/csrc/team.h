@@ -9,7 +9,7 @@ namespace expander {
 // Runs task(argument) once on each of `threads` threads and returns when all have finished.
 void run_team(int threads, void (*task)(void*), void* argument);
 
-// "libgomp (shared with the process)" or "own threads".
+// "OpenMP runtime of the process" or "own threads".
 const char* team_runtime();
 
 // Runs body(part) for part in [0, parts): parts are claimed in order by whichever thread is free. No exception may leave a
