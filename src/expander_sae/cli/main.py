@@ -45,6 +45,7 @@ _ENVIRONMENT = tuple(
     if hasattr(errno, name)
 )  # fmt: skip
 """Errors of the disk and its rights: a user can mend them, wherever they come from."""
+_CTRL_C = 130
 _BROKEN_PIPE = 141
 """The exit code of a program that SIGPIPE ends."""
 
@@ -79,6 +80,17 @@ class Verb(TyperCommand):
 class Verbs(TyperGroup):
     """All verbs: what ends one of them before its time is said in one place."""
 
+    def main(self, *args, **options):  # type: ignore[no-untyped-def]
+        """As typer, whose exit code for every interrupt is that of Ctrl-C: one that came while another one was being
+        said keeps the first one's code."""
+        try:
+            return super().main(*args, **options)
+        except SystemExit as end:
+            stop = was_interrupted()
+            if end.code == _CTRL_C and stop is not None:
+                raise SystemExit(128 + stop.number) from None
+            raise
+
     def invoke(self, ctx):  # type: ignore[no-untyped-def]
         """As click, but an interrupt says what is kept, and a pipe that nobody reads any more says nothing."""
         try:
@@ -98,6 +110,7 @@ class Verbs(TyperGroup):
 
 
 def _interrupted(stop: KeyboardInterrupt, ctx: Any) -> typer.Exit:
+    ignore_interrupts()  # the verb has ended: what comes now is the same wish
     params: dict[str, Any] = ctx.find_root().obj or {}
     return typer.Exit(say_interrupted(stop, ctx.invoked_subcommand, params))
 
