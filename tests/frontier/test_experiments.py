@@ -58,7 +58,13 @@ def out(tmp_path_factory):
     return tmp_path_factory.mktemp("out")
 
 
-@pytest.mark.parametrize("name", NAMES)
+# These two go along an axis as active-latents does, and train twice as much.
+SLOW = ("steps", "data-efficiency")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NAMES]
+)
 def test_every_experiment_runs_and_is_drawn_from_its_records(name, place, out):
     _, model, stores = place
     experiment = find_experiment(name)
