@@ -691,7 +691,8 @@ class Definition {
         for (double old : before.z) moved += old * old;
         if (static_cast<int64_t>(shared) == size() && size() == before.size()) break;
         for (size_t i = 0; i < residual.size(); ++i) seen += std::pow(residual[i] - before.residual[i], 2);
-        between(mu * seen, 0.99 * moved, 0.99 * moved);
+        // The kernel's `moved` is a sum of squares of codes and their differences: it is as exact as the token's square.
+        between(mu * seen, 0.99 * moved, norm * norm);
         if (mu * seen <= 0.99 * moved) break;
         support = before.support, z = before.z, residual = before.residual;
       }
