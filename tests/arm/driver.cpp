@@ -1000,8 +1000,9 @@ std::string test_greedy(const char* name, Greedy method, bool thresholds) {
     const bool is_signed = method != Greedy::nonnegative && random.below(3) != 0;
     const auto element = static_cast<Element>(random.below(3));
     const int64_t batch = random.one_of<int64_t>({5, 16, 37});
-    const int64_t k = method == Greedy::refit || method == Greedy::omp ? random.one_of<int64_t>({8, 1, 20}) : 6;
-    Instance of = Instance::draw(random, s.n, s.degree, s.d_in, batch, 4, element, !is_signed);
+    const bool leave = method == Greedy::nonnegative;  // tokens that no positive code gives: columns leave the fit and return
+    const int64_t k = leave ? 16 : method == Greedy::refit || method == Greedy::omp ? random.one_of<int64_t>({8, 1, 20}) : 6;
+    Instance of = Instance::draw(random, s.n, s.degree, s.d_in, batch, leave ? 16 : 4, element, !is_signed && !leave);
     GreedyArguments a{};
     a.k = k, a.is_signed = is_signed, a.method = method;
     a.tolerance = random.below(4) ? 0 : 0.3f;

@@ -29,11 +29,6 @@ def load_core(path: Path) -> None:
     sys.modules["expander_sae.ops._native"] = module
 
 
-def instruction_sets(core: ModuleType) -> list[str]:
-    """Those this machine runs."""
-    return core.available_instruction_sets().split(",")
-
-
 class Case:
     """One random dictionary with tokens."""
 
@@ -230,28 +225,28 @@ def hostile_arguments(core: ModuleType, seed: int) -> str:
 
 def run(rounds: int, *, first: int = 0, progress: bool = False) -> Counter[str]:
     """So many rounds on every instruction set of this machine in turn, half of them with scratch full of NaN bits."""
+    from expander_sae.ops import instruction_sets, use_instruction_set
     from expander_sae.ops.backends import native_core
 
-    core = native_core()
+    core, sets = native_core(), instruction_sets()
     assert core is not None
-    sets, usual = instruction_sets(core), core.instruction_set()
     seen: Counter[str] = Counter()
     started = time.monotonic()
+    poisoned = core.poison_scratch(False)
     try:
         for seed in range(first, first + rounds):
-            assert core.select_instruction_set(sets[seed % len(sets)])
             core.poison_scratch(seed // len(sets) % 2 == 0)
-            try:
-                seen[one_round(core, seed)] += 1
-                seen[hostile_arguments(core, seed)] += 1
-            except BaseException:
-                print(f"round {seed}, {core.instruction_set()}", file=sys.stderr, flush=True)
-                raise
+            with use_instruction_set(sets[seed % len(sets)]):
+                try:
+                    seen[one_round(core, seed)] += 1
+                    seen[hostile_arguments(core, seed)] += 1
+                except BaseException:
+                    print(f"round {seed}, {core.instruction_set()}", file=sys.stderr, flush=True)
+                    raise
             if progress and (seed + 1) % 1000 == 0:
                 print(f"{seed + 1 - first} rounds, {time.monotonic() - started:.0f} s", flush=True)
     finally:
-        core.select_instruction_set(usual)
-        core.poison_scratch(False)
+        core.poison_scratch(poisoned)
     return seen
 
 

@@ -1,10 +1,8 @@
 """A disk that is full after so many bytes of a file: one error that names the file, and the rerun does the rest."""
 
-import resource
-from contextlib import contextmanager
-
 import pytest
 import torch
+from full_disk import files_of_at_most
 from kills import half_written, name_of, results
 from shop import call, shop_in
 
@@ -19,17 +17,6 @@ VERBS = (
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     return shop_in(tmp_path_factory)
-
-
-@contextmanager
-def files_of_at_most(size):
-    """As on a full disk: what makes a file longer fails."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("verb", VERBS)

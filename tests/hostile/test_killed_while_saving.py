@@ -2,14 +2,13 @@
 
 import os
 import random
-import resource
 import shutil
 import signal
 import time
-from contextlib import contextmanager
 
 import pytest
 import torch
+from full_disk import files_of_at_most
 
 from expander_sae.interop import WRITABLE, read_sae, write_sae
 from expander_sae.interop.hub import save_pretrained
@@ -106,16 +105,6 @@ def test_a_failing_writer_leaves_the_old_pair(tmp_path):
     assert arrays_of(tmp_path, "a.bin", "a.json").read_text() == "one"
 
 
-@contextmanager
-def no_file_above(size):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 WRITERS = {form: lambda sae, path, form=form: write_sae(sae, path, form) for form in WRITABLE} | {
     "ours": lambda sae, path: sae.save(path),
     "hub": lambda sae, path: save_pretrained(sae, path, name="mine"),
@@ -134,7 +123,7 @@ def test_a_full_disk_is_one_error_and_nothing_is_lost(form, size, tmp_path):
     WRITERS[form](sae, path)
     want = read_sae(path).encode(x)
     before = names(tmp_path if path.is_file() else path)
-    with no_file_above(size), pytest.raises(ExpanderSaeError, match="cannot write"):
+    with files_of_at_most(size), pytest.raises(ExpanderSaeError, match="cannot write"):
         WRITERS[form](ExpanderSae(d_in=16, n_latents=900, degree=3, k=4, seed=1), path)
     assert names(tmp_path if path.is_file() else path) == before
     assert torch.equal(read_sae(path).encode(x).values, want.values)

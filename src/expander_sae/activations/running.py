@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from expander_sae.ops.autograd import no_autocast
+
 ORIGINAL = "_orig_mod"
 """Where `torch.compile` keeps the module it wraps."""
 
@@ -46,10 +48,7 @@ def own_run(model: Any) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.no_grad())
-        for kind in {"cpu", input_device(model).type} - {"meta"}:
-            if torch.is_autocast_enabled(kind):
-                # The dtype on record is the model's own.
-                stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(no_autocast())  # the dtype on record is the model's own
         if "torch._dynamo" in sys.modules and is_compiled(model):
             # A graph compiled before a hook was set does not call it.
             stack.enter_context(torch.compiler.set_stance("force_eager"))

@@ -13,8 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import ExpanderSaeError
-from .files import json_text, write_atomically
+from .files import disk_errors, json_text, write_atomically
 
 try:
     import fcntl
@@ -37,7 +36,7 @@ def write_pair(
     Raises:
         ExpanderSaeError: the folder cannot be written; what was there before is there still.
     """
-    with _alone(folder):
+    with disk_errors(folder), _alone(folder):
         remove_leftovers(folder, arrays, config)
         written = folder / f".{arrays}.written"
         try:
@@ -51,11 +50,9 @@ def write_pair(
                 temporary.write_text(text, encoding="utf-8")
             os.replace(waiting, folder / arrays)
             _sync(folder)
-        except BaseException as error:
+        except BaseException:
             with suppress(OSError):
                 remove_leftovers(folder, arrays, config)
-            if isinstance(error, OSError):
-                raise _cannot_write(folder, error) from error
             raise
 
 
@@ -94,20 +91,11 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def _cannot_write(folder: Path, error: OSError) -> ExpanderSaeError:
-    return ExpanderSaeError(
-        f"cannot write {folder}: {error.strerror or error}. Free some space or choose another folder."
-    )
-
-
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """One writer in a folder at a time, so that none removes what another is writing; ends with the process."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = None if fcntl is None else os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = None if fcntl is None else os.open(folder, os.O_RDONLY)
     try:
         if fcntl is not None and handle is not None:
             with suppress(OSError):  # a file system without locks

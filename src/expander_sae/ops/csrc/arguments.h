@@ -95,12 +95,14 @@ inline void check_k(int64_t k, int64_t slots, const Dictionary& w) {
 
 inline void check_threads(int threads) { require(threads >= 1, "threads must be at least 1"); }
 
-inline void check_finite(const char* name, const float* numbers, int64_t count) {
-  if (numbers && !std::isfinite(kernels().largest_size(numbers, count)))
-    throw nb::value_error((std::string(name) + " holds NaN or infinity").c_str());
+// The largest |number|, zero where there are none.
+inline float check_finite(const char* name, const float* numbers, int64_t count) {
+  const float largest = numbers ? kernels().largest_size(numbers, count) : 0;
+  if (!std::isfinite(largest)) throw nb::value_error((std::string(name) + " holds NaN or infinity").c_str());
+  return largest;
 }
-inline void check_finite(const char* name, const Maybe<Vector>& numbers) {
-  if (numbers) check_finite(name, numbers->data(), extent(*numbers, 0));
+inline float check_finite(const char* name, const Maybe<Vector>& numbers) {
+  return numbers ? check_finite(name, numbers->data(), extent(*numbers, 0)) : 0;
 }
 
 // The largest |value|.

@@ -27,10 +27,8 @@ void encode_topk(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& ro
   a.indices = output(indices);
   a.values = output(codes);
   nb::gil_scoped_release release;
-  check_finite("bias", bias);
-  const float largest = check_columns(a.dictionary);
-  check_sums(check_tokens(a.x, a.dictionary.d_in, threads), a.dictionary, largest,
-             a.bias ? kernels().largest_size(a.bias, a.dictionary.n_latents) : 0);
+  const float largest_bias = check_finite("bias", bias), largest = check_columns(a.dictionary);
+  check_sums(check_tokens(a.x, a.dictionary.d_in, threads), a.dictionary, largest, largest_bias);
   kernels().encode_topk(a);
 }
 
@@ -51,11 +49,9 @@ void decode(const Indices& indices, const Matrix& codes, const Maybe<Rows>& rows
   nb::gil_scoped_release release;
   const float largest = check_columns(a.dictionary);
   check_indices(indices, a.dictionary.n_latents);
-  check_finite("codes", a.codes, a.batch * a.k);
-  check_finite("offset", offset);
+  const double most = static_cast<double>(check_finite("codes", a.codes, a.batch * a.k)) * largest * static_cast<double>(a.k) +
+                      check_finite("offset", offset);
   kernels().decode(a);
-  const double most = static_cast<double>(kernels().largest_size(a.codes, a.batch * a.k)) * largest * static_cast<double>(a.k) +
-                      (a.offset ? kernels().largest_size(a.offset, a.dictionary.d_in) : 0);
   if (most < std::numeric_limits<float>::max()) return;
   for (int64_t t = 0; t < a.batch; ++t)
     if (!std::isfinite(kernels().largest_size(a.out + t * a.dictionary.d_in, a.dictionary.d_in))) overflow(t, "the reconstruction");
@@ -139,7 +135,7 @@ double loss(const Indices& indices, const Matrix& codes, const AnyMatrix& x, con
   nb::gil_scoped_release release;
   check_columns(a.decoder);
   check_finite("encoder", a.encoder, size);
-  check_tokens(a.x, a.decoder.d_in, threads);
+  if (fixed_codes) check_tokens(a.x, a.decoder.d_in, threads);  // others come from an encode of the same tokens
   check_indices(indices, a.decoder.n_latents);
   check_finite("codes", a.codes, a.x.batch * a.k);
   kernels().loss(a);
@@ -299,6 +295,7 @@ NB_MODULE(_native, m) {
   m.def("instruction_set", [] { return std::string(kernels().name); });
   m.def("available_instruction_sets", [] { return std::string(available_kernels()); });
   m.def("select_instruction_set", [](const std::string& name) { return select_kernels(name.c_str()); });
-  m.def("poison_scratch", [](bool on) { poison = on; }, "For tests: fill scratch and outputs with NaN bits first.");
+  m.def("poison_scratch", [](bool on) { return poison.exchange(on); },
+        "For tests: fill scratch and outputs with NaN bits first, or not; whether they were so far.");
   m.def("thread_runtime", [] { return std::string(team_runtime()); });
 }
