@@ -31,7 +31,17 @@ from turns import Call, take_turns
 
 from expander_sae.graphs import make_mask
 from expander_sae.ops import block_omp, encode_topk, instruction_sets, use_instruction_set
-from expander_sae.pursuit import Dictionary, pursue
+from expander_sae.pursuit import (
+    NIHT,
+    OMP,
+    CoSaMP,
+    Dictionary,
+    GradientPursuit,
+    MatchingPursuit,
+    NonNegativeOMP,
+    Refit,
+    Stages,
+)
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "peers"))
@@ -50,7 +60,7 @@ def problem(d_in: int, n_latents: int, degree: int) -> tuple[Dictionary, torch.T
     generator = torch.Generator().manual_seed(0)
     values = torch.nn.functional.normalize(torch.randn(n_latents, degree, generator=generator), dim=1)
     dense = torch.nn.functional.normalize(torch.randn(n_latents, d_in, generator=generator), dim=1)
-    return Dictionary(torch.from_numpy(rows), values, d_in), dense
+    return Dictionary(torch.from_numpy(rows), values, d_in, signed=True), dense
 
 
 def check() -> None:
@@ -58,38 +68,36 @@ def check() -> None:
     dictionary, _ = problem(128, 1500, 7)
     x = synthetic_activations(64, 128)
     x = x - x.mean(0)
-    cases = [(method, {}) for method in ("omp", "mp", "gradient", "nnomp", "cosamp", "niht")]
-    cases += [("omp", {"block": 4}), ("omp", {"block": 4, "spare": 8})]
-    for method, options in cases:
+    alone = (OMP(), MatchingPursuit(), GradientPursuit(), NonNegativeOMP(), CoSaMP(), NIHT())
+    for reading in (*alone, Stages(4), Stages(4, 8)):
         found = [
-            pursue(x, dictionary, 16, method, backend=name, **options).indices.sort(1).values
-            for name in ("native", "reference")
+            reading.codes(dictionary, x, 16, backend=name).indices.sort(1).values for name in ("native", "reference")
         ]
         same = float((found[0] == found[1]).all(1).float().mean())
         if same < 0.95:  # float32 breaks a near tie the other way now and then
-            sys.exit(f"not timing anything: {method} {options} picks as its definition for only {same:.0%} of tokens")
+            sys.exit(f"not timing anything: {reading} picks as its definition for only {same:.0%} of tokens")
 
 
 def sparse_calls(x: torch.Tensor, w: Dictionary, k: int) -> dict[str, Call]:
     """Every way to read codes, on the sparse dictionary."""
-    start, few = encode_topk(x, w.rows, w.values, k, signed=True), x[:256]
+    start, few = encode_topk(x, w.rows, w.decoder, k, signed=True), x[:256]
     return {
-        "encoder": (lambda: encode_topk(x, w.rows, w.values, k), len(x)),
+        "encoder": (lambda: encode_topk(x, w.rows, w.decoder, k), len(x)),
         "encoder + refit": (
-            lambda: pursue(x, w, k, "refit", warm_start=encode_topk(x, w.rows, w.values, k)),
+            lambda: Refit().codes_on(encode_topk(x, w.rows, w.decoder, k), w, x, k),
             len(x),
         ),
-        "refit of given supports": (lambda: pursue(x, w, k, "refit", warm_start=start), len(x)),
-        "one-shot + refit": (lambda: block_omp(x, w.rows, w.values, k, block=k), len(x)),
-        "blocks of 8": (lambda: block_omp(x, w.rows, w.values, k, block=8), len(x)),
-        "8 stages + spare": (lambda: pursue(x, w, k, block=-(-k // 8), spare=2 * -(-k // 8)), len(x)),
-        "4 stages + spare": (lambda: pursue(x, w, k, block=-(-k // 4), spare=2 * -(-k // 4)), len(x)),
-        "OMP": (lambda: pursue(x, w, k), len(x)),
-        "non-negative OMP": (lambda: pursue(x, w, k, "nnomp"), len(x)),
-        "MP": (lambda: pursue(x, w, k, "mp"), len(x)),
-        "gradient pursuit": (lambda: pursue(x, w, k, "gradient"), len(x)),
-        "CoSaMP": (lambda: pursue(few, w, k, "cosamp"), len(few)),
-        "NIHT": (lambda: pursue(few, w, k, "niht"), len(few)),
+        "refit of given supports": (lambda: Refit().codes_on(start, w, x, k), len(x)),
+        "one-shot + refit": (lambda: block_omp(x, w.rows, w.decoder, k, block=k), len(x)),
+        "blocks of 8": (lambda: block_omp(x, w.rows, w.decoder, k, block=8), len(x)),
+        "8 stages + spare": (lambda: Stages(8, None).codes(w, x, k), len(x)),
+        "4 stages + spare": (lambda: Stages(4, None).codes(w, x, k), len(x)),
+        "OMP": (lambda: OMP().codes(w, x, k), len(x)),
+        "non-negative OMP": (lambda: NonNegativeOMP().codes(w, x, k), len(x)),
+        "MP": (lambda: MatchingPursuit().codes(w, x, k), len(x)),
+        "gradient pursuit": (lambda: GradientPursuit().codes(w, x, k), len(x)),
+        "CoSaMP": (lambda: CoSaMP().codes(w, few, k), len(few)),
+        "NIHT": (lambda: NIHT().codes(w, few, k), len(few)),
     }
 
 
@@ -97,6 +105,7 @@ def dense_calls(x: torch.Tensor, w: torch.Tensor, k: int) -> dict[str, Call]:
     """The same with matrix products; few tokens, because they take long."""
     few, fewer = x[:256], x[:64]
     gram = (w @ w.T).double().numpy() if len(w) <= 5000 else None
+    dense = Dictionary.of_matrix(w, signed=True)
     calls: dict[str, Call] = {
         "encoder": (lambda: encode_topk(few, None, w, k), len(few)),
         "one-shot + refit": (lambda: block_omp(few, None, w, k, block=k), len(few)),
@@ -106,8 +115,11 @@ def dense_calls(x: torch.Tensor, w: torch.Tensor, k: int) -> dict[str, Call]:
             len(fewer),
         ),
         "OMP": (lambda: block_omp(fewer, None, w, k), len(fewer)),
-        "MP": (lambda: pursue(fewer, w, k, "mp"), len(fewer)),
-        "gradient pursuit": (lambda: pursue(fewer, w, k, "gradient"), len(fewer)),
+        "MP": (lambda: MatchingPursuit().codes(dense, fewer, k), len(fewer)),
+        "gradient pursuit": (
+            lambda: GradientPursuit().codes(dense, fewer, k),
+            len(fewer),
+        ),
     }
     if gram is not None:
         products = (w @ fewer.T).double().numpy()

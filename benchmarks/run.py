@@ -28,6 +28,7 @@ from rich.table import Table
 from expander_sae.graphs import make_mask
 from expander_sae.ops import instruction_sets, selftest, use_instruction_set
 from expander_sae.ops.encode_topk import native
+from expander_sae.pursuit import Encoder
 from expander_sae.saes import DenseTopKSae, ExpanderSae, InputStatistics
 from expander_sae.training import TrainConfig
 from expander_sae.training.member import Member
@@ -121,7 +122,7 @@ def step_calls(shape: Shape, degree: int | None) -> dict[str, tuple[Callable[[],
     statistics = InputStatistics(x.mean(0), 1.0, float((x - x.mean(0)).square().sum(1).mean()), 0)
     config = TrainConfig(tokens=batch * 10_000, batch_size=batch, aux_coefficient=0.0)
     sizes = {"d_in": shape.d_in, "n_latents": shape.n_latents, "k": K}
-    sae = DenseTopKSae(**sizes) if degree is None else ExpanderSae(**sizes, degree=degree)
+    sae = DenseTopKSae(**sizes) if degree is None else ExpanderSae(**sizes, degree=degree, reading=Encoder())
     member = Member("sae", sae, config, statistics)
     name = "dense step" if degree is None else f"step d={degree}"
     return {name: (lambda: member.step(5, x), batch)}

@@ -135,12 +135,12 @@ def main():
         theirs, ce_tokens, tokens = saebench(adapter, model, texts, settings)
         result, loss = ours(sae, language_model, ce_tokens, tokens, adapter.cfg.hook_layer)
         rows = [(name, theirs[name], float(read(result, loss)), same) for name, read, same in PAIRS]
-        print(f"\n{folder}: {sae.own_inference()}, {tokens.numel()} tokens, {ce_tokens.numel()} for cross entropy")
+        print(f"\n{folder}: {sae.reading}, {tokens.numel()} tokens, {ce_tokens.numel()} for cross entropy")
         print(f"{'':24}{'SAEBench':>12}{'ours':>12}  same definition")
         for name, one, other, same in rows:
             print(f"{name:24}{one:12.5f}{other:12.5f}  {'yes' if same is True else same}")
         written[str(folder)] = {
-            "inference": str(sae.own_inference()),
+            "inference": str(sae.reading),
             "saebench": theirs,
             "compared": {name: {"saebench": one, "ours": other, "same": same} for name, one, other, same in rows},
         }

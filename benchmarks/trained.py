@@ -24,7 +24,7 @@ from turns import Call, take_turns
 
 from expander_sae.activations import ActivationStore
 from expander_sae.ops import Codes, block_omp
-from expander_sae.pursuit import Dictionary, native
+from expander_sae.pursuit import Encoder, native
 from expander_sae.saes import ExpanderSae, load_sae
 
 HERE = Path(__file__).resolve().parent
@@ -35,12 +35,10 @@ def read(sae: ExpanderSae, x: torch.Tensor, way: str) -> Codes:
     """Codes of x [batch, d_in]: by the SAE's own inference, or by one of both ways of OMP."""
     if way == "own":
         return sae.encode(x)
-    rows, values, _ = sae.dictionary()
-    assert rows is not None
+    w = sae.dictionary().detached()
     if way == "scanned":
-        return block_omp(x, rows, values, sae.k, center=sae.center(), signed=sae.signed, backend="native")
-    options = {"signed": sae.signed, "tolerance": 0.0, "center": sae.center(), "warm_start": None, "steps": None}
-    return native.greedy(x, Dictionary(rows.long(), values, sae.d_in), sae.k, "omp", **options)
+        return block_omp(x, w.rows, w.decoder, sae.k, center=w.center, signed=w.signed, backend="native")
+    return native.greedy(x, w, sae.k, "omp", sae.k, tolerance=0.0, start=None)
 
 
 def check(name: str, sae: ExpanderSae, x: torch.Tensor) -> None:
@@ -69,7 +67,7 @@ def main() -> None:
         problems.append((f"{folder.name}, k {sae.k}", sae, x))
     for text in arguments.balanced:
         d_in, n_latents, degree, k = (int(part) for part in text.split(","))
-        sae = ExpanderSae(d_in=d_in, n_latents=n_latents, degree=degree, k=k).eval()
+        sae = ExpanderSae(d_in=d_in, n_latents=n_latents, degree=degree, k=k, reading=Encoder()).eval()
         noise = torch.randn(arguments.tokens, d_in, generator=torch.Generator().manual_seed(0))
         problems.append((f"balanced {d_in} x {n_latents}, degree {degree}, k {k}", sae, noise))
     if not problems:
@@ -90,17 +88,15 @@ def main() -> None:
     first = rates[problems[0][0], "own"]
     for name, sae, _ in problems:
         tracked, scanned, own = (rates[name, way] for way in WAYS)
-        indices, values, _ = sae.dictionary()
-        assert indices is not None
-        takes = "tracked" if native.tracking_pays(Dictionary(indices.long(), values, sae.d_in)) else "scanned"
+        takes = "tracked" if native.tracking_pays(sae.dictionary()) else "scanned"
         trained = not name.startswith("balanced")  # the others read by the encoder, which says nothing here
         slower = f"{median(a / b for a, b in zip(first, own, strict=True)):.2f}" if trained else ""
         table.add_row(
             name, f"{median(tracked):,.0f}", f"{median(scanned):,.0f}", takes,
-            f"{median(own):,.0f} ({sae.own_inference()})", slower,
+            f"{median(own):,.0f} ({sae.reading})", slower,
         )  # fmt: skip
         row = {"dictionary": name, "kind": sae.kind, "degree": sae.degree, "pursue_takes": takes,
-               "own_inference": str(sae.own_inference()), "times_slower_than_first": slower}  # fmt: skip
+               "own_inference": str(sae.reading), "times_slower_than_first": slower}  # fmt: skip
         for way in WAYS:
             row |= {way: round(median(rates[name, way]), 1), f"{way}_lowest": round(min(rates[name, way]), 1),
                     f"{way}_highest": round(max(rates[name, way]), 1)}  # fmt: skip

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 from common import synthetic_activations
 
 from expander_sae.ops import instruction_sets, selftest, use_instruction_set
+from expander_sae.pursuit import Encoder, Stages
 from expander_sae.saes import DenseTopKSae, ExpanderSae, input_statistics
 from expander_sae.training import TrainConfig
 from expander_sae.training.member import Member
@@ -47,7 +48,9 @@ def calls(degree: int) -> dict[str, tuple[Callable[[], object], int]]:
     config = TrainConfig(aux_coefficient=0.0, stages=None, spare=None)
     found = {}
     for stages, spare in WAYS:
-        sae = ExpanderSae(d_in=D_IN, n_latents=N_LATENTS, degree=degree, k=K, stages=stages, spare=spare)
+        sae = ExpanderSae(
+            d_in=D_IN, n_latents=N_LATENTS, degree=degree, k=K, reading=Stages(stages, spare) if stages else Encoder()
+        )
         member = Member(f"{stages}+{spare}", sae, replace(config, rewire_every=STEPS if stages else 0), statistics)
         found["plain" if stages == 0 else f"{stages} stages + {spare} spare"] = (steps(member, x), BATCH * STEPS)
     dense = Member("dense", DenseTopKSae(d_in=D_IN, n_latents=N_LATENTS, k=K), config, statistics)

@@ -10,6 +10,7 @@ from common import Job, Step, job, run
 from torch import Tensor
 
 from expander_sae.ops import reconstruction_loss
+from expander_sae.pursuit import Encoder
 from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, input_statistics
 from expander_sae.training import TrainConfig
 from expander_sae.training.member import Member
@@ -20,7 +21,10 @@ SETTINGS = {"expander d=7": 7, "dense tied": None}
 def check() -> None:
     """Leave with a message if the loss or a gradient differs from the reference."""
     x = torch.randn(67, 96, generator=torch.Generator().manual_seed(0))
-    for sae in (ExpanderSae(d_in=96, n_latents=1500, degree=7, k=16), DenseTopKSae(d_in=96, n_latents=1500, k=16)):
+    for sae in (
+        ExpanderSae(d_in=96, n_latents=1500, degree=7, k=16, reading=Encoder()),
+        DenseTopKSae(d_in=96, n_latents=1500, k=16),
+    ):
         rows = sae.rows if isinstance(sae, ExpanderSae) else None
         results = []
         for backend in ("reference", "auto"):
@@ -39,7 +43,9 @@ def check() -> None:
 def make(setting: str, wanted: Job, x: Tensor) -> tuple[Step, torch.nn.Module]:
     sizes = {"d_in": wanted.d_in, "n_latents": wanted.n_latents, "k": wanted.k}
     degree = SETTINGS[setting]
-    sae: AbstractSae = DenseTopKSae(**sizes) if degree is None else ExpanderSae(**sizes, degree=degree)
+    sae: AbstractSae = (
+        DenseTopKSae(**sizes) if degree is None else ExpanderSae(**sizes, degree=degree, reading=Encoder())
+    )
     config = TrainConfig(tokens=10**9, batch_size=wanted.batches[0], aux_coefficient=0.0)
     member = Member(setting, sae, config, input_statistics(x))
 

@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from expander_sae.activations import harvest_items
 from expander_sae.evaluation import evaluate
+from expander_sae.pursuit import Stages
 from expander_sae.saes import ExpanderSae
 from expander_sae.training import StoreBatches, TrainConfig, train
 
@@ -89,7 +90,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         model, batches(), options.out / "acts", module="embedding", name="sentences", mask=None, heldout_share=0.2
     )
     config = TrainConfig(tokens=options.epochs * store.n_tokens("train"), batch_size=256, statistics_tokens=4096)
-    sae = ExpanderSae(d_in=store.d_in, n_latents=2 * store.d_in, degree=7, k=16, stages=4, spare=8)
+    sae = ExpanderSae(d_in=store.d_in, n_latents=2 * store.d_in, degree=7, k=16, reading=Stages(4, spare=8))
     train({"sae": sae}, StoreBatches(store, config), config, folder=options.out / "saes", progress=False)
     record = evaluate({"sae": sae}, store, progress=False)["sae"]
     size = f"{store.n_tokens('train'):,} sentences, d_in {store.d_in}"

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from .ops import Codes
     from .records import ExpanderSaeError
     from .saes import DenseTopKSae, ExpanderSae, load_sae
-    from .training import TrainConfig, train
+    from .training import TrainConfig, fit, train
+    from .training.estimator import SparseDictionary
 
 __all__ = [
     "ActivationStore",
@@ -22,8 +23,10 @@ __all__ = [
     "ExpanderSae",
     "ExpanderSaeError",
     "Mask",
+    "SparseDictionary",
     "TrainConfig",
     "evaluate",
+    "fit",
     "harvest",
     "load_sae",
     "make_mask",
@@ -37,8 +40,10 @@ _ROOMS = {
     "ExpanderSae": "saes",
     "ExpanderSaeError": "records",
     "Mask": "graphs",
+    "SparseDictionary": "training.estimator",
     "TrainConfig": "training",
     "evaluate": "evaluation",
+    "fit": "training",
     "harvest": "activations",
     "load_sae": "saes",
     "make_mask": "graphs",

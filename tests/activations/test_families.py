@@ -9,6 +9,7 @@ import torch
 from expander_sae.activations import n_blocks, residual_after_block
 from expander_sae.activations.blocks import decoder_blocks
 from expander_sae.interop.hooks import read_codes
+from expander_sae.pursuit import Encoder
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import ExpanderSae
 
@@ -51,7 +52,7 @@ def test_several_streams_are_refused_by_layer_and_by_name():
     with pytest.raises(ExpanderSaeError, match="hand on one stream"):
         n_blocks(model)
     name = next(name for name, _ in model.named_modules() if name.endswith("layers.1"))
-    sae = ExpanderSae(d_in=families.D_IN, n_latents=128, degree=4, k=4)
+    sae = ExpanderSae(d_in=families.D_IN, n_latents=128, degree=4, k=4, reading=Encoder())
     with pytest.raises(ExpanderSaeError, match="several streams"), read_codes(model, name, sae):
         model(torch.arange(5, 12)[None])
 

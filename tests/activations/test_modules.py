@@ -14,6 +14,7 @@ from expander_sae.activations.modules import changed_output, output_of
 from expander_sae.cli.main import app
 from expander_sae.evaluation import evaluate
 from expander_sae.interop.hooks import read_codes
+from expander_sae.pursuit import Stages
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import ExpanderSae, load_sae
 from expander_sae.training import StoreBatches, TrainConfig, train
@@ -57,16 +58,16 @@ def test_stored_activations_are_the_module_s_output(lm, text, tmp_path, module, 
 def test_the_cross_entropy_is_spliced_at_the_module(lm, text, tmp_path):
     module = "model.layers.1.mlp"
     store = harvest(lm, text, tmp_path / "h", module=module, **SETTINGS)
-    saes = {"sae": ExpanderSae(d_in=D_IN, n_latents=128, degree=8, k=8, stages=2)}
+    saes = {"sae": ExpanderSae(d_in=D_IN, n_latents=128, degree=8, k=8, reading=Stages(2))}
     train(saes, StoreBatches(store, TRAIN), TRAIN, folder=tmp_path / "saes", progress=False)
 
     class Perfect(ExpanderSae):
         def decode(self, codes):
             return self.seen
 
-        def encode(self, x, *, inference=None):
+        def encode(self, x, *, reading=None):
             self.seen = x
-            return super().encode(x, inference=inference)
+            return super().encode(x, reading=reading)
 
     saes["perfect"] = Perfect(d_in=D_IN, n_latents=128, degree=8, k=8)
     record = evaluate(saes, store, language_model=lm, ce_tokens=500, progress=False)
@@ -174,7 +175,7 @@ def test_patches_of_a_vision_transformer_train_an_sae(tmp_path):
     everything = torch.cat([output_of(vit, module, **batch) for batch in images()])
     stored = torch.cat(list(store.blocks("heldout")))
     torch.testing.assert_close(stored.float(), everything[numbers][:, 1:].reshape(-1, 32), rtol=2e-3, atol=2e-3)
-    saes = {"sae": ExpanderSae(d_in=32, n_latents=128, degree=8, k=8, stages=2)}
+    saes = {"sae": ExpanderSae(d_in=32, n_latents=128, degree=8, k=8, reading=Stages(2))}
     train(saes, StoreBatches(store, TRAIN), TRAIN, folder=tmp_path / "saes", progress=False)
     record = evaluate(saes, store, progress=False)["sae"]
     assert 0 < record.fvu < 0.8

@@ -19,6 +19,7 @@ from expander_sae.compression.agreement import LatentFates, cosines
 from expander_sae.compression.compress import starting_point
 from expander_sae.compression.encoder import regressed_encoder
 from expander_sae.ops import Codes
+from expander_sae.pursuit import Encoder, parse_reading
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import DenseTopKSae, ExpanderSae, load_sae
 
@@ -32,14 +33,17 @@ def test_a_full_degree_is_the_dense_sae_itself(tiny, tmp_path):
     x = store.sample("heldout", 200, 0)
     with torch.no_grad():
         for inference in ("encoder", "stages:2"):
-            before, after = dense.encode(x, inference=inference), sae.encode(x, inference=inference)
+            before, after = (
+                dense.encode(x, reading=parse_reading(inference)),
+                sae.encode(x, reading=parse_reading(inference)),
+            )
             torch.testing.assert_close(after.values, before.values, rtol=1e-3, atol=1e-3)
             assert float((after.indices == before.indices).double().mean()) > 0.999
     own = compress(dense, store, replace(recipe, encoder="own"), folder=tmp_path / "own")
     with torch.no_grad():
         after = own.encode(x)
         fires = firing_agreement(dense.encode, {"own": own.encode}, [x], 96)["own"]
-    assert own.own_inference().name == "encoder"
+    assert own.reading.name == "encoder"
     assert summarise(LatentFates(torch.ones(96), fires))["f1_micro"] > 0.95
 
 
@@ -119,7 +123,7 @@ def test_cosines_by_hand():
 def test_measure_writes_every_latents_fate(tiny, tmp_path):
     _, lm, store, dense = tiny
     sae = compress(dense, store, replace(RECIPE, tokens=0), folder=tmp_path, source="a dense one")
-    record = measure(dense, sae, store, readings=["encoder"], language_model=lm, ce_tokens=200, progress=False)
+    record = measure(dense, sae, store, readings=[Encoder()], language_model=lm, ce_tokens=200, progress=False)
     write_latents(record, tmp_path / "latents.safetensors")
     arrays = load_file(tmp_path / "latents.safetensors")
     assert {len(array) for array in arrays.values()} == {96}
@@ -167,7 +171,7 @@ def test_codes_are_found_with_spare_columns_as_in_training_from_nothing(tiny):
         ({"encoder": "own"}, "encoder"),
         ({"encoder": "own", "spare": 3}, "encoder"),
     ):
-        assert str(starting_point(dense, x, replace(RECIPE, **changes)).own_inference()) == says
+        assert str(starting_point(dense, x, replace(RECIPE, **changes)).reading) == says
     with pytest.raises(ExpanderSaeError, match="spare in 0"):
         starting_point(dense, x, replace(RECIPE, spare=93))
 

@@ -9,6 +9,7 @@ from tiny_models import D_IN, make_tiny_model
 
 from expander_sae.activations.models import load_language_model
 from expander_sae.evaluation import cross_entropy, evaluate
+from expander_sae.pursuit import Encoder
 from expander_sae.records import EvaluationRecord, ExpanderSaeError, read_json, write_json
 from expander_sae.saes import DenseTopKSae, ExpanderSae, load_sae
 
@@ -20,7 +21,7 @@ def language_model(tmp_path_factory):
 
 def make_saes():
     return {
-        "d4": ExpanderSae(d_in=D_IN, n_latents=64, degree=4, k=6, seed=3),
+        "d4": ExpanderSae(d_in=D_IN, n_latents=64, degree=4, k=6, seed=3, reading=Encoder()),
         "dense": DenseTopKSae(d_in=D_IN, n_latents=64, k=6, seed=3),
     }
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from expander_sae.evaluation.codes import TokenBatch
 from expander_sae.evaluation.features import best_cosine, dense_columns
 from expander_sae.evaluation.firing import Firings, best_jaccard, firings, split_half, token_entropy
+from expander_sae.pursuit import Encoder
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import DenseTopKSae, ExpanderSae
 
@@ -65,7 +66,7 @@ def test_split_halves():
 
 
 def test_firings_are_the_non_zero_codes():
-    sae = ExpanderSae(d_in=16, n_latents=32, degree=3, k=4)
+    sae = ExpanderSae(d_in=16, n_latents=32, degree=3, k=4, reading=Encoder())
     x = torch.randn(30, 16)
     batches = [
         TokenBatch(part, *(torch.arange(len(part), dtype=torch.int32) for _ in range(3))) for part in x.split(12)
@@ -83,7 +84,10 @@ def test_firings_are_the_non_zero_codes():
 
 
 def test_best_cosine_is_the_definitions():
-    sparse, dense = ExpanderSae(d_in=16, n_latents=40, degree=3, k=4), DenseTopKSae(d_in=16, n_latents=24, k=4)
+    sparse, dense = (
+        ExpanderSae(d_in=16, n_latents=40, degree=3, k=4, reading=Encoder()),
+        DenseTopKSae(d_in=16, n_latents=24, k=4),
+    )
     found = best_cosine(sparse, dense, at_once=7)
     w = torch.zeros(40, 16).scatter_(1, sparse.rows.long(), sparse.values.detach())
     assert torch.equal(dense_columns(sparse), w)

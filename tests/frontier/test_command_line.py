@@ -18,6 +18,7 @@ from expander_sae.cli.evaluate import evaluate, sae_names
 from expander_sae.cli.frontier import frontier, table
 from expander_sae.cli.source import model_note
 from expander_sae.frontier import load_frontier
+from expander_sae.pursuit import Encoder
 from expander_sae.records import EvaluationRecord, ExpanderSaeError, read_json
 from expander_sae.saes import ExpanderSae, load_sae
 
@@ -127,7 +128,7 @@ def test_eval_and_encode_read_by_another_inference(place, finished, tmp_path):
         found = file.get_tensor("values")
     call("encode", sae, "--acts", place / "acts", "--out", codes, "--inference", "encoder", "--quiet", "--overwrite")
     assert not torch.equal(found, load_file(codes)["values"])
-    with pytest.raises(ExpanderSaeError, match="inference out of encoder"):
+    with pytest.raises(ExpanderSaeError, match="reading out of encoder"):
         call("eval", place / "acts", sae, "--no-ce", "--inference", "lasso")
 
 
@@ -177,8 +178,8 @@ def test_encode_text_gives_the_codes_of_its_activations(place, finished, tmp_pat
 
 
 def test_what_is_refused(place, tmp_path):
-    ExpanderSae(d_in=D_IN + 1, n_latents=64, degree=4, k=4).save(tmp_path / "wide")
-    ExpanderSae(d_in=D_IN, n_latents=64, degree=4, k=4).save(tmp_path / "fresh")
+    ExpanderSae(d_in=D_IN + 1, n_latents=64, degree=4, k=4, reading=Encoder()).save(tmp_path / "wide")
+    ExpanderSae(d_in=D_IN, n_latents=64, degree=4, k=4, reading=Encoder()).save(tmp_path / "fresh")
     out = ["--out", tmp_path / "codes.safetensors", "--quiet"]
     with pytest.raises(ExpanderSaeError, match="either --acts"):
         call("encode", tmp_path / "wide", *out)

@@ -60,7 +60,7 @@ def test_fixed_supports_stay_and_learned_ones_move(store, tmp_path):
     for variant in variants:
         sae = load_sae(tmp_path / variant.sae_path)
         assert isinstance(sae, ExpanderSae)
-        assert sae.stages == 2
+        assert sae.reading.stages == 2
         start = variant.build(D_IN, stages=2)
         assert isinstance(start, ExpanderSae)
         assert (sae.mask == start.mask) == (variant.family != "expander"), variant.name
@@ -118,7 +118,7 @@ def test_widths_of_the_matched_controls():
     assert built["matched-untied"].learned_values() == sparse.learned_values()
     # Rows of a learned support take 113 bits a column beside the 512 of its values.
     assert built["matched-bytes"].n_latents == round(4608 * (512 + 113) / (32 * 576))
-    assert (built["matched-bytes"].stages, built["matched-bytes-omp"].stages) == (0, 8)
+    assert (str(built["matched-bytes"].reading), built["matched-bytes-omp"].reading.stages) == ("encoder", 8)
 
 
 @pytest.mark.parametrize("degree", [7, 64, 200])

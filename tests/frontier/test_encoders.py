@@ -58,7 +58,7 @@ def test_half_of_the_budget_is_the_encoders_and_only_the_second_way_changes_the_
     [
         ({"budgets": "5"}, "even numbers"),
         ({"budgets": str(2 * D_IN)}, "even numbers"),
-        ({"encoder_readings": "encodre"}, "an inference out of"),
+        ({"encoder_readings": "encodre"}, "a reading out of"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_trained(stores, tmp_path, given, says):

@@ -237,5 +237,5 @@ def test_other_readings_share_the_training(store, language_model, tmp_path, monk
 
 def test_an_unknown_reading_is_refused_before_training(store, tmp_path, monkeypatch):
     monkeypatch.setattr(passes, "train", lambda *args, **kwargs: pytest.fail("trained"))
-    with pytest.raises(ExpanderSaeError, match="inference"):
+    with pytest.raises(ExpanderSaeError, match="expected a reading"):
         run_frontier(store, tmp_path, variants(), CONFIG, readings=("lasso",))

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 sys.path.append(str(Path(__file__).parents[1] / "training"))
+from by_method import METHODS, pursue
 from memory_source import MemorySource, sparse_activations
 from memory_store import MemoryStore
 
 from expander_sae.evaluation import evaluate
 from expander_sae.interop import ThresholdSae, dense_weights, read_sae, write_sae
 from expander_sae.ops import Codes, encode_topk, reconstruction_loss, sparse_decode, unit_columns
-from expander_sae.pursuit import METHODS, pursue, refit_codes
+from expander_sae.pursuit import Dictionary, Encoder, Stages, parse_reading, refit_codes
 from expander_sae.saes import DenseTopKSae, ExpanderSae, IrregularSae, load_sae
 from expander_sae.theory import CodeShares, certify_dictionary, posterior_certificates
 from expander_sae.training import TrainConfig, train
@@ -77,9 +78,9 @@ def make():
     encoder, decoder = torch.randn(48, 16, **draw), torch.randn(48, 16, **draw)
     limits = torch.rand(48, **draw)
     return {
-        "expander": ExpanderSae(**SIZES, degree=3),
-        "untied": ExpanderSae(**SIZES, degree=3, tied=False, latent_bias=True, signed=True),
-        "irregular": IrregularSae(**SIZES, degree=6, entries=150),
+        "expander": ExpanderSae(**SIZES, degree=3, reading=Encoder()),
+        "untied": ExpanderSae(**SIZES, degree=3, tied=False, latent_bias=True, signed=True, reading=Encoder()),
+        "irregular": IrregularSae(**SIZES, degree=6, entries=150, reading=Encoder()),
         "dense": DenseTopKSae(**SIZES),
         "dense-untied": DenseTopKSae(**SIZES, tied=False, latent_bias=True),
         "threshold": ThresholdSae(
@@ -100,7 +101,7 @@ def encoded(x, folder):
         sae.eval()
         readings = READINGS if name != "threshold" else ("encoder",)
         for reading in readings:
-            codes = sae.encode(x, inference=reading)
+            codes = sae.encode(x, reading=parse_reading(reading))
             found |= {f"{name} {reading} indices": codes.indices, f"{name} {reading}": codes.values}
         found[f"{name} decoded"] = sae.decode(sae.encode(x))
         found[f"{name} none"] = sae.encode(x[:0]).values
@@ -137,12 +138,18 @@ def computed(x, folder):
         found[f"unit {backend}"] = unit_columns(values * 3, backend=backend)
         center = sparse.center().detach()
         found[f"loss {backend}"] = reconstruction_loss(x, rows, values, 4, center=center, backend=backend).loss
-    for method in METHODS:
-        for backend, dictionary in (("auto", sparse), ("reference", sparse), ("auto", full), ("auto", wide.double())):
+    for method in METHODS[:-1]:  # the refit comes below
+        w = sparse.dictionary()
+        for backend, dictionary in (
+            ("auto", w),
+            ("reference", w),
+            ("auto", full.dictionary()),
+            ("auto", wide.double()),
+        ):
             codes = pursue(x, dictionary, 4, method, backend=backend)
-            found[f"{method} {backend} {type(dictionary)} {dictionary is sparse}"] = codes.values
+            found[f"{method} {backend} {type(dictionary)} {dictionary is w}"] = codes.values
     codes = encode_topk(x, rows, values, 4)
-    found["refit"] = refit_codes(x, codes.indices, sparse, used=codes.values != 0).codes.values
+    found["refit"] = refit_codes(x, codes.indices, w, used=codes.values != 0).codes.values
     certificates = posterior_certificates(x, codes, rows, values)
     found |= {f"posterior {i}": part for i, part in enumerate(certificates) if isinstance(part, torch.Tensor)}
     shares = CodeShares(rows, values, d_in=16)
@@ -161,7 +168,7 @@ def computed(x, folder):
 def trained(x, folder):
     """What needs gradients, which training turns on itself."""
     saes = {name: sae for name, sae in make().items() if name != "threshold"}
-    saes["pursuit"] = ExpanderSae(**SIZES, degree=3, stages=2, spare=2)
+    saes["pursuit"] = ExpanderSae(**SIZES, degree=3, reading=Stages(2, 2))
     config = TrainConfig(
         tokens=6 * 64, batch_size=64, rewire_every=2, heldout_every=3, log_every=2, statistics_tokens=100, coherence=0.1
     )
@@ -190,17 +197,10 @@ def gradients(x, folder):
                 moved = x.clone().requires_grad_()
                 codes = encode_topk(moved, rows, unit_columns(leaf, backend=backend), 4, backend=backend)
                 sparse_decode(codes, rows, leaf, 16, backend=backend).square().sum().backward()
-                fitted = refit_codes(moved, codes.indices, _Dictionary(rows, leaf)).codes
+                fitted = refit_codes(moved, codes.indices, Dictionary(rows, leaf, 16)).codes
                 sparse_decode(Codes(*fitted), rows, leaf, 16, backend=backend).pow(3).sum().backward()
                 found |= {f"{backend} {rows is None} leaf": leaf.grad, f"{backend} {rows is None} x": moved.grad}
     return found
-
-
-class _Dictionary:
-    d_in = 16
-
-    def __init__(self, rows, values):
-        self.rows, self.values = rows, values
 
 
 PARTS = {"encoded": encoded, "computed": computed, "trained": trained, "gradients": gradients}

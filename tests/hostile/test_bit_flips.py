@@ -9,6 +9,7 @@ import pytest
 import torch
 from shop import call, shop_in
 
+from expander_sae.pursuit import Encoder
 from expander_sae.records import ExpanderSaeError
 from expander_sae.records.sealed import read_sealed, write_sealed
 from expander_sae.saes import ExpanderSae
@@ -77,7 +78,7 @@ def test_a_checkpoint_of_an_earlier_release_is_gone_on_from(fine_tune, tmp_path,
     config = TrainConfig(tokens=256 * 8, batch_size=256, checkpoint_every=0, fine_tune=fine_tune)
 
     def trained(folder, interrupt_at=None):
-        source, sae = MemorySource(x), ExpanderSae(d_in=48, n_latents=96, degree=4, k=4)
+        source, sae = MemorySource(x), ExpanderSae(d_in=48, n_latents=96, degree=4, k=4, reading=Encoder())
         source.interrupt_at = interrupt_at
         train({"a": sae}, source, config, folder=tmp_path / folder, progress=False)
         return sae.state_dict()

@@ -6,11 +6,12 @@ import core_fuzz
 import numpy as np
 import pytest
 import torch
+from by_method import pursue
 
 from expander_sae import ExpanderSae
 from expander_sae.ops import block_omp, encode_topk, sparse_decode, unit_columns
 from expander_sae.ops.backends import native_core
-from expander_sae.pursuit import Dictionary, pursue
+from expander_sae.pursuit import Dictionary, Encoder, parse_reading
 from expander_sae.records import ExpanderSaeError
 
 pytestmark = pytest.mark.skipif(native_core() is None, reason="the C++ core is not built")
@@ -28,7 +29,10 @@ def test_what_an_earlier_call_left_in_scratch_is_no_result():
     for seed in range(12):
         torch.manual_seed(seed)
         large, small = (
-            ExpanderSae(d_in=64, n_latents=512, degree=7, k=k, seed=seed).read_by("stages:8+16") for k in (48, 8)
+            ExpanderSae(d_in=64, n_latents=512, degree=7, k=k, seed=seed, reading=Encoder()).read_by(
+                parse_reading("stages:8+16")
+            )
+            for k in (48, 8)
         )
         large.encode(100 * torch.randn(33, 64))
         x = torch.randn(17, 64)
@@ -109,7 +113,7 @@ def test_biases_codes_and_warm_starts_are_checked(dense, backend, bad):
     codes.values[1, 0] = bad
     with pytest.raises(ExpanderSaeError, match="codes holds NaN or infinity"):
         sparse_decode(codes, rows, values, 4, backend=backend)
-    with pytest.raises(ExpanderSaeError, match="warm_start holds NaN or infinity"):
+    with pytest.raises(ExpanderSaeError, match="start holds NaN or infinity"):
         pursue(x, Dictionary(rows, values, 4), 2, "refit", warm_start=codes)
 
 

@@ -12,6 +12,7 @@ import peer_files
 from peer_files import D_IN, N_LATENTS, K, linear_state, random_weights
 
 from expander_sae.interop import read_sae, write_sae
+from expander_sae.pursuit import Encoder
 from expander_sae.records import ExpanderSaeError, read_json, sha256_file
 from expander_sae.saes import DenseTopKSae, ExpanderSae, IrregularSae, load_sae
 
@@ -33,11 +34,11 @@ MAKERS = {
 
 
 def expander():
-    return ExpanderSae(d_in=12, n_latents=40, degree=3, k=5)
+    return ExpanderSae(d_in=12, n_latents=40, degree=3, k=5, reading=Encoder())
 
 
 def irregular():
-    return IrregularSae(d_in=12, n_latents=40, degree=6, entries=120, k=5)
+    return IrregularSae(d_in=12, n_latents=40, degree=6, entries=120, k=5, reading=Encoder())
 
 
 def changed(form, folder, change, inside=None):
@@ -76,7 +77,8 @@ def changed(form, folder, change, inside=None):
         ("sparsify", {"num_latents": N_LATENTS + 1}),
         ("sparsify", {"d_in": D_IN + 1}),
         ("ours", {"tied": 1}),
-        ("ours", {"version": 3}),
+        ("ours", {"version": 4}),
+        *(("ours", {"reading": bad}) for bad in ("magic", "stages:99", "stages:2+9999", "warm:99", 3, None, [])),
         *((form, {"a_new_field": None}) for form in MAKERS),
         *((form, {"k": bad}) for form in MAKERS if form != "dictionary_learning" for bad in (True, 2.5, "5", -1, 0)),
         *((form, {"k": bad}) for form in MAKERS if form != "dictionary_learning" for bad in (float("nan"), 10**30, [])),

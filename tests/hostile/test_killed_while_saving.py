@@ -12,12 +12,13 @@ from full_disk import files_of_at_most
 
 from expander_sae.interop import WRITABLE, read_sae, write_sae
 from expander_sae.interop.hub import save_pretrained
+from expander_sae.pursuit import Encoder
 from expander_sae.records import ExpanderSaeError, arrays_of, write_pair
 from expander_sae.saes import ExpanderSae, IrregularSae, load_sae
 
 
 def make(seed, **options):
-    return ExpanderSae(d_in=64, n_latents=4096, degree=5, k=8, seed=seed, **options)
+    return ExpanderSae(d_in=64, n_latents=4096, degree=5, k=8, seed=seed, **{"reading": Encoder(), **options})
 
 
 def numbers(folder):
@@ -118,21 +119,23 @@ def where(folder, form):
 @pytest.mark.parametrize("size", [0, 100, 3000])
 @pytest.mark.parametrize("form", WRITERS)
 def test_a_full_disk_is_one_error_and_nothing_is_lost(form, size, tmp_path):
-    sae, x = ExpanderSae(d_in=16, n_latents=96, degree=3, k=4), torch.randn(5, 16)
+    sae, x = ExpanderSae(d_in=16, n_latents=96, degree=3, k=4, reading=Encoder()), torch.randn(5, 16)
     path = where(tmp_path, form)
     WRITERS[form](sae, path)
     want = read_sae(path).encode(x)
     before = names(tmp_path if path.is_file() else path)
     with files_of_at_most(size), pytest.raises(ExpanderSaeError, match="cannot write"):
-        WRITERS[form](ExpanderSae(d_in=16, n_latents=900, degree=3, k=4, seed=1), path)
+        WRITERS[form](ExpanderSae(d_in=16, n_latents=900, degree=3, k=4, seed=1, reading=Encoder()), path)
     assert names(tmp_path if path.is_file() else path) == before
     assert torch.equal(read_sae(path).encode(x).values, want.values)
 
 
 @pytest.mark.parametrize("form", WRITERS)
 def test_the_same_sae_is_the_same_bytes(form, tmp_path):
-    kinds = [ExpanderSae(d_in=16, n_latents=96, degree=3, k=4)]
-    kinds += [IrregularSae(d_in=16, n_latents=96, degree=6, entries=300, k=4)] if form == "ours" else []
+    kinds = [ExpanderSae(d_in=16, n_latents=96, degree=3, k=4, reading=Encoder())]
+    kinds += (
+        [IrregularSae(d_in=16, n_latents=96, degree=6, entries=300, k=4, reading=Encoder())] if form == "ours" else []
+    )
     for number, sae in enumerate(kinds):
         found = []
         for again in ("a", "b"):

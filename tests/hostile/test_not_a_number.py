@@ -17,6 +17,7 @@ from expander_sae.evaluation import evaluate
 from expander_sae.evaluation.reconstruction import ReconstructionAccumulator
 from expander_sae.frontier.closed_form import principal_saes
 from expander_sae.ops import Codes
+from expander_sae.pursuit import Encoder
 from expander_sae.records import EvaluationRecord, ExpanderSaeError
 from expander_sae.saes import ExpanderSae, input_statistics, load_sae, ordinary_tokens
 from expander_sae.training import TrainConfig, heldout_sample, train
@@ -40,7 +41,7 @@ class Store(MemoryStore):
 
 
 def sae(**given):
-    return ExpanderSae(**{"d_in": D_IN, "n_latents": 96, "degree": 4, "k": 4, **given})
+    return ExpanderSae(**{"d_in": D_IN, "n_latents": 96, "degree": 4, "k": 4, "reading": Encoder(), **given})
 
 
 def activations():

@@ -17,6 +17,7 @@ from expander_sae.compression import Recipe, compress
 from expander_sae.evaluation import cross_entropy, evaluate
 from expander_sae.interop import read_sae, write_sae
 from expander_sae.interop.saebench import SaeBenchAdapter
+from expander_sae.pursuit import Encoder, Stages
 from expander_sae.records import (
     ExpanderSaeError,
     Provenance,
@@ -91,7 +92,7 @@ def place(tmp_path_factory):
 
 def sae_of(place, layer, kind=ExpanderSae):
     """An SAE of a layer, as `train` leaves it."""
-    options = {"degree": 4, "stages": 2} if kind is ExpanderSae else {}
+    options = {"degree": 4, "reading": Stages(2)} if kind is ExpanderSae else {}
     sae = kind(d_in=D_IN, n_latents=64, k=4, **options)
     sae.metadata["activations"] = dict(ActivationStore.open(place / f"acts{layer}").manifest["settings"])
     return sae
@@ -207,7 +208,7 @@ def test_an_sae_that_reads_normalised_activations(place):
 
 
 def test_garbled_records_are_unknown_and_widths_are_an_error():
-    sae = ExpanderSae(d_in=D_IN, n_latents=64, degree=4, k=4)
+    sae = ExpanderSae(d_in=D_IN, n_latents=64, degree=4, k=4, reading=Encoder())
     for metadata in ({"activations": 3}, {"activations": {"layer": "two", "model_id": 7}}, {"imported": []}):
         sae.metadata = metadata
         assert check_provenance("s", sae, Provenance(model="x", layer=2)) is None

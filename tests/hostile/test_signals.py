@@ -111,14 +111,14 @@ def test_an_interrupt_while_saes_are_saved_waits_for_them(shop, tmp_path, handle
 @pytest.mark.parametrize("verb", ["encode", "eval", "harvest", "convert"])
 def test_what_a_verb_keeps_is_what_it_says(verb, shop, tmp_path, handlers, monkeypatch):
     from expander_sae.activations import ActivationStore
-    from expander_sae.saes import checkpoint
+    from expander_sae.saes import base
 
     def stop(*_, **__):
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(ActivationStore, "shards", stop)
     monkeypatch.setattr(ActivationStore, "open", stop if verb == "harvest" else ActivationStore.open)
-    monkeypatch.setattr(checkpoint, "save_sae", stop)
+    monkeypatch.setattr(base, "write_folder", stop)
     done = CliRunner().invoke(app, shop.arguments(verb, tmp_path / "out"))
     assert done.exit_code == 143, done.output
     kept = "what was done so far is kept in" if verb == "harvest" else "nothing was half written; the same command does"
@@ -128,7 +128,7 @@ def test_what_a_verb_keeps_is_what_it_says(verb, shop, tmp_path, handlers, monke
 
 @pytest.mark.parametrize("error", [RuntimeError, ExpanderSaeError, OSError])
 def test_what_other_code_makes_of_an_interrupt_is_still_one(error, shop, tmp_path, handlers, monkeypatch):
-    from expander_sae.saes import checkpoint
+    from expander_sae.saes import base
 
     def as_in_a_callback_of_c(*_, **__):
         try:
@@ -136,7 +136,7 @@ def test_what_other_code_makes_of_an_interrupt_is_still_one(error, shop, tmp_pat
         except KeyboardInterrupt:
             raise error("object type 'torch.storage.UntypedStorage'") from None
 
-    monkeypatch.setattr(checkpoint, "save_sae", as_in_a_callback_of_c)
+    monkeypatch.setattr(base, "write_folder", as_in_a_callback_of_c)
     done = CliRunner().invoke(app, shop.arguments("convert", tmp_path / "out"))
     assert done.exit_code == 143
     assert "interrupted by SIGTERM" in done.output

@@ -17,6 +17,7 @@ from expander_sae.activations.outputs import hidden_of, with_hidden
 from expander_sae.evaluation.at_module import AtModule
 from expander_sae.evaluation.second_half import SecondHalf
 from expander_sae.interop.hooks import read_codes, splice, steer
+from expander_sae.pursuit import Stages
 from expander_sae.records import ExpanderSaeError, ExpanderSaeWarning
 from expander_sae.saes import ExpanderSae
 
@@ -35,7 +36,7 @@ def model(folder):
 
 
 def tiny_sae():
-    return ExpanderSae(d_in=D_IN, n_latents=64, degree=4, k=4, stages=2, seed=0).eval()
+    return ExpanderSae(d_in=D_IN, n_latents=64, degree=4, k=4, reading=Stages(2), seed=0).eval()
 
 
 def contexts(model, name=BLOCK):

@@ -5,6 +5,7 @@ from typer.testing import CliRunner
 
 from expander_sae.cli.main import app
 from expander_sae.interop import read_sae
+from expander_sae.pursuit import Encoder, Stages
 from expander_sae.records import ExpanderSaeError, read_json
 from expander_sae.saes import ExpanderSae, load_sae
 
@@ -17,7 +18,7 @@ def run(*command):
 
 @pytest.fixture
 def saved(tmp_path):
-    sae = ExpanderSae(d_in=peer_files.D_IN, n_latents=200, degree=3, k=4, stages=2)
+    sae = ExpanderSae(d_in=peer_files.D_IN, n_latents=200, degree=3, k=4, reading=Stages(2))
     sae.save(tmp_path / "sae")
     return tmp_path / "sae"
 
@@ -45,7 +46,7 @@ def test_dense_formats_say_their_size_first(saved, tmp_path, format):
     assert f"from {format.removesuffix('-dense')}" in result.output or format == "saelens-dense"
     back = load_sae(tmp_path / "back")
     assert read_json(tmp_path / "said.json")["k"] == back.k == 4
-    torch.testing.assert_close(back(X), load_sae(saved).read_by("encoder")(X))
+    torch.testing.assert_close(back(X), load_sae(saved).read_by(Encoder())(X))
 
 
 def test_a_hub_sae_is_imported_with_its_origin(tmp_path):

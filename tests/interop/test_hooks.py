@@ -11,6 +11,7 @@ from expander_sae.activations.modules import changed_output, named_module, outpu
 from expander_sae.activations.outputs import hidden_of, with_hidden
 from expander_sae.interop.hooks import read_codes, splice, steer
 from expander_sae.ops import Codes
+from expander_sae.pursuit import Encoder, Stages
 from expander_sae.records import ExpanderSaeError, ProvenanceWarning
 from expander_sae.saes import ExpanderSae
 
@@ -21,7 +22,9 @@ IDS = torch.randint(2, 400, (2, 9), generator=torch.Generator().manual_seed(0))
 
 
 def tiny_sae(stages=2, seed=0):
-    return ExpanderSae(d_in=D_IN, n_latents=128, degree=4, k=6, stages=stages, seed=seed).eval()
+    return ExpanderSae(
+        d_in=D_IN, n_latents=128, degree=4, k=6, reading=Stages(stages) if stages else Encoder(), seed=seed
+    ).eval()
 
 
 @pytest.fixture(scope="module")

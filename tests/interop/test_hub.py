@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 from expander_sae.cli.main import app
 from expander_sae.evaluation import evaluate
 from expander_sae.interop.hub import HubSae, from_pretrained, push_to_hub, save_pretrained
+from expander_sae.pursuit import Stages
 from expander_sae.records import ExpanderSaeError, write_json
 from expander_sae.saes import DenseTopKSae, ExpanderSae
 
@@ -32,7 +33,7 @@ def hub(monkeypatch):
 
 
 def some_sae(seed=0, **options):
-    sae = ExpanderSae(d_in=24, n_latents=96, degree=4, k=5, stages=2, seed=seed, **options).eval()
+    sae = ExpanderSae(d_in=24, n_latents=96, degree=4, k=5, reading=Stages(2), seed=seed, **options).eval()
     sae.metadata = {
         "activations": {"model_id": "someone/model", "model_revision": "abc123", "layer": 3},
         "training": {"tokens": 12_345, "config": {"learning_rate": 0.005, "batch_size": 1024}},

@@ -6,12 +6,13 @@ from tiny_models import D_IN, make_tiny_model
 from transformers import AutoModelForCausalLM
 
 from expander_sae.interop.hooks import read_codes, splice
+from expander_sae.pursuit import Stages
 from expander_sae.saes import ExpanderSae
 
 nnsight = pytest.importorskip("nnsight")
 
 BLOCK = "model.layers.1"
-SAE = ExpanderSae(d_in=D_IN, n_latents=128, degree=4, k=6, stages=2)
+SAE = ExpanderSae(d_in=D_IN, n_latents=128, degree=4, k=6, reading=Stages(2))
 IDS = torch.randint(2, 400, (2, 9), generator=torch.Generator().manual_seed(0))
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from expander_sae.evaluation import evaluate
 from expander_sae.interop import ThresholdSae, detect_format, read_sae, write_sae
 from expander_sae.interop.openai import layer_norm
+from expander_sae.pursuit import Encoder, Stages, parse_reading
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import DenseTopKSae, ExpanderSae
 
@@ -159,12 +160,14 @@ def test_threshold_saes_can_be_evaluated_and_written_again(tmp_path):
     with pytest.raises(ExpanderSaeError, match="TopK"):
         write_sae(sae, tmp_path / "no", "sparsify")
     with pytest.raises(ExpanderSaeError, match="'encoder'"):
-        sae.encode(X, inference="omp")
+        sae.encode(X, reading=parse_reading("omp"))
 
 
 OURS = {
-    "expander": lambda: ExpanderSae(d_in=D_IN, n_latents=N_LATENTS, degree=3, k=K),
-    "untied": lambda: ExpanderSae(d_in=D_IN, n_latents=N_LATENTS, degree=3, k=K, tied=False, latent_bias=True),
+    "expander": lambda: ExpanderSae(d_in=D_IN, n_latents=N_LATENTS, degree=3, k=K, reading=Encoder()),
+    "untied": lambda: ExpanderSae(
+        d_in=D_IN, n_latents=N_LATENTS, degree=3, k=K, tied=False, latent_bias=True, reading=Encoder()
+    ),
     "dense": lambda: DenseTopKSae(d_in=D_IN, n_latents=N_LATENTS, k=K),
 }
 
@@ -194,15 +197,19 @@ def test_what_is_written_densely_comes_back(tmp_path, name, format):
 
 
 def test_a_dense_file_is_refused_where_it_would_give_other_codes(tmp_path):
-    pursuit = ExpanderSae(d_in=D_IN, n_latents=N_LATENTS, degree=3, k=K, stages=2)
+    pursuit = ExpanderSae(d_in=D_IN, n_latents=N_LATENTS, degree=3, k=K, reading=Stages(2))
     for format in ("saelens-dense", "sparsify", "dictionary_learning", "openai"):
         with pytest.raises(ExpanderSaeError, match="other codes"):
             write_sae(pursuit, tmp_path / "a", format)
-    write_sae(pursuit, tmp_path / "a", "sparsify", inference="encoder")
+    write_sae(pursuit, tmp_path / "a", "sparsify", reading=Encoder())
     again = read_sae(tmp_path / "a")
-    assert torch.equal(again.encode(X).indices, pursuit.encode(X, inference="encoder").indices)
+    assert torch.equal(again.encode(X).indices, pursuit.encode(X, reading=Encoder()).indices)
     with pytest.raises(ExpanderSaeError, match="signed"):
-        write_sae(ExpanderSae(d_in=D_IN, n_latents=9, degree=3, k=2, signed=True), tmp_path / "b", "saelens-dense")
+        write_sae(
+            ExpanderSae(d_in=D_IN, n_latents=9, degree=3, k=2, signed=True, reading=Encoder()),
+            tmp_path / "b",
+            "saelens-dense",
+        )
 
 
 class Bomb:
@@ -302,7 +309,7 @@ def test_arrays_that_do_not_fit(tmp_path):
 
 SAELENS_OURS = {
     **OURS,
-    "stages": lambda: ExpanderSae(d_in=D_IN, n_latents=N_LATENTS, degree=3, k=K, stages=2, signed=True),
+    "stages": lambda: ExpanderSae(d_in=D_IN, n_latents=N_LATENTS, degree=3, k=K, reading=Stages(2), signed=True),
     "rows": lambda: with_learned_rows(300),
     "many rows": lambda: with_learned_rows(70_000),
 }
@@ -312,7 +319,9 @@ def with_learned_rows(d_in):
     from expander_sae.graphs import make_mask, mask_from_rows
 
     rows = make_mask(d_in=d_in, n_latents=N_LATENTS, degree=3, seed=9).rows
-    return ExpanderSae(d_in=d_in, n_latents=N_LATENTS, degree=3, k=K, stages=2, mask=mask_from_rows(rows, d_in=d_in))
+    return ExpanderSae(
+        d_in=d_in, n_latents=N_LATENTS, degree=3, k=K, reading=Stages(2), mask=mask_from_rows(rows, d_in=d_in)
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -351,7 +360,9 @@ def test_our_own_architecture_comes_back_exactly(tmp_path, name, dtype):
         ({"k": None}, "k as a"),
         ({"mask_seed": 1}, "wrong rows"),
         ({"mask_seed": None}, "mask_bytes"),
-        ({"inference": "magic"}, "inference"),
+        ({"reading": "magic"}, "expected a reading"),
+        ({"reading": None, "inference": "magic"}, "expected a reading"),
+        ({"reading": 3}, "reading"),
         ({"stages": None}, "stages"),
     ],
 )

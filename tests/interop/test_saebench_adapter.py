@@ -2,14 +2,17 @@ import pytest
 import torch
 
 from expander_sae.interop.saebench import SaeBenchAdapter
+from expander_sae.pursuit import Encoder, Stages
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import DenseTopKSae, ExpanderSae
 
 D_IN, N_LATENTS, K = 24, 160, 5
 X = torch.randn(3, 7, D_IN, generator=torch.Generator().manual_seed(0))
 KINDS = {
-    "expander": lambda: ExpanderSae(d_in=D_IN, n_latents=N_LATENTS, degree=4, k=K, stages=2),
-    "untied": lambda: ExpanderSae(d_in=D_IN, n_latents=N_LATENTS, degree=4, k=K, tied=False, latent_bias=True),
+    "expander": lambda: ExpanderSae(d_in=D_IN, n_latents=N_LATENTS, degree=4, k=K, reading=Stages(2)),
+    "untied": lambda: ExpanderSae(
+        d_in=D_IN, n_latents=N_LATENTS, degree=4, k=K, tied=False, latent_bias=True, reading=Encoder()
+    ),
     "dense": lambda: DenseTopKSae(d_in=D_IN, n_latents=N_LATENTS, k=K),
 }
 

@@ -2,23 +2,21 @@ import pytest
 import torch
 
 from expander_sae.interop.saelens_codes import decode_dense, spread_codes
+from expander_sae.pursuit import Encoder, Stages, parse_reading
 from expander_sae.saes import DenseTopKSae, ExpanderSae
 
 D_IN, N_LATENTS, K = 24, 160, 5
 X = torch.randn(12, D_IN, generator=torch.Generator().manual_seed(0))
 KINDS = {
-    "encoder": lambda: ExpanderSae(d_in=D_IN, n_latents=N_LATENTS, degree=4, k=K),
-    "stages": lambda: ExpanderSae(d_in=D_IN, n_latents=N_LATENTS, degree=4, k=K, stages=2),
-    "dense": lambda: DenseTopKSae(d_in=D_IN, n_latents=N_LATENTS, k=K, stages=2),
+    "encoder": lambda: ExpanderSae(d_in=D_IN, n_latents=N_LATENTS, degree=4, k=K, reading=Encoder()),
+    "stages": lambda: ExpanderSae(d_in=D_IN, n_latents=N_LATENTS, degree=4, k=K, reading=Stages(2)),
+    "dense": lambda: DenseTopKSae(d_in=D_IN, n_latents=N_LATENTS, k=K, reading=Stages(2)),
 }
 
 
 def matrix(sae):
     """W^T [n_latents, d_in]."""
-    rows, values, _ = sae.dictionary()
-    if rows is None:
-        return values
-    return torch.zeros(N_LATENTS, D_IN).scatter(1, rows.long(), values)
+    return sae.dictionary().dense()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -71,4 +69,4 @@ def test_a_pursuit_passes_the_gradient_of_its_least_squares():
         wanted = weights[token, support] @ torch.linalg.solve(columns @ columns.T, columns)
         torch.testing.assert_close(found[token], wanted, rtol=1e-3, atol=1e-4)
     # Matching pursuit has no such fit: no gradient rather than a wrong one.
-    assert not spread_codes(sae.read_by("mp"), x).requires_grad
+    assert not spread_codes(sae.read_by(parse_reading("mp")), x).requires_grad

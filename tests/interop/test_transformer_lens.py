@@ -8,11 +8,12 @@ from tiny_models import make_tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from expander_sae.interop.hooks import read_codes, splice, steer
+from expander_sae.pursuit import Stages
 from expander_sae.saes import ExpanderSae
 
 transformer_lens = pytest.importorskip("transformer_lens")
 
-SAE = ExpanderSae(d_in=32, n_latents=128, degree=4, k=6, stages=2)
+SAE = ExpanderSae(d_in=32, n_latents=128, degree=4, k=6, reading=Stages(2))
 IDS = torch.randint(2, 50, (2, 7), generator=torch.Generator().manual_seed(1))
 
 

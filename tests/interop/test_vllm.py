@@ -9,12 +9,13 @@ from transformers import AutoModelForCausalLM
 
 from expander_sae.activations.models import residual_after_block
 from expander_sae.interop.hooks import read_codes, splice, steer
+from expander_sae.pursuit import Stages
 from expander_sae.saes import ExpanderSae
 
 pytest.importorskip("vllm")
 
 D_IN, BLOCK = 128, "model.layers.1"
-SAE = ExpanderSae(d_in=D_IN, n_latents=512, degree=4, k=6, stages=2).eval()
+SAE = ExpanderSae(d_in=D_IN, n_latents=512, degree=4, k=6, reading=Stages(2)).eval()
 IDS = torch.randint(2, 400, (1, 9), generator=torch.Generator().manual_seed(0))
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from by_method import pursue
 
 from expander_sae.interop.saelens_codes import decode_dense, spread_codes
 from expander_sae.ops import (
@@ -14,11 +15,11 @@ from expander_sae.ops import (
     support_gram,
     unit_columns,
 )
-from expander_sae.pursuit import pursue, refit_codes
+from expander_sae.pursuit import Dictionary, Encoder, refit_codes
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import DenseTopKSae, ExpanderSae
 
-ROWS = ExpanderSae(d_in=16, n_latents=48, degree=3, k=4).rows
+ROWS = ExpanderSae(d_in=16, n_latents=48, degree=3, k=4, reading=Encoder()).rows
 CENTER = torch.zeros(16)
 
 
@@ -32,21 +33,18 @@ DIFFERENTIABLE = {
     "loss": lambda x, v, backend: reconstruction_loss(x, ROWS, v, 4, center=CENTER, backend=backend).loss,
     "unit": lambda x, v, backend: unit_columns(v, backend=backend),
     "dense encode": lambda x, v, backend: encode_topk(x[:, :3], None, v, 4, backend=backend).values,
-    "refit": lambda x, v, backend: refit_codes(x, codes_of(x, v).indices, _Dictionary(v)).codes.values,
+    "refit": lambda x, v, backend: refit_codes(x, codes_of(x, v).indices, _dictionary(v)).codes.values,
 }
 OTHERS = {
     "block_omp": lambda x, v, backend: block_omp(x, ROWS, unit_columns(v.detach()), 4, backend=backend).values,
     "correlate": lambda x, v, backend: correlate(x, ROWS, v, backend=backend),
     "gram": lambda x, v, backend: support_gram(torch.zeros(2, 3, dtype=torch.int64), ROWS, v, 16, backend=backend),
-    "pursue": lambda x, v, backend: pursue(x, _Dictionary(v), 4, backend=backend).values,
+    "pursue": lambda x, v, backend: pursue(x, _dictionary(v), 4, backend=backend).values,
 }
 
 
-class _Dictionary:
-    d_in, rows = 16, ROWS
-
-    def __init__(self, values):
-        self.values = values
+def _dictionary(values):
+    return Dictionary(ROWS, values, 16)
 
 
 @pytest.fixture
@@ -65,7 +63,8 @@ def test_second_derivatives_are_refused(name, backend, inputs):
 
 
 @pytest.mark.parametrize(
-    "sae", [ExpanderSae(d_in=16, n_latents=48, degree=3, k=4), DenseTopKSae(d_in=16, n_latents=48, k=4)]
+    "sae",
+    [ExpanderSae(d_in=16, n_latents=48, degree=3, k=4, reading=Encoder()), DenseTopKSae(d_in=16, n_latents=48, k=4)],
 )
 def test_a_gradient_penalty_is_refused_not_dropped(sae, inputs):
     x = inputs[0].requires_grad_()

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from by_method import pursue
 from dictionaries import gaussian, needs_native, random_rows
 
 from expander_sae.ops import block_omp, encode_topk, instruction_sets, reconstruction_loss, use_instruction_set
 from expander_sae.ops.backends import native_core
-from expander_sae.pursuit import Dictionary, pursue
+from expander_sae.pursuit import Dictionary
 from expander_sae.records import ExpanderSaeError
 
 pytestmark = needs_native

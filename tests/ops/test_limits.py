@@ -5,6 +5,7 @@ import torch
 from dictionaries import grid, needs_native, random_rows
 
 from expander_sae.ops import encode_topk
+from expander_sae.pursuit import Encoder
 from expander_sae.saes import ExpanderSae
 
 pytestmark = needs_native
@@ -25,7 +26,7 @@ def test_exact_at_the_largest_sizes(batch, d_in, n_latents, degree, k):
 
 
 def test_autocast_leaves_the_kernels_in_float32():
-    sae, x = ExpanderSae(d_in=48, n_latents=256, degree=6, k=8), torch.randn(30, 48)
+    sae, x = ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, reading=Encoder()), torch.randn(30, 48)
     with torch.autocast("cpu", torch.bfloat16):
         inside = sae(x)
     torch.testing.assert_close(inside, sae(x))
@@ -33,7 +34,7 @@ def test_autocast_leaves_the_kernels_in_float32():
 
 
 def test_a_compiled_module_gives_the_same_codes():
-    sae, x = ExpanderSae(d_in=48, n_latents=256, degree=6, k=8), torch.randn(30, 48)
+    sae, x = ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, reading=Encoder()), torch.randn(30, 48)
     compiled = torch.compile(sae, backend="eager")
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), sae(x))

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from by_method import pursue
 
 from expander_sae.ops import block_omp, encode_topk, unit_columns
 from expander_sae.ops.block_omp import dense as dense_omp
 from expander_sae.ops.encode_topk import dense as dense_encoder
 from expander_sae.ops.ties import equal_columns, fingerprints, largest
-from expander_sae.pursuit import Dictionary, pursue
+from expander_sae.pursuit import Dictionary
 
 
 @pytest.fixture

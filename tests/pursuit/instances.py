@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from expander_sae.graphs import make_mask
 from expander_sae.ops import Codes
-from expander_sae.pursuit import Dictionary, as_dictionary
+from expander_sae.pursuit import Dictionary
 
 
 def sparse(n_latents: int, d_in: int, degree: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Dictionary:
@@ -18,12 +18,12 @@ def sparse(n_latents: int, d_in: int, degree: int, seed: int = 0, dtype: torch.d
 
 def dense(n_latents: int, d_in: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Dictionary:
     values = torch.randn(n_latents, d_in, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return as_dictionary(F.normalize(values, dim=1).to(dtype))
+    return Dictionary.of_matrix(F.normalize(values, dim=1).to(dtype))
 
 
 def matrix(dictionary: Dictionary) -> np.ndarray:
     """W [d_in, n_latents]."""
-    values = dictionary.values.detach().double()
+    values = dictionary.decoder.detach().double()
     if dictionary.rows is not None:
         values = torch.zeros(values.shape[0], dictionary.d_in, dtype=torch.float64).scatter(1, dictionary.rows, values)
     return values.numpy().T.copy()
@@ -62,7 +62,7 @@ def planted(
     if not positive:
         sizes = sizes * (2 * torch.randint(0, 2, (batch, k), generator=generator) - 1)
     h = torch.zeros(batch, n, dtype=torch.float64).scatter(1, support, sizes)
-    return (h @ torch.from_numpy(matrix(dictionary)).T).to(dictionary.values.dtype), h.numpy()
+    return (h @ torch.from_numpy(matrix(dictionary)).T).to(dictionary.decoder.dtype), h.numpy()
 
 
 def babel(w: np.ndarray, p: int) -> float:

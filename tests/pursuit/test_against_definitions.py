@@ -3,12 +3,13 @@
 import definitions
 import numpy as np
 import pytest
+from by_method import pursue
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from instances import check_form, dense, full, matrix, sparse, tokens
 
 from expander_sae.ops import block_omp
-from expander_sae.pursuit import Dictionary, pursue
+from expander_sae.pursuit import Dictionary
 
 SHAPES = [(14, 9, 3, 4), (40, 16, 4, 6), (60, 20, 5, 8)]  # n_latents, d_in, degree, k
 TOKENS = 6
@@ -33,7 +34,7 @@ def test_block_omp(shape, block, signed):
         x, w = tokens(TOKENS, d_in), matrix(dictionary)
         codes = pursue(x, dictionary, k, block=block, signed=signed)
         agree(codes, [definitions.omp(w, y, k, block, signed) for y in x.numpy()], dictionary, signed)
-        kernel = block_omp(x, dictionary.rows, dictionary.values, k, block=block, signed=signed, backend="reference")
+        kernel = block_omp(x, dictionary.rows, dictionary.decoder, k, block=block, signed=signed, backend="reference")
         assert np.array_equal(codes.indices.numpy(), kernel.indices.numpy())
         np.testing.assert_allclose(codes.values.numpy(), kernel.values.numpy(), atol=1e-8)
         if block == k:

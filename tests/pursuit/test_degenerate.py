@@ -1,16 +1,29 @@
 """Defined behaviour where the problem is not: zeros, duplicates, too little rank, NaN, chunks, options."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from by_method import METHODS, pursue
 from instances import check_form, dense, full, matrix, sparse, tokens
 
+from expander_sae import pursuit
 from expander_sae.ops import Codes
-from expander_sae.pursuit import METHODS, Dictionary, as_dictionary, pursue
-from expander_sae.pursuit import pursue as pursue_function
-from expander_sae.pursuit.dictionary import correlate, repeated_columns, support_gram
+from expander_sae.pursuit import (
+    NIHT,
+    OMP,
+    CoSaMP,
+    Dictionary,
+    GradientPursuit,
+    MatchingPursuit,
+    NonNegativeOMP,
+    Refit,
+    Stages,
+    WarmOMP,
+)
+from expander_sae.pursuit.columns import correlate, repeated_columns, support_gram
 from expander_sae.records import ExpanderSaeError
-from expander_sae.saes import DenseTopKSae, ExpanderSae
 
 BOTH = pytest.mark.parametrize("is_dense", [True, False])
 EVERY = pytest.mark.parametrize("method", METHODS)
@@ -18,8 +31,8 @@ EVERY = pytest.mark.parametrize("method", METHODS)
 
 def doubled(dictionary: Dictionary) -> Dictionary:
     """Every column twice, the second time negated for odd latents."""
-    signs = 1.0 - 2.0 * (torch.arange(dictionary.n_latents) % 2)[:, None].to(dictionary.values.dtype)
-    values = torch.cat([dictionary.values, dictionary.values * signs])
+    signs = 1.0 - 2.0 * (torch.arange(dictionary.n_latents) % 2)[:, None].to(dictionary.decoder.dtype)
+    values = torch.cat([dictionary.decoder, dictionary.decoder * signs])
     rows = None if dictionary.rows is None else torch.cat([dictionary.rows, dictionary.rows])
     return Dictionary(rows, values, dictionary.d_in)
 
@@ -86,14 +99,14 @@ def test_nan_is_an_error(method, bad):
     with pytest.raises(ExpanderSaeError, match="NaN or infinity"):
         pursue(x, dictionary, 4, method, backend="reference")
     with pytest.raises(ExpanderSaeError, match="NaN or infinity"):
-        pursue(tokens(3, 12), Dictionary(dictionary.rows, dictionary.values * bad, 12), 4, method)
+        pursue(tokens(3, 12), Dictionary(dictionary.rows, dictionary.decoder * bad, 12), 4, method)
 
 
 @EVERY
 def test_chunks_and_order_of_tokens_change_nothing(method, monkeypatch):
     dictionary, x = sparse(50, 20, 4), tokens(11, 20)
     want = pursue(x, dictionary, 5, method)
-    monkeypatch.setitem(pursue_function.__globals__, "_CHUNK", 4 * 50 * 15)
+    monkeypatch.setattr(pursuit.pursuit, "_CHUNK", 4 * 50 * 15)
     got = pursue(x.flip(0), dictionary, 5, method)
     assert torch.equal(got.indices.flip(0), want.indices)
     torch.testing.assert_close(got.values.flip(0), want.values)
@@ -123,15 +136,11 @@ def test_equal_scores_go_to_the_lower_latent():
     assert pursue(x, torch.eye(4), 2, block=2, backend="reference").indices.tolist() == [[0, 1]]
 
 
-def test_an_sae_and_a_matrix_are_dictionaries():
-    sae, x = ExpanderSae(d_in=32, n_latents=100, degree=4, k=5), tokens(4, 32, dtype=torch.float32)
-    source = as_dictionary(sae)
-    assert source.values.requires_grad
-    wide = torch.zeros(100, 32).scatter(1, sae.rows.long(), sae.values.detach())
-    same = [pursue(x, it, 5, backend="reference") for it in (sae, wide)]
+def test_a_sparse_dictionary_and_its_matrix_give_the_same_codes():
+    dictionary, x = sparse(100, 32, 4), tokens(4, 32)
+    same = [pursue(x, it, 5, backend="reference") for it in (dictionary, dictionary.dense())]
     assert torch.equal(same[0].indices, same[1].indices)
-    torch.testing.assert_close(same[0].values, same[1].values, atol=1e-5, rtol=1e-5)
-    assert pursue(x, DenseTopKSae(d_in=32, n_latents=100, k=5), 5).indices.shape == (4, 5)
+    torch.testing.assert_close(same[0].values, same[1].values)
 
 
 @BOTH
@@ -143,38 +152,63 @@ def test_helpers(is_dense):
     gram = support_gram(dictionary, indices, torch.float64).numpy()
     for got, support in zip(gram, indices.numpy(), strict=True):
         np.testing.assert_allclose(got, w[:, support].T @ w[:, support], atol=1e-12)
-    assert not repeated_columns(dictionary, signed=True).any()
+    assert not repeated_columns(replace(dictionary, signed=True)).any()
     twice = doubled(dictionary)
-    assert repeated_columns(twice, signed=True).tolist() == [False] * 30 + [True] * 30
-    assert repeated_columns(twice, signed=False).tolist() == [False] * 30 + [True, False] * 15
+    assert repeated_columns(replace(twice, signed=True)).tolist() == [False] * 30 + [True] * 30
+    assert repeated_columns(twice).tolist() == [False] * 30 + [True, False] * 15
+
+
+STEPS = MatchingPursuit, GradientPursuit, CoSaMP, NIHT
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("make", "message"),
     [
-        ({"method": "lasso"}, "method must be one of"),
-        ({"k": 0}, r"k in 1\.\.n_latents"),
-        ({"k": 31}, r"k in 1\.\.n_latents"),
-        ({"block": 5}, r"block in 1\.\.k"),
-        ({"block": 2, "method": "mp"}, "block is for"),
-        ({"tolerance": 1.0}, "tolerance"),
-        ({"tolerance": float("nan")}, "tolerance"),
-        ({"steps": 3}, "steps is for"),
-        ({"steps": 0, "method": "mp"}, "steps >= 1"),
-        ({"backend": "cuda"}, "backend must be one of"),
-        ({"center": torch.zeros(3)}, "center"),
-        ({"warm_start": Codes(torch.zeros(3, 5, dtype=torch.int64), torch.zeros(3, 5))}, "at most k"),
-        ({"warm_start": Codes(torch.full((3, 2), 30), torch.zeros(3, 2))}, "not below n_latents"),
-        (
-            {"warm_start": Codes(torch.zeros(3, 2, dtype=torch.int64), torch.zeros(3, 2)), "method": "niht"},
-            "warm start",
-        ),
-        ({"x": torch.zeros(3, 13)}, "expected x"),
-        ({"dictionary": "sae"}, "expected a dictionary"),
-        ({"dictionary": torch.zeros(3)}, "expected a dense dictionary"),
+        *((lambda kind=kind: kind(tolerance=1.0), "tolerance") for kind in (OMP, NonNegativeOMP, *STEPS)),
+        (lambda: OMP(tolerance=float("nan")), "tolerance"),
+        *((lambda kind=kind: kind(steps=0), "steps as a whole number of at least 1") for kind in STEPS),
+        (lambda: Stages(0), "stages as a whole number"),
+        (lambda: Stages(2, -1), "spare as a whole number"),
+        (lambda: WarmOMP(0), "latents of the encoder"),
+        (lambda: Dictionary.of_matrix(torch.zeros(3)), "expected a dense dictionary"),
+        (lambda: Dictionary.of_matrix("sae"), "expected a dense dictionary"),
+        (lambda: Dictionary(None, torch.zeros(3, 4), 5), "d_in=5"),
+        (lambda: Dictionary(None, torch.zeros(3, 4), 4, center=torch.zeros(3)), "center"),
+        (lambda: Dictionary(None, torch.zeros(3, 4), 4, bias=torch.zeros(4)), "bias"),
+        (lambda: Dictionary(None, torch.zeros(3, 4), 4, torch.zeros(3, 3)), "encoder"),
     ],
 )
-def test_errors_say_what_is_wrong(options, message):
+def test_impossible_readings_and_dictionaries_are_refused_where_they_are_made(make, message):
+    with pytest.raises(ExpanderSaeError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("reading", "options", "message"),
+    [
+        (OMP(), {"k": 0}, r"k in 1\.\.n_latents"),
+        (OMP(), {"k": 31}, r"k in 1\.\.n_latents"),
+        (Stages(5), {}, "stages as a whole number in 1..4"),
+        (Stages(2, 27), {}, r"spare in 0\.\.n_latents - k = 26"),
+        (WarmOMP(5), {}, "latents of the encoder as a whole number in 1..4"),
+        (OMP(), {"backend": "cuda"}, "backend must be one of"),
+        (OMP(), {"x": torch.zeros(3, 13)}, "expected x"),
+    ],
+)
+def test_errors_say_what_is_wrong(reading, options, message):
     arguments = {"x": tokens(3, 12, dtype=torch.float32), "dictionary": sparse(30, 12, 4), "k": 4, **options}
     with pytest.raises(ExpanderSaeError, match=message):
-        pursue(**arguments)
+        reading.codes(**arguments)
+
+
+@pytest.mark.parametrize("way", [OMP().codes_from, Refit().codes_on])
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (Codes(torch.zeros(3, 5, dtype=torch.int64), torch.zeros(3, 5)), "at most k"),
+        (Codes(torch.full((3, 2), 30), torch.zeros(3, 2)), "not below n_latents"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused(way, start, message):
+    with pytest.raises(ExpanderSaeError, match=message):
+        way(start, sparse(30, 12, 4), tokens(3, 12, dtype=torch.float32), 4)

@@ -1,12 +1,15 @@
 """The C++ core's pursuits against their plain definitions."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from by_method import pursue
 from instances import sparse, tokens
 
 from expander_sae.ops import Codes, encode_topk
 from expander_sae.ops.backends import native_core
-from expander_sae.pursuit import Dictionary, native, pursue
+from expander_sae.pursuit import Dictionary, native
 
 pytestmark = pytest.mark.skipif(native_core() is None, reason="the C++ core is not built")
 
@@ -17,8 +20,11 @@ SHAPES = [(40, 64, 500, 6, 12), (17, 33, 200, 4, 7), (5, 128, 3000, 7, 40), (70,
 
 def both(x, dictionary, k, method, **options):
     """Codes of the core's one-at-a-time pursuit, whatever `pursue` would choose, and of the definition."""
-    unset = {"signed": True, "tolerance": 0.0, "center": None, "warm_start": None, "steps": None}
-    tracked = native.greedy(x, dictionary, k, method, **(unset | options))
+    read = replace(dictionary, signed=options.get("signed", True), center=options.get("center"))
+    steps = options.get("steps") or (50 if method in ("cosamp", "niht") else k)
+    tracked = native.greedy(
+        x, read, k, method, steps, tolerance=options.get("tolerance", 0.0), start=options.get("warm_start")
+    )
     return [tracked, pursue(x, dictionary, k, method, backend="reference", **options)]
 
 
@@ -38,7 +44,7 @@ def test_native_equals_the_definition(shape, method, signed):
     center = tokens(1, d_in, 5, torch.float32)[0]
     tracked, plain = both(x, dictionary, k, method, signed=signed, center=center)
     if method == "niht" and k > d_in / 2:  # ill-conditioned: fifty steps apart by rounding, yet as good a fit
-        w = torch.zeros(n_latents, d_in).scatter(1, dictionary.rows, dictionary.values)
+        w = torch.zeros(n_latents, d_in).scatter(1, dictionary.rows, dictionary.decoder)
         left = [
             (x - center - torch.einsum("bk,bkd->bd", c.values, w[c.indices])).norm().item() for c in (tracked, plain)
         ]
@@ -102,7 +108,7 @@ def test_each_token_stops_at_the_tolerance(method):
 @pytest.mark.parametrize("method", ["omp", "refit"])
 def test_a_warm_start(method):
     x, dictionary = tokens(40, 64, dtype=torch.float32), sparse(500, 64, 6, dtype=torch.float32)
-    start = encode_topk(x, dictionary.rows, dictionary.values, 6)
+    start = encode_topk(x, dictionary.rows, dictionary.decoder, 6)
     start.values[::3, 4:] = 0  # unused slots
     assert same_share(*both(x, dictionary, 12, method, warm_start=start)) == 1
 
@@ -110,10 +116,10 @@ def test_a_warm_start(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_zeros_duplicates_and_a_batch_of_one(method):
     dictionary = sparse(60, 24, 4, dtype=torch.float32)
-    twice = Dictionary(dictionary.rows.repeat(2, 1), torch.cat([dictionary.values, -dictionary.values]), 24)
+    twice = Dictionary(dictionary.rows.repeat(2, 1), torch.cat([dictionary.decoder, -dictionary.decoder]), 24)
     x = tokens(5, 24, dtype=torch.float32)
     x[2] = 0
-    x[3] = 2 * torch.zeros(24).scatter(0, dictionary.rows[7], dictionary.values[7])
+    x[3] = 2 * torch.zeros(24).scatter(0, dictionary.rows[7], dictionary.decoder[7])
     tracked, plain = both(x, twice, 6, method)
     assert tracked.values[2].tolist() == [0.0] * 6
     assert tracked.indices[2].tolist() == [0, 1, 2, 3, 4, 5]
@@ -133,7 +139,7 @@ def test_zeros_duplicates_and_a_batch_of_one(method):
 def test_least_squares_residuals_are_orthogonal_at_many_columns():
     x, dictionary = tokens(20, 256, dtype=torch.float32), sparse(2000, 256, 7, dtype=torch.float32)
     codes = pursue(x, dictionary, 100, backend="native")
-    w = torch.zeros(2000, 256).scatter(1, dictionary.rows, dictionary.values)
+    w = torch.zeros(2000, 256).scatter(1, dictionary.rows, dictionary.decoder)
     residual = x - torch.einsum("bk,bkd->bd", codes.values, w[codes.indices])
     assert torch.einsum("bkd,bd->bk", w[codes.indices], residual).abs().max() < 1e-4
     assert all(len(set(row)) == 100 for row in codes.indices.tolist())
@@ -183,7 +189,7 @@ def test_on_the_gpu(method):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     x, dictionary = tokens(30, 64, dtype=torch.float32), sparse(400, 64, 6, dtype=torch.float32)
-    there = Dictionary(dictionary.rows.cuda(), dictionary.values.cuda(), 64)
+    there = Dictionary(dictionary.rows.cuda(), dictionary.decoder.cuda(), 64)
     got = pursue(x.cuda(), there, 8, method)
     assert got.values.device.type == "cuda"
     got = Codes(got.indices.cpu(), got.values.cpu())

@@ -3,15 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from by_method import pursue
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from instances import babel, check_form, complete_graph, dense, full, matrix, planted, sparse, tokens
 from sklearn.linear_model import orthogonal_mp
 
 from expander_sae.ops.backends import native_core
-from expander_sae.pursuit import Dictionary, as_dictionary, pursue
-from expander_sae.pursuit import dictionary as pursuit_dictionary
-from expander_sae.pursuit.dictionary import with_gram
+from expander_sae.pursuit import Dictionary
+from expander_sae.pursuit import columns as pursuit_columns
+from expander_sae.pursuit.columns import with_gram
 
 
 @settings(max_examples=30, deadline=None)
@@ -80,7 +81,7 @@ def test_two_codes_coincide_just_past_the_bound():
     dictionary = complete_graph(3)
     # Edges 01 02 03 12 13 23. Signs such that w_0 + w_1 = w_2 + w_3: edges inside a pair cancel, the others agree.
     signs = torch.tensor([[1.0, 1, 1], [-1, 1, 1], [1, 1, 1], [1, 1, -1]], dtype=torch.float64)
-    dictionary = Dictionary(dictionary.rows, dictionary.values * signs, 6)
+    dictionary = Dictionary(dictionary.rows, dictionary.decoder * signs, 6)
     w = matrix(dictionary)
     assert babel(w, 1) + babel(w, 2) == pytest.approx(1.0)
     np.testing.assert_allclose(w[:, 0] + w[:, 1], w[:, 2] + w[:, 3], atol=1e-12)
@@ -155,18 +156,20 @@ def test_the_native_core_gives_the_same_codes(method, block, signed):
 )
 def test_a_dense_dictionary_with_and_without_its_gram_matrix(monkeypatch, method, options, signed):
     dictionary, x = dense(60, 20), tokens(30, 20)
-    twice = as_dictionary(torch.cat([dictionary.values, dictionary.values[:5]]))  # some columns depend on others
-    assert with_gram(twice, 30, 6).gram is not None
+    twice = Dictionary.of_matrix(
+        torch.cat([dictionary.decoder, dictionary.decoder[:5]])
+    )  # some columns depend on others
+    assert with_gram(twice, 30, 6).gram_matrix is not None
     with_it = pursue(x, twice, 6, method, signed=signed, **options)
-    monkeypatch.setattr(pursuit_dictionary, "MAX_GRAM", 0)
-    assert with_gram(twice, 30, 6).gram is None
+    monkeypatch.setattr(pursuit_columns, "MAX_GRAM", 0)
+    assert with_gram(twice, 30, 6).gram_matrix is None
     gathered = pursue(x, twice, 6, method, signed=signed, **options)
     assert torch.equal(with_it.indices, gathered.indices)
     torch.testing.assert_close(with_it.values, gathered.values, atol=1e-9, rtol=1e-9)
 
 
 def test_the_gram_matrix_is_made_only_where_it_costs_less():
-    assert with_gram(sparse(60, 20, 5), 10**6, 8).gram is None
-    assert with_gram(dense(600, 20), 1, 8).gram is None
+    assert with_gram(sparse(60, 20, 5), 10**6, 8).gram_matrix is None
+    assert with_gram(dense(600, 20), 1, 8).gram_matrix is None
     made = with_gram(dense(600, 20), 1000, 8)
-    torch.testing.assert_close(made.gram, made.values @ made.values.T)
+    torch.testing.assert_close(made.gram_matrix, made.decoder @ made.decoder.T)

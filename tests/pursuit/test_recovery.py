@@ -6,11 +6,11 @@ import definitions
 import numpy as np
 import pytest
 import torch
+from by_method import pursue
 from instances import dense, full, matrix, planted, sparse, tokens
 from scipy.optimize import nnls as scipy_nnls
 
 from expander_sae.ops import Codes, encode_topk
-from expander_sae.pursuit import pursue
 from expander_sae.pursuit.nonnegative import nnls
 
 
@@ -58,7 +58,7 @@ def test_nnls_equals_scipy(t):
 def test_warm_start_of_omp_and_refit():
     dictionary, x = sparse(120, 30, 5), tokens(10, 30)
     w = matrix(dictionary)
-    encoder = encode_topk(x, dictionary.rows, dictionary.values, 4, backend="reference")
+    encoder = encode_topk(x, dictionary.rows, dictionary.decoder, 4, backend="reference")
     warm = full(pursue(x, dictionary, 9, warm_start=encoder), 120)
     refitted = full(pursue(x, dictionary, 9, "refit", warm_start=encoder), 120)
     for token, y in enumerate(x.numpy()):

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from by_method import pursue
 from instances import dense, sparse, tokens
 from torch import Tensor
 
 from expander_sae.ops import sparse_decode
-from expander_sae.pursuit import Dictionary, pursue, refit_codes
+from expander_sae.pursuit import Dictionary, Encoder, Stages, refit_codes
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import ExpanderSae
 
@@ -22,14 +23,14 @@ def make(is_dense: bool) -> Dictionary:
 @pytest.mark.parametrize("padded", [False, True])
 def test_gradcheck_of_codes_and_reconstruction(is_dense, padded):
     source, x, center = make(is_dense), tokens(3, 8).requires_grad_(), tokens(1, 8, 3)[0].requires_grad_()
-    values = source.values.clone().requires_grad_()
+    values = source.decoder.clone().requires_grad_()
     used = torch.tensor([[True, True, False]] * 3) if padded else None
 
     def codes(x: Tensor, values: Tensor, center: Tensor) -> Tensor:
-        return refit_codes(x, SUPPORTS, Dictionary(source.rows, values, 8), used=used, center=center).codes.values
+        return refit_codes(x, SUPPORTS, Dictionary(source.rows, values, 8, center=center), used=used).codes.values
 
     def reconstruction(x: Tensor, values: Tensor, center: Tensor) -> Tensor:
-        found = refit_codes(x, SUPPORTS, Dictionary(source.rows, values, 8), used=used, center=center).codes
+        found = refit_codes(x, SUPPORTS, Dictionary(source.rows, values, 8, center=center), used=used).codes
         return sparse_decode(found, source.rows, values, 8, backend="reference") + center
 
     assert torch.autograd.gradcheck(codes, (x, values, center))
@@ -42,7 +43,7 @@ def test_gradient_equals_autograd_through_the_normal_equations(is_dense):
     weights = tokens(3, 3, 9)
     gradients = []
     for way in ("refit", "autograd"):
-        values = source.values.clone().requires_grad_()
+        values = source.decoder.clone().requires_grad_()
         y = x.clone().requires_grad_()
         if way == "refit":
             found = refit_codes(y, SUPPORTS, Dictionary(source.rows, values, 8)).codes.values
@@ -70,7 +71,7 @@ def test_pursuit_codes_are_a_fixed_point():
 def test_dependent_supports_are_ridged_and_counted(is_dense):
     source = make(is_dense)
     rows = None if source.rows is None else torch.cat([source.rows, source.rows[:1]])
-    values = torch.cat([source.values, source.values[:1]]).requires_grad_()
+    values = torch.cat([source.decoder, source.decoder[:1]]).requires_grad_()
     dictionary, x = Dictionary(rows, values, 8), tokens(3, 8)
     indices = torch.tensor([[3, 7, 0], [0, 10, 2], [9, 3, 1]])
     found = refit_codes(x, indices, dictionary)
@@ -89,13 +90,13 @@ def test_dependent_supports_are_ridged_and_counted(is_dense):
 
 
 def test_an_sae_learns_with_pursuit_codes():
-    sae = ExpanderSae(d_in=24, n_latents=96, degree=4, k=6)
+    sae = ExpanderSae(d_in=24, n_latents=96, degree=4, k=6, reading=Encoder())
     x = tokens(256, 24, dtype=torch.float32)
     optimizer = torch.optim.Adam(sae.parameters(), lr=1e-2)
     losses = []
     for _ in range(15):
-        codes = pursue(x, sae, 6, block=2, center=sae.center().detach(), backend="reference")
-        fitted = refit_codes(x, codes.indices, sae, used=codes.values != 0, center=sae.center()).codes
+        codes = sae.encode(x, reading=Stages(3))
+        fitted = refit_codes(x, codes.indices, sae.dictionary(), used=codes.values != 0).codes
         loss = (x - sae.decode(fitted)).square().sum(1).mean()
         optimizer.zero_grad()
         loss.backward()

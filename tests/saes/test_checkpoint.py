@@ -7,25 +7,47 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from expander_sae.graphs import column_bits, make_mask, mask_from_rows
+from expander_sae.pursuit import Encoder, Stages
 from expander_sae.records import ExpanderSaeError, read_json, sha256_file
 from expander_sae.saes import DenseTopKSae, ExpanderSae, load_sae
 
 
-def rewrite(folder: Path, arrays=None, **fields) -> None:
+def rewrite(folder: Path, arrays=None, without=(), **fields) -> None:
     """Change arrays and config fields, with a hash that fits, as a careless program would."""
     path = folder / "sae.safetensors"
     if arrays is not None:
         save_file(arrays, path)
     config = read_json(folder / "config.json") | {"arrays_sha256": sha256_file(path)} | fields
+    config = {name: value for name, value in config.items() if name not in without}
     (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(("stages", "spare", "reading"), [(0, 0, "encoder"), (3, 0, "stages:3"), (2, 4, "stages:2+4")])
+@pytest.mark.parametrize("kind", [ExpanderSae, DenseTopKSae])
+def test_folders_of_version_2_are_read(kind, stages, spare, reading, tmp_path):
+    sizes = {"d_in": 40, "n_latents": 300, "k": 6} | ({"degree": 5} if kind is ExpanderSae else {})
+    kind(**sizes).save(tmp_path)
+    rewrite(tmp_path, without=["reading"], version=2, stages=stages, spare=spare)
+    assert str(load_sae(tmp_path).reading) == reading
+    rewrite(tmp_path, stages=7, spare=0)
+    with pytest.raises(ExpanderSaeError, match=r"stages as a whole number in 1\.\.6"):
+        load_sae(tmp_path)
 
 
 @pytest.mark.parametrize(
     "sae",
     [
-        ExpanderSae(d_in=40, n_latents=300, degree=5, k=6),
+        ExpanderSae(d_in=40, n_latents=300, degree=5, k=6, reading=Encoder()),
         ExpanderSae(
-            d_in=300, n_latents=400, degree=4, k=6, seed=7, construction="uniform", signed=True, latent_bias=True
+            d_in=300,
+            n_latents=400,
+            degree=4,
+            k=6,
+            seed=7,
+            construction="uniform",
+            signed=True,
+            latent_bias=True,
+            reading=Encoder(),
         ),
         DenseTopKSae(d_in=40, n_latents=90, k=6),
         DenseTopKSae(d_in=40, n_latents=90, k=6, tied=False, latent_bias=True),
@@ -48,15 +70,15 @@ def test_round_trip(sae, tmp_path):
 
 
 def test_a_seeded_mask_is_not_stored_and_given_rows_are_packed(tmp_path):
-    seeded = ExpanderSae(d_in=200, n_latents=300, degree=5, k=6)
+    seeded = ExpanderSae(d_in=200, n_latents=300, degree=5, k=6, reading=Encoder())
     seeded.save(tmp_path / "seeded")
     assert set(load_file(tmp_path / "seeded" / "sae.safetensors")) == {"values", "b_dec"}
     mask = mask_from_rows(make_mask(d_in=200, n_latents=300, degree=5, seed=3).rows, d_in=200)
-    given = ExpanderSae(d_in=200, n_latents=300, degree=5, k=6, mask=mask)
+    given = ExpanderSae(d_in=200, n_latents=300, degree=5, k=6, mask=mask, reading=Encoder())
     given.save(tmp_path / "given")
     arrays = load_file(tmp_path / "given" / "sae.safetensors")
     assert set(arrays) == {"values", "b_dec", "packed_rows"}
-    assert [read_json(tmp_path / name / "config.json")["version"] for name in ("seeded", "given")] == [1, 2]
+    assert [read_json(tmp_path / name / "config.json")["version"] for name in ("seeded", "given")] == [3, 3]
     assert arrays["packed_rows"].nbytes == -(-300 * column_bits(200, 5) // 8) < mask.rows.nbytes
     again = load_sae(tmp_path / "given")
     assert isinstance(again, ExpanderSae)
@@ -65,14 +87,16 @@ def test_a_seeded_mask_is_not_stored_and_given_rows_are_packed(tmp_path):
 
 def test_rows_as_integers_of_earlier_versions_are_read_and_damaged_ones_refused(tmp_path):
     mask = mask_from_rows(make_mask(d_in=200, n_latents=300, degree=5, seed=3).rows, d_in=200)
-    sae = ExpanderSae(d_in=200, n_latents=300, degree=5, k=6, mask=mask)
+    sae = ExpanderSae(d_in=200, n_latents=300, degree=5, k=6, mask=mask, reading=Encoder())
     sae.save(tmp_path)
     packed_so = load_sae(tmp_path).values
     arrays = {name: array.clone() for name, array in load_file(tmp_path / "sae.safetensors").items()}
     packed = arrays.pop("packed_rows")
-    rewrite(tmp_path, arrays | {"rows": torch.from_numpy(mask.rows.copy())}, version=1)
+    rewrite(tmp_path, arrays | {"rows": torch.from_numpy(mask.rows.copy())}, ["reading"], version=1, stages=3)
     again = load_sae(tmp_path)
     assert again.mask == mask
+    assert again.reading == Stages(3)  # version 1 had no spare columns
+    rewrite(tmp_path, version=3, reading="encoder", without=["stages"])
     assert torch.equal(again.values, packed_so)
     rewrite(tmp_path, arrays | {"packed_rows": packed[:-1]})
     with pytest.raises(ExpanderSaeError, match="expected packed rows as uint8"):
@@ -88,14 +112,14 @@ def test_rows_as_integers_of_earlier_versions_are_read_and_damaged_ones_refused(
     rewrite(tmp_path, arrays | {"packed_rows": packed, "rows": torch.from_numpy(mask.rows.copy())})
     with pytest.raises(ExpanderSaeError, match="without rows beside them"):
         load_sae(tmp_path)
-    ExpanderSae(d_in=200, n_latents=300, degree=5, k=6).save(tmp_path / "seeded")
+    ExpanderSae(d_in=200, n_latents=300, degree=5, k=6, reading=Encoder()).save(tmp_path / "seeded")
     rewrite(tmp_path / "seeded", load_file(tmp_path / "seeded" / "sae.safetensors") | {"packed_rows": packed})
     with pytest.raises(ExpanderSaeError, match="whose mask has no seed"):
         load_sae(tmp_path / "seeded")
 
 
 def test_saving_folds_the_scale_but_not_in_memory(tmp_path):
-    sae, x = ExpanderSae(d_in=40, n_latents=300, degree=5, k=6), torch.randn(9, 40)
+    sae, x = ExpanderSae(d_in=40, n_latents=300, degree=5, k=6, reading=Encoder()), torch.randn(9, 40)
     with torch.no_grad():
         sae.b_dec.normal_()
         sae.input_scale.fill_(0.25)
@@ -106,7 +130,7 @@ def test_saving_folds_the_scale_but_not_in_memory(tmp_path):
 
 @pytest.fixture
 def saved(tmp_path):
-    ExpanderSae(d_in=40, n_latents=300, degree=5, k=6).save(tmp_path)
+    ExpanderSae(d_in=40, n_latents=300, degree=5, k=6, reading=Encoder()).save(tmp_path)
     return tmp_path
 
 
@@ -171,7 +195,7 @@ def test_a_garbled_config(saved, fields, says):
 
 
 def test_a_diverged_sae_is_not_saved_and_the_old_one_stays(saved):
-    sae = ExpanderSae(d_in=40, n_latents=300, degree=5, k=6)
+    sae = ExpanderSae(d_in=40, n_latents=300, degree=5, k=6, reading=Encoder())
     with torch.no_grad():
         sae.columns.raw.fill_(float("nan"))
     before = (saved / "sae.safetensors").read_bytes()

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from expander_sae.graphs import make_mask, mask_from_rows
+from expander_sae.pursuit import Encoder
 from expander_sae.saes import DenseTopKSae, ExpanderSae, load_sae
 
 CHILD = """
@@ -46,7 +47,7 @@ def test_loading_maps_the_file_and_copies_nothing_large(make, tmp_path):
 
 
 def test_a_loaded_sae_can_be_changed_and_the_file_stays(tmp_path):
-    sae = ExpanderSae(d_in=64, n_latents=128, degree=4, k=8)
+    sae = ExpanderSae(d_in=64, n_latents=128, degree=4, k=8, reading=Encoder())
     sae.save(tmp_path)
     loaded, before = load_sae(tmp_path), (tmp_path / "sae.safetensors").read_bytes()
     with torch.no_grad():
@@ -72,7 +73,7 @@ def test_another_type_after_loading_is_not_the_kept_one(tmp_path):
 
 
 def test_columns_that_are_not_of_unit_length_are_scaled(tmp_path):
-    sae = ExpanderSae(d_in=16, n_latents=32, degree=3, k=4)
+    sae = ExpanderSae(d_in=16, n_latents=32, degree=3, k=4, reading=Encoder())
     values = torch.full((32, 3), 2.0)
     sae.columns.take(values)
     with torch.no_grad():
@@ -81,7 +82,9 @@ def test_columns_that_are_not_of_unit_length_are_scaled(tmp_path):
 
 def test_learned_rows_come_back(tmp_path):
     rows = make_mask("uniform", d_in=300, n_latents=64, degree=5, seed=1).rows
-    sae = ExpanderSae(d_in=300, n_latents=64, degree=5, k=4, mask=mask_from_rows(rows, d_in=300), tied=False)
+    sae = ExpanderSae(
+        d_in=300, n_latents=64, degree=5, k=4, mask=mask_from_rows(rows, d_in=300), tied=False, reading=Encoder()
+    )
     sae.save(tmp_path)
     again = load_sae(tmp_path)
     assert torch.equal(again.encoder, sae.encoder)

@@ -4,6 +4,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from expander_sae.cli.main import app
+from expander_sae.pursuit import Encoder
 from expander_sae.records import ExpanderSaeError, read_json
 from expander_sae.saes import DenseTopKSae, ExpanderSae, load_sae
 
@@ -16,7 +17,7 @@ SIZES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 @pytest.mark.parametrize("values", WORST)
 def test_values_come_back_as_near_as_their_type_allows(values, kind, tmp_path):
     sae = (
-        ExpanderSae(d_in=40, n_latents=300, degree=5, k=6)
+        ExpanderSae(d_in=40, n_latents=300, degree=5, k=6, reading=Encoder())
         if kind == "expander"
         else DenseTopKSae(d_in=40, n_latents=90, k=6)
     )
@@ -37,7 +38,7 @@ def test_values_come_back_as_near_as_their_type_allows(values, kind, tmp_path):
 
 def test_what_cannot_be_stored_is_an_error(tmp_path):
     with pytest.raises(ExpanderSaeError, match="float32, float16, bfloat16, int8"):
-        ExpanderSae(d_in=40, n_latents=300, degree=5, k=6).save(tmp_path, values="int4")
+        ExpanderSae(d_in=40, n_latents=300, degree=5, k=6, reading=Encoder()).save(tmp_path, values="int4")
     with pytest.raises(ExpanderSaeError, match="encoder of its own"):
         DenseTopKSae(d_in=40, n_latents=90, k=6, tied=False).save(tmp_path, values="int8")
     assert not list(tmp_path.iterdir())
@@ -47,7 +48,7 @@ def test_what_cannot_be_stored_is_an_error(tmp_path):
 
 
 def test_the_command(tmp_path):
-    ExpanderSae(d_in=40, n_latents=3000, degree=5, k=6).save(tmp_path / "a")
+    ExpanderSae(d_in=40, n_latents=3000, degree=5, k=6, reading=Encoder()).save(tmp_path / "a")
     command = [
         "convert",
         str(tmp_path / "a"),

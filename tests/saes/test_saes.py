@@ -2,13 +2,14 @@ import pytest
 import torch
 
 from expander_sae.ops import Codes
+from expander_sae.pursuit import Encoder
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import DenseTopKSae, ExpanderSae, initialise, input_statistics, ordinary_tokens
 
 
 def make(kind: str, **options):
     if kind == "expander":
-        return ExpanderSae(d_in=40, n_latents=300, degree=5, k=6, **options)
+        return ExpanderSae(d_in=40, n_latents=300, degree=5, k=6, **{"reading": Encoder(), **options})
     return DenseTopKSae(d_in=40, n_latents=100, k=6, tied=kind == "tied", **options)
 
 
@@ -57,9 +58,9 @@ def test_columns_have_unit_length_and_the_cache_follows_the_parameter():
 
 def test_relu_by_default_and_negative_codes_when_signed():
     x = torch.randn(30, 40, generator=torch.Generator().manual_seed(0))
-    few = ExpanderSae(d_in=40, n_latents=8, degree=5, k=8)
+    few = ExpanderSae(d_in=40, n_latents=8, degree=5, k=8, reading=Encoder())
     assert (few.encode(x).values >= 0).all()
-    assert (ExpanderSae(d_in=40, n_latents=8, degree=5, k=8, signed=True).encode(x).values < 0).any()
+    assert (ExpanderSae(d_in=40, n_latents=8, degree=5, k=8, signed=True, reading=Encoder()).encode(x).values < 0).any()
 
 
 def test_codes_decode_to_the_sum_of_their_columns():
@@ -101,7 +102,7 @@ def test_point_latent_at_a_raw_length(kind):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_sparse_sae_can_start_at_the_values_of_the_dense_one(tied):
-    sparse = ExpanderSae(d_in=40, n_latents=300, degree=5, k=8, seed=3, tied=tied)
+    sparse = ExpanderSae(d_in=40, n_latents=300, degree=5, k=8, seed=3, tied=tied, reading=Encoder())
     drawn_alone = sparse.columns.raw.detach().clone()
     sparse.draw_as_dense()
     dense = DenseTopKSae(d_in=40, n_latents=300, k=8, seed=3)
@@ -124,7 +125,7 @@ def test_outliers_do_not_drag_the_statistics():
 
 def test_wrong_sizes_are_refused():
     with pytest.raises(ExpanderSaeError, match="k <= n_latents"):
-        ExpanderSae(d_in=8, n_latents=4, degree=2, k=5)
+        ExpanderSae(d_in=8, n_latents=4, degree=2, k=5, reading=Encoder())
     with pytest.raises(ExpanderSaeError, match="d_in=40"):
         make("expander").encode(torch.zeros(3, 41))
     with pytest.raises(ExpanderSaeError, match="finite"):

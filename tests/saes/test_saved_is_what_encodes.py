@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from expander_sae.graphs import make_mask, mask_from_rows
 from expander_sae.interop import ThresholdSae, read_sae, write_sae
+from expander_sae.pursuit import Encoder
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import DenseTopKSae, ExpanderSae, IrregularSae, load_sae
 
@@ -20,7 +21,7 @@ SIZES = {"d_in": 24, "n_latents": 96, "k": 6}
 
 
 def expander(seed=0, **options):
-    return ExpanderSae(**SIZES, degree=4, seed=seed, **options)
+    return ExpanderSae(**SIZES, degree=4, seed=seed, **{"reading": Encoder(), **options})
 
 
 def learned(seed=0):
@@ -29,11 +30,11 @@ def learned(seed=0):
 
 
 def wide(seed=0):
-    return ExpanderSae(d_in=70_000, n_latents=12, degree=3, k=4, seed=seed)
+    return ExpanderSae(d_in=70_000, n_latents=12, degree=3, k=4, seed=seed, reading=Encoder())
 
 
 def irregular(seed=0):
-    return IrregularSae(**SIZES, degree=8, entries=300, seed=seed)
+    return IrregularSae(**SIZES, degree=8, entries=300, seed=seed, reading=Encoder())
 
 
 def dense(seed=0):

@@ -8,6 +8,7 @@ import torch
 
 from expander_sae.cli.certify import _cost, certify
 from expander_sae.graphs import make_mask
+from expander_sae.pursuit import Encoder
 from expander_sae.records import ExpanderSaeError, read_json
 from expander_sae.saes import ExpanderSae
 
@@ -40,7 +41,7 @@ def test_a_trained_sae_and_its_codes(tmp_path: Path, monkeypatch: pytest.MonkeyP
                 yield torch.randn(10, 32, generator=generator).bfloat16()
 
     monkeypatch.setattr("expander_sae.activations.ActivationStore", Store)
-    ExpanderSae(d_in=32, n_latents=96, degree=4, k=3).save(tmp_path / "sae")
+    ExpanderSae(d_in=32, n_latents=96, degree=4, k=3, reading=Encoder()).save(tmp_path / "sae")
     certify(str(tmp_path / "sae"), acts=tmp_path, max_tokens=24, json=tmp_path / "c.json", quiet=True)
     written = read_json(tmp_path / "c.json")
     assert written["k"] == 3

@@ -6,6 +6,7 @@ from memory_source import MemorySource
 from test_rewire import CONFIG, block_activations, fvu, sae_with_stages
 
 from expander_sae.ops import Codes
+from expander_sae.pursuit import Encoder, Stages, parse_reading
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import DenseTopKSae, ExpanderSae, load_sae
 from expander_sae.training import TrainConfig, amortisation_loss, train, with_own_encoder
@@ -27,8 +28,8 @@ def test_the_encoder_learns_what_pursuit_finds_and_the_dictionary_stays(trained,
     torch.testing.assert_close(sae.values, trained.values, rtol=0, atol=1e-6)
     torch.testing.assert_close(sae.b_dec, trained.b_dec, rtol=1e-4, atol=1e-5)
     assert sae.learned_values() == trained.learned_values() + 256 * 6 + 256
-    assert fvu(sae.read_by("encoder"), x) < 0.5 * fvu(trained.read_by("encoder"), x)
-    assert fvu(sae.read_by("refit"), x) < fvu(trained.read_by("refit"), x)
+    assert fvu(sae.read_by(Encoder()), x) < 0.5 * fvu(trained.read_by(Encoder()), x)
+    assert fvu(sae.read_by(parse_reading("refit")), x) < fvu(trained.read_by(parse_reading("refit")), x)
     assert fvu(sae, x) == pytest.approx(fvu(trained, x), rel=1e-4)  # pursuit reads the dictionary alone
 
 
@@ -39,7 +40,7 @@ def test_an_encoder_is_followed_on_held_out_activations_by_itself(trained, tmp_p
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     measured = [line["heldout_fvu"] for line in lines if "heldout_fvu" in line]
     assert len(measured) == 3  # steps 50, 100 and the last
-    assert measured[-1] == pytest.approx(float(fvu(sae.read_by("encoder"), heldout)), rel=1e-4)
+    assert measured[-1] == pytest.approx(float(fvu(sae.read_by(Encoder()), heldout)), rel=1e-4)
     assert measured[-1] > 1.05 * float(fvu(sae, heldout))  # what pursuit, its own inference, leaves
 
 
@@ -68,7 +69,7 @@ def test_the_loss_is_its_formula():
     pre = (x - sae.center()) @ wide.T + sae.b_enc
     wanted = torch.zeros_like(pre).scatter(1, target.indices, target.values)
     inside = torch.zeros_like(pre).scatter(1, target.indices, 1.0).bool()
-    own = Codes(*(part.detach() for part in sae.encode(x, inference="encoder")))
+    own = Codes(*(part.detach() for part in sae.encode(x, reading=Encoder())))
     outside = torch.zeros_like(pre).scatter(1, own.indices, 1.0).bool() & ~inside
     error = ((pre - wanted).square() * inside).sum() + (pre.relu().square() * outside).sum()
     loss = amortisation_loss(sae, x, Codes(target.indices, target.values), own)
@@ -80,7 +81,7 @@ def test_the_loss_is_its_formula():
 
 def test_an_sae_with_its_own_encoder_trains_and_comes_back(tmp_path):
     x = block_activations()
-    sae = ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, tied=False, latent_bias=True)
+    sae = ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, tied=False, latent_bias=True, reading=Encoder())
     train({"sae": sae}, MemorySource(x), CONFIG, folder=tmp_path, progress=False)
     again = load_sae(tmp_path / "sae")
     assert again.tied is False
@@ -91,10 +92,10 @@ def test_an_sae_with_its_own_encoder_trains_and_comes_back(tmp_path):
 @pytest.mark.parametrize(
     "sae",
     [
-        DenseTopKSae(d_in=48, n_latents=60, k=8, stages=2),
-        ExpanderSae(d_in=48, n_latents=60, degree=4, k=8),
-        ExpanderSae(d_in=48, n_latents=60, degree=4, k=8, stages=2, signed=True),
-        ExpanderSae(d_in=48, n_latents=60, degree=4, k=8, stages=2, tied=False),
+        DenseTopKSae(d_in=48, n_latents=60, k=8, reading=Stages(2)),
+        ExpanderSae(d_in=48, n_latents=60, degree=4, k=8, reading=Encoder()),
+        ExpanderSae(d_in=48, n_latents=60, degree=4, k=8, reading=Stages(2), signed=True),
+        ExpanderSae(d_in=48, n_latents=60, degree=4, k=8, reading=Stages(2), tied=False),
     ],
     ids=["dense", "one-shot", "signed", "untied"],
 )

@@ -6,6 +6,7 @@ import pytest
 import torch
 from memory_source import MemorySource, sparse_activations
 
+from expander_sae.pursuit import Stages
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import DenseTopKSae, ExpanderSae, load_sae
 from expander_sae.theory import dictionary_coherence, flatness, flatten_columns
@@ -16,12 +17,7 @@ CONFIG = TrainConfig(tokens=256 * 40, batch_size=256, learning_rate=1e-2, rewire
 
 
 def expander(**options):
-    return ExpanderSae(d_in=48, n_latents=128, degree=6, k=8, stages=4, **options)
-
-
-def dense_columns(sae):
-    rows, values, _ = sae.dictionary()
-    return values if rows is None else torch.zeros(len(values), sae.d_in).scatter(1, rows.long(), values)
+    return ExpanderSae(d_in=48, n_latents=128, degree=6, k=8, reading=Stages(4), **options)
 
 
 def trained(folder, config, sae=None):
@@ -57,7 +53,7 @@ def test_training_keeps_columns_flat_while_entries_move(tmp_path, beta, since):
 @pytest.mark.parametrize("sae", [expander(), DenseTopKSae(d_in=12, n_latents=40, k=3)], ids=["expander", "dense"])
 def test_the_penalty_is_that_of_the_gram_matrix(sae):
     columns = torch.tensor([5, 0, 33])
-    gram = (dense_columns(sae) @ dense_columns(sae).T).square().fill_diagonal_(0)
+    gram = (sae.dictionary().dense() @ sae.dictionary().dense().T).square().fill_diagonal_(0)
     for p in (1, 4, 20):
         expected = gram[columns].topk(p, dim=1).values.mean()
         assert coherence_penalty(sae, columns, p).item() == pytest.approx(expected.item(), rel=1e-4)
@@ -65,7 +61,8 @@ def test_the_penalty_is_that_of_the_gram_matrix(sae):
     coherence_penalty(sae, columns, 4).backward()
     got = sae.columns.raw.grad.clone()
     sae.zero_grad()
-    (dense_columns(sae) @ dense_columns(sae).T).square().fill_diagonal_(0)[columns].topk(4).values.mean().backward()
+    w = sae.dictionary().dense()
+    (w @ w.T).square().fill_diagonal_(0)[columns].topk(4).values.mean().backward()
     assert got.allclose(sae.columns.raw.grad, atol=1e-5)
     with pytest.raises(ExpanderSaeError, match="p from 1"):
         coherence_penalty(sae, columns, sae.n_latents)

@@ -11,6 +11,7 @@ from tiny_models import make_documents, make_tiny_model, write_jsonl
 
 from expander_sae.activations import harvest, load_language_model
 from expander_sae.ops.backends import check_device
+from expander_sae.pursuit import Stages
 from expander_sae.records import ExpanderSaeError
 
 TESTS = Path(__file__).parent.parent
@@ -83,7 +84,7 @@ def test_on_the_gpu(tmp_path):
     config = TrainConfig(tokens=256 * 60, batch_size=256, learning_rate=1e-2, rewire_every=10)
     losses = {}
     for device in ("cpu", "cuda"):
-        sae = ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, stages=4, spare=4).to(device)
+        sae = ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, reading=Stages(4, 4)).to(device)
         record = train({"sae": sae}, MemorySource(x), config, folder=tmp_path / device, progress=False)["sae"]
         assert torch.device(record.device).type == device
         losses[device] = record.final_fvu

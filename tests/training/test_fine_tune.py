@@ -5,6 +5,7 @@ import torch
 from memory_source import MemorySource, sparse_activations
 from test_training import SMALL, fvu
 
+from expander_sae.pursuit import Encoder
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import ExpanderSae, input_statistics, load_sae, set_input_scale
 from expander_sae.training import train
@@ -16,7 +17,7 @@ GENTLE = replace(SMALL, fine_tune=True, learning_rate=1e-4, tokens=256 * 5, rewi
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    sae = ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, latent_bias=True)
+    sae = ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, latent_bias=True, reading=Encoder())
     train({"sae": sae}, MemorySource(sparse_activations()), SMALL, folder=folder, progress=False)
     return folder / "sae"
 

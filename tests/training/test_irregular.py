@@ -6,6 +6,7 @@ import torch
 from memory_source import MemorySource
 
 from expander_sae.graphs import mask_from_rows
+from expander_sae.pursuit import Encoder, Stages
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import ExpanderSae, IrregularSae, load_sae
 from expander_sae.training import TrainConfig, train
@@ -19,7 +20,7 @@ ENTRIES = 4 * 256
 
 
 def irregular(**options):
-    return IrregularSae(d_in=48, n_latents=256, degree=12, entries=ENTRIES, k=8, stages=4, **options)
+    return IrregularSae(d_in=48, n_latents=256, degree=12, entries=ENTRIES, k=8, reading=Stages(4), **options)
 
 
 def uneven_activations(tokens=4000):
@@ -68,7 +69,7 @@ def test_the_budget_holds_at_every_step(tmp_path, monkeypatch):
 
 def test_uneven_data_is_explained_better_by_irregular_degrees(tmp_path):
     x = uneven_activations()
-    regular = ExpanderSae(d_in=48, n_latents=256, degree=4, k=8, stages=4)
+    regular = ExpanderSae(d_in=48, n_latents=256, degree=4, k=8, reading=Stages(4))
     saes = {"irregular": irregular(), "regular": regular}
     train(saes, MemorySource(x), CONFIG, folder=tmp_path, progress=False)
     assert saes["irregular"].learned_values() == regular.learned_values()
@@ -79,7 +80,7 @@ def test_codes_are_those_of_a_regular_sae_with_zeros(tmp_path):
     x = uneven_activations(500)
     sae = irregular()
     train({"sae": sae}, MemorySource(x), CONFIG, folder=tmp_path, progress=False)
-    padded = ExpanderSae(d_in=48, n_latents=256, degree=12, k=8, stages=4, mask=sae.mask)
+    padded = ExpanderSae(d_in=48, n_latents=256, degree=12, k=8, reading=Stages(4), mask=sae.mask)
     with torch.no_grad():
         padded.columns.raw.copy_(sae.columns.raw)
         padded.b_dec.copy_(sae.b_dec)
@@ -145,7 +146,7 @@ def test_resuming_is_bit_identical(tmp_path):
 
 
 def test_the_least_worthy_entries_go():
-    sae = IrregularSae(d_in=4, n_latents=4, degree=4, entries=8, k=2, stages=2)
+    sae = IrregularSae(d_in=4, n_latents=4, degree=4, entries=8, k=2, reading=Stages(2))
     raw = torch.tensor([[0.9, 0.3, 0.2, 0.1], [0.9, 0.3, 0.2, 0.1], [0.6, 0.5, 0.4, 0.3], [0.9, 0.3, 0.2, 0.1]])
     sae.set_mask(mask_from_rows(np.tile(np.arange(4), (4, 1)), d_in=4))
     sae.columns.raw.data.copy_(raw)
@@ -169,7 +170,7 @@ def test_pointing_a_latent_leaves_its_empty_slots_empty():
 @pytest.mark.parametrize("entries", [255, 12 * 256 + 1, 4.0, True])
 def test_impossible_budgets_are_refused(entries):
     with pytest.raises(ExpanderSaeError, match="entries"):
-        IrregularSae(d_in=48, n_latents=256, degree=12, entries=entries, k=8)
+        IrregularSae(d_in=48, n_latents=256, degree=12, entries=entries, k=8, reading=Encoder())
 
 
 def test_flatness_and_certificates_are_refused(tmp_path):

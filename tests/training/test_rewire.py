@@ -4,6 +4,7 @@ import torch
 from memory_source import MemorySource
 
 from expander_sae.ops import Codes
+from expander_sae.pursuit import Encoder, Stages
 from expander_sae.saes import ExpanderSae, load_sae
 from expander_sae.training import TrainConfig, rewire, train
 from expander_sae.training.rewire import Requests, apply_moves, plan_moves
@@ -14,7 +15,7 @@ CONFIG = TrainConfig(
 
 
 def sae_with_stages(**options):
-    return ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, stages=4, **options)
+    return ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, reading=Stages(4), **options)
 
 
 def block_activations(tokens=4000):
@@ -37,7 +38,7 @@ def fvu(sae, x):
 def test_learned_supports_beat_fixed_ones_and_pursuit_beats_one_shot(tmp_path):
     x = block_activations()
     saes = {
-        "oneshot": ExpanderSae(d_in=48, n_latents=256, degree=6, k=8),
+        "oneshot": ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, reading=Encoder()),
         "fixed": sae_with_stages(),
         "learned": sae_with_stages(),
     }
@@ -57,7 +58,7 @@ def test_the_mask_stays_left_regular_and_is_saved_as_rows(tmp_path):
     assert isinstance(again, ExpanderSae)
     assert not np.array_equal(again.mask.rows, before)
     assert again.mask.seed is None
-    assert again.stages == 4
+    assert again.reading == Stages(4)
     assert (np.diff(again.mask.rows.astype(int), axis=1) > 0).all()
     assert (again.mask.right_degrees() > 0).all()
     assert torch.equal(again.rows.long(), torch.from_numpy(again.mask.rows.astype(np.int64)))

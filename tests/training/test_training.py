@@ -7,6 +7,7 @@ import torch
 from memory_source import MemorySource, sparse_activations
 
 from expander_sae.ops import Codes
+from expander_sae.pursuit import Encoder
 from expander_sae.records import ExpanderSaeError, read_json
 from expander_sae.saes import DenseTopKSae, ExpanderSae, load_sae
 from expander_sae.training import PRESETS, TrainConfig, paper_sae_options, train
@@ -20,7 +21,7 @@ SMALL = TrainConfig(
 
 def some_saes():
     return {
-        "expander": ExpanderSae(d_in=48, n_latents=256, degree=6, k=8),
+        "expander": ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, reading=Encoder()),
         "signed": ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, **paper_sae_options()),
         "dense": DenseTopKSae(d_in=48, n_latents=256, k=8),
         "untied": DenseTopKSae(d_in=48, n_latents=64, k=8, tied=False, latent_bias=True),
@@ -157,14 +158,17 @@ def test_a_checkpoint_of_another_pass_or_a_damaged_one_is_refused(tmp_path):
 def test_outlier_tokens_are_left_out_of_the_loss(tmp_path):
     x = sparse_activations()
     giant = torch.cat([x, torch.full((40, 48), 1e4)])
-    sae = {"sae": ExpanderSae(d_in=48, n_latents=256, degree=6, k=8)}
+    sae = {"sae": ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, reading=Encoder())}
     record = train(sae, MemorySource(giant[torch.randperm(len(giant))]), SMALL, folder=tmp_path, progress=False)["sae"]
     assert record.tokens < 256 * 60
     assert fvu(load_sae(tmp_path / "sae"), x) < 0.7
 
 
 def test_a_diverged_sae_is_reported_and_the_others_go_on(tmp_path):
-    saes = {"good": ExpanderSae(d_in=48, n_latents=256, degree=6, k=8), "bad": DenseTopKSae(d_in=48, n_latents=64, k=8)}
+    saes = {
+        "good": ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, reading=Encoder()),
+        "bad": DenseTopKSae(d_in=48, n_latents=64, k=8),
+    }
     saes["bad"].b_dec.register_hook(lambda gradient: gradient * float("inf"))
     records = train(saes, MemorySource(sparse_activations()), SMALL, folder=tmp_path, progress=False)
     assert records["bad"].diverged
@@ -175,7 +179,10 @@ def test_a_diverged_sae_is_reported_and_the_others_go_on(tmp_path):
 
 def test_the_auxiliary_loss_moves_dead_latents_only_and_leaves_b_dec_alone():
     torch.manual_seed(0)
-    sae, x = ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, latent_bias=True), sparse_activations(200)
+    sae, x = (
+        ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, latent_bias=True, reading=Encoder()),
+        sparse_activations(200),
+    )
     dead = torch.tensor([3, 70, 201])
     residual = sae.reconstruction_loss(x, keep_residual=True).residual
     assert residual is not None
@@ -209,7 +216,7 @@ def test_firing_history():
 
 
 def test_resampling_points_rare_latents_at_residuals_on_their_support():
-    sae = ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, latent_bias=True)
+    sae = ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, latent_bias=True, reading=Encoder())
     history, x = FiringHistory(256), sparse_activations(300)
     history.firings += 100
     history.firings[7] = 4
@@ -259,7 +266,13 @@ def test_impossible_settings(change):
 def test_widths_and_names_are_checked(tmp_path):
     source = MemorySource(sparse_activations())
     with pytest.raises(ExpanderSaeError, match="d_in = 40"):
-        train({"a": ExpanderSae(d_in=40, n_latents=99, degree=4, k=5)}, source, SMALL, folder=tmp_path, progress=False)
+        train(
+            {"a": ExpanderSae(d_in=40, n_latents=99, degree=4, k=5, reading=Encoder())},
+            source,
+            SMALL,
+            folder=tmp_path,
+            progress=False,
+        )
     with pytest.raises(ExpanderSaeError, match="folder names"):
         train({"a/b": DenseTopKSae(d_in=48, n_latents=99, k=5)}, source, SMALL, folder=tmp_path, progress=False)
     with pytest.raises(ExpanderSaeError, match="at least one"):

@@ -18,6 +18,7 @@ from tiny_models import D_IN
 from expander_sae.activations import ActivationStore, load_language_model
 from expander_sae.evaluation import evaluate
 from expander_sae.frontier import EvaluationSettings, plan, run_frontier
+from expander_sae.pursuit import Stages
 from expander_sae.saes import DenseTopKSae, ExpanderSae, IrregularSae, load_sae
 from expander_sae.training import TrainConfig, paper_sae_options, train, with_own_encoder
 
@@ -38,7 +39,7 @@ X = sparse_activations(600)
 
 
 def some_saes(device):
-    pursuit = {"degree": 6, "stages": 2, "spare": 4}
+    pursuit = {"degree": 6, "reading": Stages(2, 4)}
     saes = {
         "pursuit": ExpanderSae(**SIZES, **pursuit),
         "paper": ExpanderSae(**SIZES, degree=6, **paper_sae_options()),

@@ -125,6 +125,7 @@ def _codes(
     import torch
 
     from expander_sae.activations import ActivationStore
+    from expander_sae.pursuit import parse_reading
     from expander_sae.theory import CodeShares
 
     if max_tokens is not None and max_tokens < 1:
@@ -133,7 +134,7 @@ def _codes(
     if store.d_in != sae.d_in:
         raise ExpanderSaeError(f"expected activations of d_in {sae.d_in}, that of the SAE, saw {store.d_in} in {acts}.")
     mismatches = check_provenance(name, sae, Provenance.of_settings(store.manifest["settings"]))
-    reader = sae if inference is None else sae.read_by(inference)
+    reader = sae if inference is None else sae.read_by(parse_reading(inference))
     shares, left = CodeShares(sae.rows, sae.values.detach(), d_in=sae.d_in, signed=sae.signed), max_tokens
     with torch.no_grad():
         for block in store.blocks(split):

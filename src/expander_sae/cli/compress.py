@@ -93,13 +93,14 @@ def compress(
     )
     from expander_sae.compression import compress as run
     from expander_sae.interop import read_sae
+    from expander_sae.pursuit import parse_reading
 
     from .source import model_name
 
     target = Target(target_retention, target_metric)
     store = ActivationStore.open(acts)
     loaded: Any = read_sae(dense)
-    if loaded.dictionary()[0] is not None:
+    if loaded.dictionary().rows is not None:
         raise ExpanderSaeError(f"expected a dense SAE to compress; {dense} holds a sparse one")
     language_model = None
     if ce:
@@ -108,7 +109,7 @@ def compress(
     elif degree == "auto" and target_metric == "ce_recovered":
         raise ExpanderSaeError("expected --ce with --target-metric ce_recovered; or take explained_variance")
     source = describe_source(dense, loaded)
-    readings = [part.strip() for part in (inference or "").split(",") if part.strip()]
+    readings = [parse_reading(part.strip()) for part in (inference or "").split(",") if part.strip()]
     found: dict[int, CompressionRecord] = {}
 
     def at(chosen: int) -> float:

@@ -63,11 +63,12 @@ def encode(
     """
     from expander_sae.activations import ActivationStore  # torch takes seconds to import
     from expander_sae.evaluation.codes import store_batches, write_codes
+    from expander_sae.pursuit import parse_reading
     from expander_sae.saes import load_sae
 
     if (acts is None) == (not text):
         raise ExpanderSaeError("expected either --acts FOLDER or --text SOURCE, and not both")
-    loaded = load_sae(sae).to(device).read_by(inference)
+    loaded = load_sae(sae).to(device).read_by(None if inference is None else parse_reading(inference))
     if acts is not None:
         store = ActivationStore.open(acts)
         if store.d_in != loaded.d_in:
@@ -89,7 +90,7 @@ def encode(
         )
     described = {"format": "expander-sae codes 1", "sae": sae.name, "kind": loaded.kind}
     described |= {name: str(getattr(loaded, name)) for name in ("d_in", "n_latents", "k")}
-    described["inference"] = str(loaded.own_inference())
+    described["inference"] = str(loaded.reading)
     mismatches = check_provenance(sae.name, loaded, met)
     if mismatches is not None:
         described["mismatches"] = "; ".join(mismatches)

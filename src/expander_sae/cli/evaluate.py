@@ -84,6 +84,7 @@ def evaluate(
     from expander_sae.activations import ActivationStore, load_language_model  # torch takes seconds to import
     from expander_sae.evaluation import evaluate as run
     from expander_sae.interop import read_sae
+    from expander_sae.pursuit import parse_reading
 
     from .source import model_name
 
@@ -93,7 +94,7 @@ def evaluate(
     if inference is not None:
         readings = [part.strip() for part in inference.split(",") if part.strip()]
         loaded = {
-            name if len(readings) == 1 else f"{name} {reading}": sae.read_by(reading)
+            name if len(readings) == 1 else f"{name} {reading}": sae.read_by(parse_reading(reading))
             for name, sae in loaded.items()
             for reading in readings
         }

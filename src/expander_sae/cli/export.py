@@ -38,16 +38,18 @@ def export(
     """Write an SAE for SAELens, sparsify, dictionary_learning or OpenAI's code; docs/interop.md says what is kept."""
     from expander_sae.interop import dense_bytes, read_sae, write_sae  # torch takes seconds to import
     from expander_sae.interop.saelens_files import check_dtype
+    from expander_sae.pursuit import parse_reading
 
     if out.resolve() == sae.resolve():
         raise ExpanderSaeError(f"expected --out to be another folder than the SAE's; got {out} for both")
     loaded = read_sae(sae)
+    reading = None if inference is None else parse_reading(inference)
     console = output(json, out, quiet=quiet)
     before = _size(sae)
     if to != "saelens":
         size = dense_bytes(loaded, check_dtype(dtype))
         console.print(f"dense: {size / 1e6:,.1f} MB, {size / before:,.1f} times the SAE's {before / 1e6:,.1f} MB")
-    write_result(out, overwrite, lambda place: write_sae(loaded, place, to, dtype=dtype, inference=inference))
+    write_result(out, overwrite, lambda place: write_sae(loaded, place, to, dtype=dtype, reading=reading))
     if json is not None:
         write_json(json, {"format": to, "dtype": dtype, "bytes": {str(sae): before, str(out): _size(out)}})
     console.print(f"{_size(out) / 1e6:,.1f} MB for {to}: {out}")

@@ -82,7 +82,8 @@ def train(
     finished is not done again, unless by --overwrite.
     """
     from expander_sae.activations import ActivationStore  # torch takes seconds to import
-    from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, IrregularSae, usual_spare
+    from expander_sae.pursuit import in_stages
+    from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, IrregularSae
     from expander_sae.training import PRESETS, StoreBatches, heldout_sample, paper_grid_options
     from expander_sae.training import train as run
 
@@ -107,16 +108,12 @@ def train(
         "seed": seed,
         **options,
     }
-    stages = min(stages, k)
-    pursuit: dict[str, Any] = {
-        "stages": stages,
-        "spare": usual_spare(k, stages, shared["n_latents"]) if spare is None else spare,
-    }
-    if irregular and not stages:
+    reading = in_stages(stages, spare, k, shared["n_latents"])
+    if irregular and not reading.least_squares:
         raise ExpanderSaeError("expected --stages above 0 and the default preset beside --irregular: entries move")
     saes: dict[str, AbstractSae] = {}
     for d in integers(degree, "--degree"):
-        given = {**shared, **pursuit, "construction": construction}
+        given = {**shared, "reading": reading, "construction": construction}
         if irregular:
             saes[f"irregular-d{d}"] = IrregularSae.averaging(d, **given)
         else:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from expander_sae.activations import ActivationStore
 from expander_sae.graphs import mask_from_rows
-from expander_sae.ops import Codes
+from expander_sae.ops import Codes, Dictionary
+from expander_sae.pursuit import Encoder, in_stages
 from expander_sae.records import ExpanderSaeError, Provenance, check_provenance, read_json
-from expander_sae.saes import ExpanderSae, load_sae, ordinary_tokens, usual_spare
+from expander_sae.saes import ExpanderSae, load_sae, ordinary_tokens
 from expander_sae.training import StoreBatches, TrainConfig, train
 from expander_sae.training.checkpointing import remove_checkpoint_of
 from expander_sae.training.finished import PASS
@@ -44,8 +45,8 @@ class DenseSae(Protocol):
         """Dictionary columns [n_latents, d_in]."""
         ...
 
-    def dictionary(self) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        """(None, columns, encoder or None when tied)."""
+    def dictionary(self) -> Dictionary:
+        """Its columns with encoder and biases."""
         ...
 
     def center(self) -> Tensor:
@@ -73,7 +74,7 @@ class Recipe:
     stages: int = 8
     """Of the pursuit that the compressed SAE is trained and read by, with the encoder "pursuit"."""
     spare: int | None = None
-    """Columns each of those stages picks beyond its share and drops again; None: `usual_spare`, as in `train`."""
+    """Columns each of those stages picks beyond its share and drops again; None: two for each that a stage adds."""
     row_cap: float = 4.0
     """For the rule "balanced"."""
     tokens: int = 400_000
@@ -188,16 +189,13 @@ def starting_point(dense: DenseSae, x: Tensor, recipe: Recipe) -> ExpanderSae:
     k = _active(codes, dense, recipe.k)
     support = choose_support(columns, recipe.degree, recipe.support, x=x - center, codes=codes, row_cap=recipe.row_cap)
     own = recipe.encoder == "own"
-    stages = 0 if own else min(recipe.stages, k)
-    usual = usual_spare(k, stages, dense.n_latents)
     sae = ExpanderSae(
         d_in=dense.d_in,
         n_latents=dense.n_latents,
         degree=recipe.degree,
         k=k,
         seed=recipe.seed,
-        stages=stages,
-        spare=usual if recipe.spare is None or own else recipe.spare,
+        reading=Encoder() if own else in_stages(recipe.stages, recipe.spare, k, dense.n_latents),
         latent_bias=own,
         tied=not own,
         mask=mask_from_rows(support.rows.numpy(), d_in=dense.d_in),
@@ -207,7 +205,7 @@ def starting_point(dense: DenseSae, x: Tensor, recipe: Recipe) -> ExpanderSae:
     sae.columns.raw.copy_(torch.where(empty[:, None], sae.columns.raw, support.values))
     sae.b_dec.copy_(center)
     if own:
-        encoder = dense.dictionary()[2]
+        encoder = dense.dictionary().encoder
         wide = columns if encoder is None else encoder.detach().float()
         bias = None if dense.b_enc is None else dense.b_enc.detach().float()
         start = regressed_encoder(wide, bias, center, support.rows, x)

@@ -10,6 +10,7 @@ import torch
 
 from expander_sae.activations import ActivationStore, LanguageModel
 from expander_sae.evaluation import evaluate
+from expander_sae.pursuit import Reading
 from expander_sae.records import EvaluationRecord, write_tensors
 from expander_sae.saes import ExpanderSae
 
@@ -61,7 +62,7 @@ def measure(
     sae: ExpanderSae,
     store: ActivationStore,
     *,
-    readings: Sequence[str] = (),
+    readings: Sequence[Reading] = (),
     language_model: LanguageModel | None = None,
     ce_tokens: int | None = 16_384,
     max_tokens: int | None = None,
@@ -73,7 +74,7 @@ def measure(
         dense: the original, evaluated as it reads itself.
         sae: its compression.
         store: the activations' held-out split is used.
-        readings: more inferences to read the compressed SAE by.
+        readings: more ways to read the compressed SAE.
         language_model: for the cross entropy; None leaves it out.
         ce_tokens, max_tokens: as in `evaluate`.
         progress: draw progress bars.
@@ -81,8 +82,8 @@ def measure(
     Raises:
         ExpanderSaeError: as in `evaluate`, or no such reading.
     """
-    own = str(sae.own_inference())
-    read = {own: sae} | {reading: sae.read_by(reading) for reading in readings}
+    own = str(sae.reading)
+    read = {own: sae} | {str(reading): sae.read_by(reading) for reading in readings}
     records = evaluate(
         {DENSE: dense, **read},
         store,

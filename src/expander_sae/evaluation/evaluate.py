@@ -153,7 +153,7 @@ def describe_sae(sae: AbstractSae) -> dict[str, Any]:
         "seed": getattr(sae, "seed", None),
         "learned_values": sae.learned_values(),
         "decoder_values": sae.decoder_values(),
-        "inference": str(sae.own_inference()),
+        "inference": str(sae.reading),
         "bytes_on_disk": None if sae.folder is None else bytes_on_disk(sae.folder),
     }
 

@@ -14,12 +14,7 @@ from expander_sae.saes import AbstractSae
 def dense_columns(sae: AbstractSae, first: int = 0, last: int | None = None) -> Tensor:
     """Unit-norm dictionary columns `first` to `last` as rows of a float32 [columns, d_in]."""
     latents = torch.arange(first, sae.n_latents if last is None else min(last, sae.n_latents), device="cpu")
-    rows, values, _, _ = sae.sub_dictionary(latents)
-    if rows is None:
-        return values.float()
-    return torch.zeros(len(latents), sae.d_in, dtype=torch.float32, device="cpu").scatter_(
-        1, rows.long(), values.float()
-    )
+    return sae.dictionary().columns(latents).float()
 
 
 @own_precision

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from expander_sae.activations import ActivationStore
 from expander_sae.graphs import mask_from_rows
+from expander_sae.pursuit import Encoder, Stages
 from expander_sae.records import ExpanderSaeError, TrainingRecord
 from expander_sae.saes import DenseTopKSae, ExpanderSae, load_sae
 from expander_sae.saes.init import check_variance, norm_limit, token_norms
@@ -51,7 +52,7 @@ def principal_saes(
         all_of_them = variant.family == "pca"
         sae = DenseTopKSae(
             d_in=store.d_in, n_latents=variant.n_latents, k=variant.k, seed=variant.seed, signed=True,
-            stages=0 if all_of_them else 1,
+            reading=Encoder() if all_of_them else Stages(1),
         )  # fmt: skip
         with torch.no_grad():
             sae.columns.raw.copy_(directions[: variant.n_latents])
@@ -131,7 +132,7 @@ def pruned_sae(variant: Variant, dense_folder: Path, stages: int, spare: int | N
     rows = columns.abs().topk(variant.degree, dim=1).indices.sort(dim=1).values
     sae = ExpanderSae(
         d_in=dense.d_in, n_latents=dense.n_latents, degree=variant.degree, k=variant.k, seed=variant.seed,
-        signed=dense.signed, latent_bias=dense.b_enc is not None, **variant.pursuit(stages, spare),
+        signed=dense.signed, latent_bias=dense.b_enc is not None, reading=variant.reading(stages, spare),
         mask=mask_from_rows(rows.numpy(), d_in=dense.d_in),
     )  # fmt: skip
     with torch.no_grad():

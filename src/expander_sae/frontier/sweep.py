@@ -9,8 +9,9 @@ from pathlib import Path
 
 from expander_sae.activations import ActivationStore, LanguageModel
 from expander_sae.evaluation import evaluate
+from expander_sae.pursuit import Reading, parse_reading
 from expander_sae.records import ExpanderSaeError, FrontierRecord
-from expander_sae.saes import Inference, load_sae
+from expander_sae.saes import load_sae
 from expander_sae.training import TrainConfig
 
 from .passes import Passes
@@ -62,7 +63,7 @@ def run_frontier(
         dense_draw: start them at the values of the dense SAE of their seed, on their mask.
         stages: stages of block OMP that find the codes of the Expander SAEs; 0: one-shot TopK.
         spare: columns each stage picks beyond its share and drops again; None: two for each it adds.
-        readings: other inferences (`expander_sae.saes.INFERENCES`) to read every SAE by as well; one that is
+        readings: other inferences (`expander_sae.pursuit.READINGS`) to read every SAE by as well; one that is
             impossible for k (more stages, say) is an error; SAEs with too few columns for its spare ones are left out.
         train_tokens: train on the first so many stored tokens only; None: on all of them.
         device: where the SAEs are trained and evaluated; finished pieces are taken over from any.
@@ -90,7 +91,9 @@ def run_frontier(
     }
     pieces = Pieces(folder / PIECES, store, train_config, shared, evaluation, train_tokens)
     for reading in readings:
-        Inference.parse(reading, variants[0].k)  # before hours of training, not after
+        parse_reading(reading).check(
+            variants[0].k, max(v.n_latents for v in variants)
+        )  # before hours of training, not after
     passes = Passes(
         store, folder, variants, train_config, pieces, shared, evaluation.keep_special_tokens, train_tokens, device,
         progress, say,
@@ -164,7 +167,7 @@ def _evaluate_missing(
     for seed in dict.fromkeys(variant.seed for variant, _ in missing):
         now = [pair for pair in missing if pair[0].seed == seed]
         loaded = {variant.folder: load_sae(folder / variant.sae_path).to(device) for variant, _ in now}
-        saes = {_name(*pair): loaded[pair[0].folder].read_by(pair[1]) for pair in now}
+        saes = {_name(*pair): loaded[pair[0].folder].read_by(_reading(pair[1])) for pair in now}
         found = evaluate(saes, store, language_model=model, progress=progress, **asdict(evaluation))
         for variant, reading in now:
             record = replace(found[_name(variant, reading)], name=variant.name)
@@ -173,3 +176,7 @@ def _evaluate_missing(
 
 def _name(variant: Variant, reading: str | None) -> str:
     return variant.folder if reading is None else f"{variant.folder} {reading}"
+
+
+def _reading(text: str | None) -> Reading | None:
+    return None if text is None else parse_reading(text)

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 
 from expander_sae.graphs import column_bits
+from expander_sae.pursuit import Encoder, Reading, Stages, parse_reading
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import (
     AbstractSae,
     DenseTopKSae,
     ExpanderSae,
-    Inference,
     IrregularSae,
-    usual_spare,
 )
 
 from .supports import DIVERSITIES, banded_mask, dialled_mask, shared_mask
@@ -91,7 +90,7 @@ class Variant:
     def can_be_read_by(self, reading: str) -> bool:
         """Whether this inference means anything for it: principal directions have one best way, and a small SAE may
         have fewer columns than k and the spare ones together."""
-        return self.family not in _CLOSED and Inference.parse(reading, self.k).fits(self.k, self.n_latents)
+        return self.family not in _CLOSED and parse_reading(reading).fits(self.k, self.n_latents)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings; what came after the first version is left out where it is not used, so that
@@ -132,8 +131,8 @@ class Variant:
             "signed": signed,
             "latent_bias": latent_bias,
         }
-        if self.family in (*_BY_PURSUIT, *_FIXED):
-            shared |= self.pursuit(stages, spare)
+        by_pursuit = self.family in (*_BY_PURSUIT, *_FIXED)
+        shared["reading"] = self.reading(stages, spare) if by_pursuit else Encoder()
         if self.degree is None:
             sae = DenseTopKSae(**shared, tied=self.family not in _UNTIED)
             return _random_encoder(sae) if self.family == "dense-randinit" else sae
@@ -152,12 +151,10 @@ class Variant:
             sae.draw_as_dense()
         return sae
 
-    def pursuit(self, stages: int, spare: int | None) -> dict[str, Any]:
-        """Stages and spare columns of this SAE's pursuit, as many of those asked for as its sizes allow."""
-        stages = min(stages, self.k)
-        if stages == 0 or spare is None:
-            return {"stages": stages, "spare": usual_spare(self.k, stages, self.n_latents)}
-        return {"stages": stages, "spare": min(spare, self.n_latents - self.k)}
+    def reading(self, stages: int, spare: int | None) -> Reading:
+        """The pursuit of this SAE, with as many stages and spare columns of those asked for as its sizes allow; 0
+        stages: the encoder."""
+        return Stages(stages, spare).fitted(self.k, self.n_latents) if stages else Encoder()
 
 
 @torch.no_grad()

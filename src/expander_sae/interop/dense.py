@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops.autograd import own_precision
+from expander_sae.pursuit import Encoder, Reading
 from expander_sae.records import ExpanderSaeError
-from expander_sae.saes import AbstractSae, DenseTopKSae, Inference
+from expander_sae.saes import AbstractSae, DenseTopKSae
 
 from .threshold import ThresholdSae
 
@@ -93,32 +94,31 @@ def sae_from_dense(weights: DenseWeights) -> DenseTopKSae | ThresholdSae:
 
 
 @torch.no_grad()
-def dense_weights(sae: AbstractSae | ThresholdSae, *, inference: str | None = None) -> DenseWeights:
+def dense_weights(sae: AbstractSae | ThresholdSae, *, reading: Reading | None = None) -> DenseWeights:
     """An SAE of this package written out as dense matrices, for libraries that know nothing else.
 
     `dense_bytes` says how large that is. Other libraries encode in one pass, so an SAE whose own codes come from a
-    pursuit gives other codes there: that has to be asked for with `inference="encoder"`.
+    pursuit gives other codes there: that has to be asked for with `reading=Encoder()`.
 
     Raises:
-        ExpanderSaeError: the SAE reads its codes in another way and `inference` is not "encoder", or it is signed.
+        ExpanderSaeError: the SAE reads its codes in another way and `reading` is not `Encoder()`, or it is signed.
     """
     if isinstance(sae, ThresholdSae):
         return sae.dense()
-    wanted = sae.own_inference() if inference is None else Inference.parse(inference, sae.k)
-    if wanted.stages() != 0:
+    wanted = reading or sae.reading
+    if not isinstance(wanted, Encoder):
         raise ExpanderSaeError(
             f"this SAE reads its codes by {wanted}; a dense file holds one encoder and TopK, which gives other codes. "
-            "Export it as saelens, which keeps the inference, or accept the encoder's codes with --inference encoder."
+            "Export it as saelens, which keeps the reading, or accept the encoder's codes with --inference encoder."
         )
     if sae.signed:
         raise ExpanderSaeError(
             "this SAE is signed (TopK without a ReLU), which no dense format has. Export it as saelens instead."
         )
-    rows, decoder, encoder = sae.dictionary()
-    dense = _spread(rows, decoder, sae.d_in)
-    bias = sae.latent_bias()
+    w = sae.dictionary().detached()
+    dense, bias = w.dense().clone(), w.bias
     return DenseWeights(
-        encoder=dense if encoder is None else _spread(rows, encoder, sae.d_in),
+        encoder=dense if w.encoder is None else w.dense(w.encoder).clone(),
         decoder=dense,
         b_enc=torch.zeros(sae.n_latents, dtype=torch.float32, device="cpu") if bias is None else bias.detach().clone(),
         b_dec=sae.center().detach().clone(),
@@ -131,11 +131,3 @@ def dense_weights(sae: AbstractSae | ThresholdSae, *, inference: str | None = No
 def dense_bytes(sae: AbstractSae | ThresholdSae, dtype: torch.dtype = torch.float32) -> int:
     """Bytes of the SAE as a dense file: two matrices [n_latents, d_in] and two biases."""
     return (2 * sae.n_latents * sae.d_in + sae.n_latents + sae.d_in) * dtype.itemsize
-
-
-def _spread(rows: Tensor | None, values: Tensor, d_in: int) -> Tensor:
-    """Values [n_latents, degree] on their rows as a matrix [n_latents, d_in]."""
-    values = values.detach()
-    if rows is None:
-        return values.clone()
-    return torch.zeros(values.shape[0], d_in, dtype=values.dtype, device=values.device).scatter_(1, rows.long(), values)

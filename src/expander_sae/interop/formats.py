@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from expander_sae.pursuit import Reading
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae, load_sae
 
@@ -72,9 +73,9 @@ def write_sae(
     format: str,
     *,
     dtype: str = "float32",
-    inference: str | None = None,
+    reading: Reading | None = None,
 ) -> Path:
-    """Write an SAE in one of `WRITABLE`; all but `saelens` are dense, see `dense_weights` for `inference`.
+    """Write an SAE in one of `WRITABLE`; all but `saelens` are dense, see `dense_weights` for `reading`.
 
     Raises:
         ExpanderSaeError: no such format or dtype, the format cannot say what the SAE computes, or `path` cannot be
@@ -85,8 +86,8 @@ def write_sae(
     stored = saelens_files.check_dtype(dtype)
     if format.startswith("saelens"):
         dense = format == "saelens-dense"
-        return saelens_files.write_saelens(sae, path, dtype=dtype, dense=dense, inference=inference)
-    weights = dense_weights(sae, inference=inference)
+        return saelens_files.write_saelens(sae, path, dtype=dtype, dense=dense, reading=reading)
+    weights = dense_weights(sae, reading=reading)
     if format == "sparsify":
         return sparsify.write_sparsify(weights, path, dtype=stored)
     if format == "dictionary_learning":

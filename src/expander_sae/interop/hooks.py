@@ -147,8 +147,8 @@ def _direction(sae: AbstractSae, strengths: Mapping[int, float]) -> Tensor:
     device = sae.b_dec.device
     values = torch.tensor([[float(strengths[j]) for j in latents]], device=device, dtype=torch.float32)
     with torch.no_grad():
-        rows, decoder, _ = sae.dictionary()
-        return sparse_decode(Codes(torch.tensor([latents], device=device), values), rows, decoder, sae.d_in)[0]
+        w = sae.dictionary()
+        return sparse_decode(Codes(torch.tensor([latents], device=device), values), w.rows, w.decoder, w.d_in)[0]
 
 
 def _check_width(hidden: Tensor, sae: AbstractSae) -> None:

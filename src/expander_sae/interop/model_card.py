@@ -96,7 +96,7 @@ def _what(sae: AbstractSae, activations: Mapping[str, Any]) -> str:
         ("non-zeros per dictionary column, degree", degree),
         ("active latents per token, k", f"{sae.k}"),
         ("learned values", f"{sae.learned_values():,}"),
-        ("codes are read by", code(sae.own_inference())),
+        ("codes are read by", code(sae.reading)),
         ("signed codes", "yes" if sae.signed else "no"),
     ]
     if "model_revision" in activations:

@@ -81,10 +81,10 @@ class SaeBenchAdapter(nn.Module):
             raise ExpanderSaeError("the model and layer this SAE was trained on are not on record: give both")
         check_provenance("that SAEBench is given", sae, Provenance(model=model_name, layer=layer))
         self.core = folded(sae).eval()
-        rows, decoder, encoder = self.core.dictionary()
-        bias = self.core.latent_bias()
-        self.W_dec = _matrix(rows, decoder, sae.d_in)
-        self.W_enc = nn.Parameter(_matrix(rows, decoder if encoder is None else encoder, sae.d_in).T.contiguous())
+        w = self.core.dictionary().detached()
+        bias = w.bias
+        self.W_dec = nn.Parameter(w.dense().clone())
+        self.W_enc = nn.Parameter(w.dense(w.encoder).T.contiguous())
         self.b_enc = nn.Parameter(
             torch.zeros(sae.n_latents, dtype=torch.float32, device="cpu") if bias is None else bias.detach().clone()
         )
@@ -135,11 +135,3 @@ class SaeBenchAdapter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x_hat [..., d_in]."""
         return self.decode(self.encode(x))
-
-
-def _matrix(rows: Tensor | None, values: Tensor, d_in: int) -> nn.Parameter:
-    """Values on their rows as a dense parameter [n_latents, d_in]."""
-    values = values.detach()
-    if rows is None:
-        return nn.Parameter(values.clone())
-    return nn.Parameter(values.new_zeros(len(values), d_in).scatter_(1, rows.long(), values))

@@ -13,6 +13,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+from expander_sae.pursuit import Reading
 from expander_sae.saes import AbstractSae
 
 from .dense import dense_weights
@@ -42,7 +43,7 @@ def to_saelens(
     dtype: str = "float32",
     device: str = "cpu",
     dense: bool = False,
-    inference: str | None = None,
+    reading: Reading | None = None,
 ) -> Any:
     """The SAE as a SAELens object, a copy.
 
@@ -52,14 +53,14 @@ def to_saelens(
         device: where it lives.
         dense: `W_enc` and `W_dec` in full under SAELens's own architecture (`dense_bytes` says how large that is), for
             tools that write to them or do not import this package.
-        inference: with `dense`, as in `dense_weights`.
+        reading: with `dense`, as in `dense_weights`.
 
     Raises:
         ExpanderSaeError: no such dtype, or SAELens's dense architecture gives other codes.
     """
     stored = check_dtype(dtype)
     if dense or isinstance(sae, ThresholdSae):
-        config, tensors = dense_parts(dense_weights(sae, inference=inference), stored)
+        config, tensors = dense_parts(dense_weights(sae, reading=reading), stored)
         result = SAE.from_dict(config | {"dtype": dtype, "device": "cpu", "metadata": metadata_for(sae)})
         result.load_state_dict(tensors)
         return result.to(device=device)

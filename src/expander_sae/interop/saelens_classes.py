@@ -1,11 +1,13 @@
 """The classes behind `expander_sae.interop.saelens`, for inference and training, registered with SAELens."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from expander_sae.ops import Codes, encode_topk, sparse_decode
+from expander_sae.ops import Codes, sparse_decode
+from expander_sae.pursuit import Encoder
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae, ExpanderSae
 
@@ -91,11 +93,8 @@ class _CoreInside:
 
     def _spread(self, which: int) -> Tensor:
         """Decoder (0) or encoder (1) as a matrix [d_sae, d_in], differentiable."""
-        rows, decoder, encoder = self.core.dictionary()
-        values = encoder if which == 1 and encoder is not None else decoder
-        if rows is None:
-            return values
-        return values.new_zeros(self.core.n_latents, self.core.d_in).scatter(1, rows.long(), values)
+        w = self.core.dictionary()
+        return w.dense(w.encoder if which == 1 else None)
 
     def _encode(self, x: Tensor) -> Tensor:
         if not self.rows_known:
@@ -218,16 +217,11 @@ class ExpanderTrainingSAE(_CoreInside, TrainingSAE):
             return x.new_zeros(())
         latents = torch.nonzero(dead)[:, 0]
         wanted = self.core.d_in // 2
-        rows, decoder, encoder, bias = self.core.sub_dictionary(latents)
-        codes = encode_topk(
-            x,
-            rows,
-            decoder if encoder is None else encoder,
-            min(wanted, len(latents)),
-            bias=bias,
-            center=self.core.center().detach(),
-        )
-        error = residual - sparse_decode(codes, rows, decoder, self.core.d_in)
+        w = self.core.dictionary().part(latents)
+        assert w.center is not None
+        w = replace(w, center=w.center.detach(), signed=False)
+        codes = Encoder().codes(w, x, min(wanted, len(latents)))
+        error = residual - sparse_decode(codes, w.rows, w.decoder, w.d_in)
         share = min(len(latents) / wanted, 1.0)
         return self.cfg.aux_loss_coefficient * share * error.square().sum(1).mean()
 

@@ -5,11 +5,8 @@ from torch import Tensor
 
 from expander_sae.ops import Codes, correlate, sparse_decode
 from expander_sae.ops.autograd import first_order, own_precision
-from expander_sae.pursuit import Dictionary, refit_codes
+from expander_sae.pursuit import refit_codes
 from expander_sae.saes import AbstractSae
-
-_LEAST_SQUARES = ("stages", "refit", "omp", "warm", "nnomp", "cosamp")
-"""Inferences whose codes are the least-squares fit on their support."""
 
 
 @own_precision
@@ -22,11 +19,8 @@ def spread_codes(sae: AbstractSae, x: Tensor, scale: float = 1.0) -> Tensor:
     codes = sae.encode(x)
     values = codes.values
     wants_gradient = torch.is_grad_enabled() and x.requires_grad and not values.requires_grad
-    if wants_gradient and sae.own_inference().name in _LEAST_SQUARES:
-        rows, decoder, _ = sae.dictionary()
-        refit = refit_codes(
-            x, codes.indices, Dictionary(rows, decoder, sae.d_in), used=values != 0, center=sae.center()
-        ).codes.values
+    if wants_gradient and sae.reading.least_squares:
+        refit = refit_codes(x, codes.indices, sae.dictionary(), used=values != 0).codes.values
         values = values + (refit - refit.detach())  # the codes themselves stay as they are, to the bit
     # Added, not set: unused slots of a dense pursuit may repeat a latent, with a zero.
     return values.new_zeros(len(x), sae.n_latents).scatter_add(1, codes.indices, values * scale)
@@ -38,23 +32,17 @@ def decode_dense(sae: AbstractSae, acts: Tensor) -> Tensor:
 
     Differentiable in the dictionary, b_dec and every activation, those that are zero too.
     """
-    rows, decoder, _ = sae.dictionary()
-    center = sae.center()
+    w, center = sae.dictionary(), sae.center()
     active = int((acts != 0).sum(1).max()) if len(acts) else 0
-    if rows is None or active > sae.n_latents // 8:
+    if w.rows is None or active > sae.n_latents // 8:
         # Nearly everything is active, as in a sum over latents: a matrix product is faster than a long sparse code.
-        matrix = decoder if rows is None else _matrix(rows, decoder, sae.d_in)
-        return acts @ matrix + center
+        return acts @ w.dense() + center
     indices = torch.topk(acts.detach().abs(), max(active, 1), dim=1).indices
     codes = Codes(indices, acts.detach().gather(1, indices))
-    x_hat = sparse_decode(codes, rows, decoder, sae.d_in)
+    x_hat = sparse_decode(codes, w.rows, w.decoder, w.d_in)
     if torch.is_grad_enabled() and acts.requires_grad:
-        x_hat = x_hat + _Adjoint.apply(acts, rows, decoder.detach(), sae.d_in)  # type: ignore[operator]
+        x_hat = x_hat + _Adjoint.apply(acts, w.rows, w.decoder.detach(), w.d_in)  # type: ignore[operator]
     return x_hat + center
-
-
-def _matrix(rows: Tensor, values: Tensor, d_in: int) -> Tensor:
-    return values.new_zeros(len(values), d_in).scatter(1, rows.long(), values)
 
 
 class _Adjoint(torch.autograd.Function):

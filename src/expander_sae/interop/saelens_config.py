@@ -28,12 +28,12 @@ class _Fields:
     tied: bool = True
     signed: bool = False
     latent_bias: bool = False
+    reading: str | None = None
+    """How codes are read, as `expander_sae.pursuit.parse_reading` takes it; None: by the encoder."""
     stages: int = 0
-    """0: codes by the encoder; T > 0: by block OMP in T stages."""
+    """Of folders of earlier releases, which have no `reading`; so are `spare` and `inference`."""
     spare: int = 0
-    """Columns each stage picks beyond its share and drops again."""
     inference: str | None = None
-    """Another way to read codes; see `expander_sae.saes.INFERENCES`."""
     seed: int = 0
     mask_construction: str | None = "balanced"
     mask_seed: int | None = 0

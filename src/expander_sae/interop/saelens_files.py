@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expander_sae.pursuit import Reading
 from expander_sae.records import ExpanderSaeError, Fields, write_pair, write_tensors
 from expander_sae.records.fields import object_in
 from expander_sae.saes import AbstractSae
@@ -56,7 +57,7 @@ def write_saelens(
     *,
     dtype: str = "float32",
     dense: bool = False,
-    inference: str | None = None,
+    reading: Reading | None = None,
 ) -> Path:
     """Write a folder that SAELens loads.
 
@@ -66,14 +67,14 @@ def write_saelens(
         dtype: float32, float16 or bfloat16, for every number.
         dense: write `W_enc` and `W_dec` in full, under one of SAELens's own architectures, for tools that do not import
             this package; `dense_bytes` says how large that is.
-        inference: as in `dense_weights`, for a dense folder only.
+        reading: as in `dense_weights`, for a dense folder only.
 
     Raises:
         ExpanderSaeError: no such dtype, a dense file cannot say what the SAE computes, or the folder cannot be written.
     """
     stored = check_dtype(dtype)
     if dense or isinstance(sae, ThresholdSae):
-        config, tensors = dense_parts(dense_weights(sae, inference=inference), stored)
+        config, tensors = dense_parts(dense_weights(sae, reading=reading), stored)
     else:
         sae = folded(sae)
         config, tensors = describe(sae) | {"architecture": ARCHITECTURE}, arrays(sae, stored)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from expander_sae.graphs import Mask, make_mask, mask_from_rows
+from expander_sae.pursuit import Encoder, Reading, Stages, parse_reading
 from expander_sae.records import ExpanderSaeError, Fields
-from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, Inference
+from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae
 
 from .saelens_fields import HARMLESS
 from .tensors import Arrays
@@ -41,9 +42,7 @@ def describe(sae: AbstractSae) -> dict[str, Any]:
         "tied": bool(described["tied"]),
         "signed": sae.signed,
         "latent_bias": sae.b_enc is not None,
-        "stages": sae.stages,
-        "spare": sae.spare,
-        "inference": None if sae.inference is None else str(sae.inference),
+        "reading": str(sae.reading),
         "seed": int(described.get("seed") or 0),
         "mask_construction": mask.get("construction"),
         "mask_seed": mask.get("seed"),
@@ -62,9 +61,10 @@ def our_fields(fields: Fields) -> dict[str, Any]:
     found: dict[str, Any] = {name: fields.integer(name, 1, huge) for name in ("d_in", "d_sae", "degree", "k")}
     found["kind"] = fields.text("kind")
     found |= {name: fields.boolean(name) for name in ("tied", "signed", "latent_bias")}
-    found["stages"], found["spare"] = fields.integer("stages", 0, huge), fields.integer("spare", 0, huge, default=0)
+    # Folders of earlier releases have these instead of a reading.
+    found["stages"], found["spare"] = (fields.integer(name, 0, huge, default=0) for name in ("stages", "spare"))
     found["seed"] = fields.integer("seed", -(2**63), 2**64 - 1)
-    for name in ("inference", "mask_construction", "mask_sha256"):
+    for name in ("reading", "inference", "mask_construction", "mask_sha256"):
         found[name] = None if fields.take(name, None) is None else fields.again(name).text(name)
     seeded = fields.take("mask_seed", None) is not None
     found["mask_seed"] = fields.again("mask_seed").integer("mask_seed", 0, 2**64 - 1) if seeded else None
@@ -81,8 +81,8 @@ def build(config: Mapping[str, Any], mask_bytes: Tensor | None = None) -> Abstra
         ExpanderSaeError: a field is missing or garbled, or the mask is not the one the SAE was trained with.
     """
     try:
-        shared = {name: config[name] for name in ("d_in", "k", "tied", "signed", "latent_bias", "stages", "seed")}
-        shared |= {"n_latents": config["d_sae"], "spare": config.get("spare", 0)}  # older folders have none
+        shared = {name: config[name] for name in ("d_in", "k", "tied", "signed", "latent_bias", "seed")}
+        shared |= {"n_latents": config["d_sae"], "reading": reading_of(config)}
         if config["kind"] == DenseTopKSae.kind:
             sae: AbstractSae = DenseTopKSae(**shared)
         elif config["kind"] == ExpanderSae.kind:
@@ -91,9 +91,16 @@ def build(config: Mapping[str, Any], mask_bytes: Tensor | None = None) -> Abstra
             raise ExpanderSaeError(f"expected kind 'expander' or 'dense'; got {config['kind']!r}")
     except (KeyError, TypeError) as error:
         raise ExpanderSaeError(f"the SAE's cfg.json lacks or garbles a field: {error}") from error
-    if config.get("inference") is not None:
-        sae.inference = Inference.parse(str(config["inference"]), sae.k)
     return sae
+
+
+def reading_of(config: Mapping[str, Any]) -> Reading:
+    """The reading that a config names; those of earlier releases say `stages`, `spare` and maybe `inference`."""
+    named = config.get("reading") or config.get("inference")
+    if named is not None:
+        return parse_reading(str(named))
+    stages, spare = config.get("stages", 0), config.get("spare", 0)
+    return Stages(stages, spare) if stages else Encoder()
 
 
 def _mask(config: Mapping[str, Any], mask_bytes: Tensor | None) -> Mask:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from expander_sae.ops import Codes, sparse_decode
+from expander_sae.ops import Codes, Dictionary
 from expander_sae.ops.autograd import own_precision
+from expander_sae.pursuit import Encoder, Reading
 from expander_sae.records import ExpanderSaeError
-from expander_sae.saes import Inference
 from expander_sae.saes.base import check_input
 from expander_sae.saes.columns import UnitColumns
 
@@ -30,7 +30,7 @@ class ThresholdSae(nn.Module):
 
     kind = "dense, inference only"
     signed = False
-    stages = 0
+    reading = Encoder()
     mask = None
     seed = None
 
@@ -92,20 +92,20 @@ class ThresholdSae(nn.Module):
         """Unit-norm dictionary columns [n_latents, d_in]."""
         return self.columns()
 
-    def dictionary(self) -> tuple[None, Tensor, Tensor]:
-        """(None, values, encoder)."""
-        return None, self.values, self.encoder
+    def dictionary(self) -> Dictionary:
+        """Its columns with encoder and biases; what is active is decided by a threshold, which is not in it."""
+        return Dictionary(None, self.values, self.d_in, self.encoder, self.b_enc, self.b_dec)
 
     @own_precision
     @torch.no_grad()
-    def encode(self, x: Tensor, *, inference: str | Inference | None = None) -> Codes:
+    def encode(self, x: Tensor, *, reading: Reading | None = None) -> Codes:
         """Codes of x [batch, d_in], as wide as the most active token needs; unused slots are zero. Not differentiable.
 
         Raises:
-            ExpanderSaeError: x has another width or holds NaN or infinity, or another inference is asked for.
+            ExpanderSaeError: x has another width or holds NaN or infinity, or another reading is asked for.
         """
         check_input(x, self.d_in)
-        self.read_by(inference)
+        self.read_by(reading)
         pieces = [self._encode(part) for part in x.split(max(1, MAX_PIECE // self.n_latents))]
         width = max(piece.values.shape[1] for piece in pieces)
         padded = [_widen(piece, width) for piece in pieces]
@@ -126,24 +126,20 @@ class ThresholdSae(nn.Module):
 
     def decode(self, codes: Codes) -> Tensor:
         """x_hat [batch, d_in]."""
-        return sparse_decode(codes, None, self.values, self.d_in) + self.b_dec
+        return self.dictionary().decode(codes)
 
     def forward(self, x: Tensor) -> Tensor:
         """x_hat [batch, d_in]."""
         return self.decode(self.encode(x))
 
-    def own_inference(self) -> Inference:
-        """The encoder."""
-        return Inference("encoder")
-
-    def read_by(self, inference: str | Inference | None) -> "ThresholdSae":
+    def read_by(self, reading: Reading | None) -> "ThresholdSae":
         """The SAE itself: there is one way to read it.
 
         Raises:
-            ExpanderSaeError: another inference is asked for.
+            ExpanderSaeError: another reading is asked for.
         """
-        if inference is not None and str(inference) != "encoder":
-            raise ExpanderSaeError(f"expected inference 'encoder' for a {self.activation} SAE; got {str(inference)!r}")
+        if reading is not None and not isinstance(reading, Encoder):
+            raise ExpanderSaeError(f"expected the reading 'encoder' for a {self.activation} SAE; got {str(reading)!r}")
         return self
 
     def center(self) -> Tensor:

@@ -3,6 +3,7 @@
 from .block_omp import block_omp
 from .codes import Codes
 from .correlate import correlate, support_gram
+from .dictionary import Dictionary
 from .encode_topk import encode_topk
 from .instruction_set import instruction_sets, use_instruction_set
 from .reconstruction_loss import ReconstructionLoss, reconstruction_loss
@@ -11,6 +12,7 @@ from .unit_columns import unit_columns
 
 __all__ = [
     "Codes",
+    "Dictionary",
     "ReconstructionLoss",
     "block_omp",
     "correlate",

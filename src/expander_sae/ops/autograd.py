@@ -5,8 +5,9 @@ derivatives, `torch.func` transforms) is one error on every backend, never a der
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import is_dataclass
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -68,13 +69,20 @@ def op(function: Callable[P, R]) -> Callable[P, R]:
 def _refuse_transforms(name: str, arguments: tuple[Any, ...]) -> None:
     transformed = torch._C._are_functorch_transforms_active()
     if not transformed and forward_ad._current_level >= 0:
-        flat = [part for argument in arguments for part in (argument if isinstance(argument, tuple) else (argument,))]
+        flat = [part for argument in arguments for part in _parts(argument)]
         transformed = any(forward_ad.unpack_dual(t).tangent is not None for t in flat if isinstance(t, Tensor))
     if transformed:
         raise ExpanderSaeError(
             f"expected {name} outside torch.func transforms (vmap, grad, jvp) and forward-mode derivatives: it takes a "
             "whole batch and has first derivatives by backward. Call it on the batch, and use backward()."
         )
+
+
+def _parts(argument: Any) -> Iterable[Any]:
+    """The tensors of codes and of dictionaries, and anything else as it is."""
+    if is_dataclass(argument) and not isinstance(argument, type):
+        return vars(argument).values()
+    return argument if isinstance(argument, tuple) else (argument,)
 
 
 def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,9 +7,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from expander_sae.ops import Codes
+from expander_sae.ops.dictionary import Dictionary
 from expander_sae.ops.ties import largest
 
-from .dictionary import Dictionary, correlate, repeated_columns
+from .columns import correlate, repeated_columns
 from .selection import SMALLEST_SCORE, pack, score
 from .support import Slots
 
@@ -31,29 +32,27 @@ Move = Callable[[Pick, Slots, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(pick, slots, coefficients [batch, k], residual [batch, d_in]) -> the new coefficients and residual."""
 
 
-def greedy(
-    x: Tensor, dictionary: Dictionary, k: int, move: Move, *, signed: bool, tolerance: float, steps: int | None
-) -> Codes:
-    """Codes [batch, k] from r = x by picking `argmax score(W^T r)` and moving, `steps` times (k if None).
+def greedy(x: Tensor, dictionary: Dictionary, k: int, move: Move, *, tolerance: float, steps: int) -> Codes:
+    """Codes [batch, k] from r = x by picking `argmax score(W^T r)` and moving, `steps` times.
 
     A column may be picked again; a token that holds k columns goes on among those. A token stops at
     ||r|| <= tolerance * ||x|| or when no score exceeds 1e-5 ||x||. Of columns that repeat an earlier one bit for bit,
     only the first is used.
     """
     norm = x.norm(dim=1)
-    repeated = repeated_columns(dictionary, signed=signed)
+    repeated = repeated_columns(dictionary)
     slots = Slots(x.shape[0], k, x.device)
     coefficients = x.new_zeros(x.shape[0], k)
     residual, alive = x, norm > 0
-    for _ in range(k if steps is None else steps):
+    for _ in range(steps):
         alive &= residual.norm(dim=1) > tolerance * norm
         if not bool(alive.any()):
             break
         correlations = correlate(residual, dictionary)
-        scores = score(correlations, signed).masked_fill(repeated, -math.inf)
+        scores = score(correlations, dictionary.signed).masked_fill(repeated, -math.inf)
         slots.restrict(scores)
         found, picked = largest(scores, 1)
         alive &= found[:, 0] > SMALLEST_SCORE * norm
         slot = slots.place(picked[:, 0], alive)
         coefficients, residual = move(Pick(correlations, picked[:, 0], slot, alive), slots, coefficients, residual)
-    return pack(slots.indices, coefficients, k, dictionary.n_latents, signed=signed)
+    return pack(slots.indices, coefficients, k, dictionary.n_latents, signed=dictionary.signed)

@@ -1,72 +1,85 @@
 """Non-negative orthogonal matching pursuit, and batched non-negative least squares."""
 
 import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from expander_sae.ops import Codes
+from expander_sae.ops.dictionary import Dictionary
 from expander_sae.ops.ties import largest
 
-from .dictionary import Dictionary, correlate, equals
+from .columns import correlate, equals
+from .pursuit import Pursuit
 from .selection import SMALLEST_SCORE, pack
 from .support import Support, factorise
 
 
-def nonnegative_omp(x: Tensor, dictionary: Dictionary, k: int, *, tolerance: float = 0.0) -> Codes:
-    """Codes [batch, k] >= 0 by non-negative orthogonal matching pursuit (Bruckstein, Elad, Zibulevsky 2008).
+@dataclass(frozen=True)
+class NonNegativeOMP(Pursuit):
+    """Non-negative orthogonal matching pursuit (Bruckstein, Elad, Zibulevsky 2008); the codes of a signed dictionary
+    are non-negative too.
 
     From r = x, repeat: `S <- S + argmax <w_j, r>` over positive correlations, `z = argmin_{z >= 0} ||x - W_S z||`, `r =
     x - W_S z`, until k columns, ||r|| <= tolerance * ||x||, or no score above 1e-5 ||x||. Columns whose coefficient
     falls to zero stay in S, where they may return, and come out as unused slots. Columns dependent on S are skipped.
 
-    Args:
-        x: activations [batch, d_in], already centered, in the dtype of the values.
-        dictionary: columns of unit length.
-        k: most columns per token.
-        tolerance: relative residual at which a token stops.
+    Raises:
+        ExpanderSaeError: no such tolerance.
 
     Example:
-        >>> import torch
-        >>> from expander_sae.pursuit import as_dictionary
-        >>> nonnegative_omp(torch.tensor([[3.0, 0.0, -4.0]]), as_dictionary(torch.eye(3)), 2)
+        >>> w = Dictionary.of_matrix(torch.eye(3))
+        >>> NonNegativeOMP().codes(w, torch.tensor([[3.0, 0.0, -4.0]]), 2)
         Codes(indices=tensor([[0, 1]]), values=tensor([[3., 0.]]))
     """
-    norm, same = x.norm(dim=1), equals(dictionary, signed=False)
-    support = Support(dictionary, x, k)
-    coefficients, residual = torch.zeros_like(support.projections), x
-    alive = norm > 0
-    while True:
-        alive &= (support.count < k) & (residual.norm(dim=1) > tolerance * norm)
-        if not bool(alive.any()):
-            break
-        scores = same.level(correlate(residual, dictionary))
-        scores[support.members()] = 0.0
-        found, picked = largest(scores, 1)
-        alive &= support.append(picked[:, 0], alive & (found[:, 0] > SMALLEST_SCORE * norm))
-        coefficients = nnls(support.gram, support.projections, support.used, coefficients)
-        residual = support.residual(coefficients)
-    return pack(support.indices, coefficients.to(x.dtype), k, dictionary.n_latents, signed=False)
+
+    name: ClassVar[str] = "nnomp"
+    in_words: ClassVar[str] = "non-negative OMP"
+    least_squares: ClassVar[bool] = True
+
+    def passes(self, k: int) -> float:
+        """One a column."""
+        return k
+
+    def definition(self, x: Tensor, dictionary: Dictionary, k: int, start: Codes | None) -> Codes:
+        """Codes [batch, k]; there is nothing to start from."""
+        dictionary = replace(dictionary, signed=False)
+        norm, same = x.norm(dim=1), equals(dictionary)
+        support = Support(dictionary, x, k)
+        coefficients, residual = torch.zeros_like(support.projections), x
+        alive = norm > 0
+        while True:
+            alive &= (support.count < k) & (residual.norm(dim=1) > self.tolerance * norm)
+            if not bool(alive.any()):
+                break
+            scores = same.level(correlate(residual, dictionary))
+            scores[support.members()] = 0.0
+            found, picked = largest(scores, 1)
+            alive &= support.append(picked[:, 0], alive & (found[:, 0] > SMALLEST_SCORE * norm))
+            coefficients = nnls(support.gram, support.projections, support.used, coefficients)
+            residual = support.residual(coefficients)
+        return pack(support.indices, coefficients.to(x.dtype), k, dictionary.n_latents, signed=False)
 
 
 def nnls(gram: Tensor, projections: Tensor, used: Tensor, start: Tensor | None = None) -> Tensor:
     """Non-negative least squares `argmin_{z >= 0} z^T G z / 2 - b^T z` [batch, t] by Lawson and Hanson's active sets.
 
     Outer: the latent with the largest positive gradient `(b - G z)_j` enters the passive set P. Inner: solve on P;
-        while
-    a coefficient is not positive, go towards the solution as far as z >= 0 allows and drop what reached zero. Each
-    outer step lowers the objective, so no passive set comes back; all tokens take their steps together.
+    while a coefficient is not positive, go towards the solution as far as z >= 0 allows and drop what reached zero.
+    Each outer step lowers the objective, so no passive set comes back; all tokens take their steps together.
 
-    Args:
-        gram: G [batch, t, t], identity rows where not used.
-        projections: b [batch, t].
-        used: slots that exist [batch, t].
-        start: feasible coefficients whose non-zeros solve their own passive set, as from an earlier call.
+        Args:
+            gram: G [batch, t, t], identity rows where not used.
+            projections: b [batch, t].
+            used: slots that exist [batch, t].
+            start: feasible coefficients whose non-zeros solve their own passive set, as from an earlier call.
 
-    Example:
-        >>> import torch
-        >>> nnls(torch.eye(2)[None], torch.tensor([[1.0, -1.0]]), torch.ones(1, 2, dtype=torch.bool))
-        tensor([[1., 0.]])
+        Example:
+            >>> import torch
+            >>> nnls(torch.eye(2)[None], torch.tensor([[1.0, -1.0]]), torch.ones(1, 2, dtype=torch.bool))
+            tensor([[1., 0.]])
     """
     coefficients = torch.zeros_like(projections) if start is None else start
     passive = coefficients > 0

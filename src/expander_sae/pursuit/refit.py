@@ -1,6 +1,7 @@
-"""Least squares on a given support: codes refitted, and the differentiable refit that training uses."""
+"""Least squares on a given support: the reading that refits the encoder's, and the differentiable refit."""
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,15 +9,11 @@ from torch import Tensor
 from expander_sae.ops import Codes
 from expander_sae.ops.autograd import first_order, op
 from expander_sae.ops.checks import FLOATS, check_code_indices, check_numbers, check_tensor
+from expander_sae.ops.dictionary import Dictionary
 
-from .dictionary import (
-    Dictionary,
-    SparseDictionary,
-    as_dictionary,
-    correlate_support,
-    decode,
-    support_gram,
-)
+from .columns import correlate_support, decode, support_gram
+from .encoder import encoder_codes
+from .pursuit import Pursuit
 from .selection import pack
 from .support import Support, factorise
 
@@ -24,31 +21,47 @@ RIDGE = 1e-4
 """Part of the mean squared column length added to the diagonal where a given support is numerically dependent."""
 
 
-def refit_support(x: Tensor, dictionary: Dictionary, k: int, start: Codes, *, signed: bool = True) -> Codes:
-    """Codes [batch, k] by least squares on the support of other codes, such as an encoder's.
+@dataclass(frozen=True)
+class Refit(Pursuit):
+    """The encoder's support, and least squares on it: `z = argmin ||x - W_S z||`.
 
-    `z = argmin ||x - W_S z||` with S the non-zero slots of `start`; columns dependent on earlier slots are left out.
-
-    Args:
-        x: activations [batch, d_in], already centered, in the dtype of the values.
-        dictionary: columns of unit length.
-        k: slots of the result.
-        start: codes [batch, at most k].
-        signed: order the result by size, not by value.
+    S is the non-zero slots of the encoder's codes; columns dependent on earlier slots are left out.
 
     Example:
-        >>> import torch
-        >>> from expander_sae.pursuit import as_dictionary
-        >>> start = Codes(torch.tensor([[2, 0]]), torch.tensor([[1.0, 0.0]]))
-        >>> refit_support(torch.tensor([[3.0, 0.0, -4.0]]), as_dictionary(torch.eye(3)), 2, start)
-        Codes(indices=tensor([[2, 0]]), values=tensor([[-4.,  0.]]))
+        >>> w = Dictionary.of_matrix(torch.eye(3))
+        >>> Refit().codes(w, torch.tensor([[3.0, 0.0, 4.0]]), 2)
+        Codes(indices=tensor([[2, 0]]), values=tensor([[4., 3.]]))
     """
-    support = Support(dictionary, x, k)
-    support.extend(start.indices, start.values != 0)
-    return pack(support.indices, support.solve().to(x.dtype), k, dictionary.n_latents, signed=signed)
+
+    name: ClassVar[str] = "refit"
+    in_words: ClassVar[str] = "the encoder's support, least squares on it"
+    least_squares: ClassVar[bool] = True
+
+    def passes(self, k: int) -> float:
+        """One, the encoder's."""
+        return 1
+
+    def codes(self, dictionary: Dictionary, x: Tensor, k: int, *, backend: str = "auto") -> Codes:
+        """At most k codes of x [batch, d_in]."""
+        return self.codes_on(encoder_codes(dictionary.detached(), x, k), dictionary, x, k, backend=backend)
+
+    def codes_on(self, start: Codes, dictionary: Dictionary, x: Tensor, k: int, *, backend: str = "auto") -> Codes:
+        """Codes of x [batch, d_in] refitted on the non-zero slots of other codes `start` [batch, at most k].
+
+        Raises:
+            ExpanderSaeError: as in `codes`.
+        """
+        return self._from(start, dictionary, x, k, backend)
+
+    def definition(self, x: Tensor, dictionary: Dictionary, k: int, start: Codes | None) -> Codes:
+        """Codes [batch, k] on the support of `start`."""
+        assert start is not None
+        support = Support(dictionary, x, k)
+        support.extend(start.indices, start.values != 0)
+        return pack(support.indices, support.solve().to(x.dtype), k, dictionary.n_latents, signed=dictionary.signed)
 
 
-class Refit(NamedTuple):
+class Refitted(NamedTuple):
     """Refitted codes, and how many tokens needed the ridge."""
 
     codes: Codes
@@ -61,13 +74,11 @@ class Refit(NamedTuple):
 def refit_codes(
     x: Tensor,
     indices: Tensor,
-    dictionary: SparseDictionary | Tensor,
+    dictionary: Dictionary,
     *,
     used: Tensor | None = None,
-    center: Tensor | None = None,
-) -> Refit:
-    """Least-squares codes with the support held fixed, differentiable once in x, the dictionary's values and
-    center.
+) -> Refitted:
+    """Least-squares codes with the support held fixed, differentiable once in x, the dictionary's columns and center.
 
     `z = argmin ||x - center - W_S z||`. With `G = W_S^T W_S`, `r = x - center - W_S z`, and an incoming gradient g: `v
     = G^-1 g`, `dx = W_S v`, `dw_i = v_i r - z_i W_S v`; for a sparse dictionary O(k * (k + degree)) numbers per token
@@ -79,12 +90,11 @@ def refit_codes(
     Args:
         x: activations [batch, d_in].
         indices: supports [batch, k], distinct where used.
-        dictionary: anything with `values`, `d_in` and maybe `rows`, or a matrix [n_latents, d_in].
+        dictionary: its columns and its center.
         used: bool [batch, k], False for padding slots (`codes.values != 0`), which stay zero; None: all are used.
-        center: subtracted from x first [d_in].
 
     Returns:
-        Refit of codes, in the order of `indices`, and the count of ridged tokens.
+        Codes, in the order of `indices`, and the count of ridged tokens.
 
     Raises:
         ExpanderSaeError: shapes or dtypes do not fit, an index points outside the dictionary, or x, values or center
@@ -92,31 +102,32 @@ def refit_codes(
 
     Example:
         >>> import torch
-        >>> refit_codes(torch.tensor([[3.0, 0.0, -4.0]]), torch.tensor([[2, 0]]), torch.eye(3)).codes.values
+        >>> w = Dictionary.of_matrix(torch.eye(3))
+        >>> refit_codes(torch.tensor([[3.0, 0.0, -4.0]]), torch.tensor([[2, 0]]), w).codes.values
         tensor([[-4.,  3.]])
     """
-    source = as_dictionary(dictionary)
+    source, center = dictionary, dictionary.center
     check_tensor("x", x, "[batch, d_in]", (None, source.d_in), FLOATS)
     check_tensor("indices", indices, "[batch, k]", (x.shape[0], None), (torch.int64,))
     check_code_indices(indices, source.n_latents)
     if used is None:
         used = torch.ones_like(indices, dtype=torch.bool)
     check_tensor("used", used, "[batch, k]", tuple(indices.shape), (torch.bool,))
-    check_numbers(x.detach(), source.rows, source.values.detach(), center=None if center is None else center.detach())
-    dtype = torch.promote_types(x.dtype, source.values.dtype)
-    centered, values = x.to(dtype), source.values.to(dtype)
+    check_numbers(x.detach(), source.rows, source.decoder.detach(), center=None if center is None else center.detach())
+    dtype = torch.promote_types(x.dtype, source.decoder.dtype)
+    centered, values = x.to(dtype), source.decoder.to(dtype)
+    rows = None if source.rows is None else source.rows.long()
     if center is not None:
-        check_tensor("center", center, "[d_in]", (source.d_in,), (torch.float32, torch.float64))
         centered = centered - center.to(dtype)
     with torch.no_grad():
-        fixed = Dictionary(source.rows, values.detach(), source.d_in)
+        fixed = Dictionary(rows, values.detach(), source.d_in)
         gram, factor, dependent = factorise(support_gram(fixed, indices, torch.float64), used)
         if bool(dependent.any()):
             diagonal = gram.diagonal(dim1=1, dim2=2) * used
             ridge = RIDGE * diagonal.sum(1) / used.sum(1).clamp(min=1) * dependent
             factor = torch.linalg.cholesky(gram + torch.diag_embed(ridge[:, None] * used))
-    fitted = _LeastSquares.apply(centered, values, source.rows, indices, used, factor)
-    return Refit(Codes(indices, fitted), int(dependent.sum()))  # type: ignore[arg-type]
+    fitted = _LeastSquares.apply(centered, values, rows, indices, used, factor)
+    return Refitted(Codes(indices, fitted), int(dependent.sum()))  # type: ignore[arg-type]
 
 
 class _LeastSquares(torch.autograd.Function):

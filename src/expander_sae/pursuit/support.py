@@ -5,7 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from .dictionary import Dictionary, columns, correlate_support, decode, support_gram
+from expander_sae.ops.dictionary import Dictionary
+
+from .columns import columns, correlate_support, decode, support_gram
 
 SMALLEST_PIVOT = 1e-5
 """A column whose squared distance to the span of a support is at most this part of its squared norm depends on it."""
@@ -71,10 +73,10 @@ class Support(Slots):
         distance of w_j to the span. Returns the tokens [batch] where it was added.
         """
         column = columns(self.dictionary, latents, torch.float64)
-        if self.dictionary.gram is None:
+        if self.dictionary.gram_matrix is None:
             inner = correlate_support(column, self.dictionary, self.indices)
         else:
-            inner = self.dictionary.gram[latents[:, None], self.indices]
+            inner = self.dictionary.gram_matrix[latents[:, None], self.indices]
         inner = inner * self.used
         z = torch.linalg.solve_triangular(self.factor, inner[..., None], upper=False)[..., 0]
         norm = column.square().sum(1)
@@ -125,7 +127,7 @@ class Support(Slots):
 
     def residual(self, coefficients: Tensor) -> Tensor:
         """`x - W_S z` in the dictionary's dtype [batch, d_in]."""
-        dtype = self.dictionary.values.dtype
+        dtype = self.dictionary.decoder.dtype
         return self.x.to(dtype) - decode(self.dictionary, self.indices, coefficients)
 
 

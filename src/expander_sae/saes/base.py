@@ -8,11 +8,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from expander_sae.ops import Codes, ReconstructionLoss, reconstruction_loss, sparse_decode
+from expander_sae.ops import Codes, Dictionary, ReconstructionLoss, reconstruction_loss
+from expander_sae.pursuit import Encoder, Reading
 from expander_sae.records import ExpanderSaeError
 
 from .columns import UnitColumns
-from .inference import Inference, infer
+from .files import check_precision, stored, write_folder
 
 
 class AbstractSae(nn.Module, ABC):
@@ -44,18 +45,12 @@ class AbstractSae(nn.Module, ABC):
     folder: Path | None
     """Where it was last saved or loaded."""
 
-    stages: int
-    """0: codes are the one-shot TopK. T > 0: codes come from block OMP in T stages."""
-    spare: int = 0
-    """Columns each of those stages picks beyond its share and drops again."""
+    reading: Reading
+    """How `encode` reads codes and the loss finds them; saved with the SAE."""
 
     @abstractmethod
-    def dictionary(self) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        """(rows or None when dense, unit-norm decoder values, encoder values or None when tied), differentiable."""
-
-    @abstractmethod
-    def sub_dictionary(self, latents: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]:
-        """(rows, decoder values, encoder values or None when tied, bias or None) of some latents, differentiable."""
+    def dictionary(self) -> Dictionary:
+        """Its unit-norm columns with encoder, biases and sign rule, in the units of activations; differentiable."""
 
     @abstractmethod
     def point_latent(self, latent: int, direction: Tensor, norm: float = 1.0) -> bool:
@@ -74,71 +69,68 @@ class AbstractSae(nn.Module, ABC):
     def arrays(self) -> dict[str, Tensor]:
         """The learned numbers, and rows that no seed can make again; `save` rounds and packs them."""
 
-    inference: Inference | None = None
-    """How `encode` reads codes unless told otherwise; None: in the SAE's own `stages`. Not saved."""
+    def on_disk(self, arrays: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`arrays`, rounded already, as they are stored."""
+        return arrays
 
-    def encode(self, x: Tensor, *, inference: str | Inference | None = None) -> Codes:
-        """Codes of x [batch, d_in] by the SAE's own inference or another of `INFERENCES`.
+    def encode(self, x: Tensor, *, reading: Reading | None = None) -> Codes:
+        """Codes of x [batch, d_in] by the SAE's own reading or another.
 
-        The SAE's own is `self.inference`, or else block OMP in `stages` stages, the encoder where that is 0. Only the
-        encoder is differentiable; see `expander_sae.pursuit.refit_codes` for gradients of a pursuit.
+        Only `expander_sae.pursuit.Encoder` is differentiable; see `expander_sae.pursuit.refit_codes` for gradients of a
+        pursuit.
 
         Raises:
-            ExpanderSaeError: x has another width, or holds NaN or infinity; or there is no such inference.
+            ExpanderSaeError: x has another width, or holds NaN or infinity; or the reading does not fit the SAE.
 
         Example:
+            >>> from expander_sae.pursuit import OMP
             >>> from expander_sae.saes import ExpanderSae
             >>> sae = ExpanderSae(d_in=64, n_latents=512, degree=4, k=8)
-            >>> sae.encode(torch.randn(10, 64), inference="omp").values.shape
+            >>> sae.encode(torch.randn(10, 64), reading=OMP()).values.shape
             torch.Size([10, 8])
         """
         check_input(x, self.d_in)
-        if isinstance(inference, str):
-            inference = Inference.parse(inference, self.k)
-        return infer(self, x, inference or self.own_inference())
+        return (reading or self.reading).codes(self.dictionary(), x, self.k)
 
-    def own_inference(self) -> Inference:
-        """What `encode` uses when not told otherwise."""
-        return self.inference or Inference.of_stages(self.stages, self.spare)
-
-    def read_by(self, inference: str | Inference | None) -> Self:
-        """The same SAE, sharing every parameter, whose `encode` uses this inference; None: its own.
+    def read_by(self, reading: Reading | None) -> Self:
+        """The same SAE, sharing every parameter, with another reading; None: its own.
 
         Raises:
-            ExpanderSaeError: there is no such inference.
+            ExpanderSaeError: the reading does not fit the SAE's sizes.
         """
         other = copy.copy(self)
-        other.inference = Inference.parse(inference, self.k) if isinstance(inference, str) else inference
+        if reading is not None:
+            reading.check(self.k, self.n_latents)
+            other.reading = reading
         return other
 
     def decode(self, codes: Codes) -> Tensor:
         """x_hat [batch, d_in] = W h + b_dec."""
-        rows, decoder, _ = self.dictionary()
-        return sparse_decode(codes, rows, decoder, self.d_in) + self.center()
+        return self.dictionary().decode(codes)
 
     def reconstruction_loss(
-        self, x: Tensor, *, keep_residual: bool = False, inference: Inference | None = None
+        self, x: Tensor, *, keep_residual: bool = False, reading: Reading | None = None
     ) -> ReconstructionLoss:
         """Sum of ||x - x_hat||^2 over x [batch, d_in], with its gradients made in one pass.
 
-        `inference`: how the codes are found, None for the SAE's own way; those of a pursuit are held fixed.
+        `reading`: how the codes are found, None for the SAE's own; those of a pursuit are held fixed.
 
         Raises:
-            ExpanderSaeError: x has another width, or holds NaN or infinity.
+            ExpanderSaeError: x has another width, or holds NaN or infinity; or the reading does not fit the SAE.
         """
         check_input(x, self.d_in)
-        inference = inference or Inference.of_stages(self.stages, self.spare)
-        rows, decoder, encoder = self.dictionary()
+        reading, w = reading or self.reading, self.dictionary()
+        assert w.center is not None
         return reconstruction_loss(
             x,
-            rows,
-            decoder,
+            w.rows,
+            w.decoder,
             self.k,
-            center=self.center(),
-            bias=self.latent_bias(),
-            encoder=encoder,
+            center=w.center,
+            bias=w.bias,
+            encoder=w.encoder,
             signed=self.signed,
-            codes=None if inference.name == "encoder" else infer(self, x, inference),
+            codes=None if isinstance(reading, Encoder) else reading.codes(w, x, self.k),
             keep_residual=keep_residual,
         )
 
@@ -166,15 +158,38 @@ class AbstractSae(nn.Module, ABC):
             self.b_enc.div_(self.input_scale)
         self.input_scale.fill_(1.0)
 
+    def learned(self) -> dict[str, Tensor]:
+        """The parameters by their names on disk."""
+        found = {"values": self.columns.raw, "b_dec": self.b_dec, "b_enc": self.b_enc}
+        found["encoder"] = getattr(self, "encoder", None)
+        return {name: parameter for name, parameter in found.items() if parameter is not None}
+
     def save(self, folder: str | Path, *, values: str = "float32") -> Path:
-        """Write `config.json` and `sae.safetensors`, the dictionary's values in float32, float16, bfloat16 or int8.
+        """Write the SAE into `folder`, its input scale folded away (the SAE in memory is not changed).
+
+        `config.json` says what it is and `sae.safetensors` what it learned. The mask is stored as its seed; as packed
+        rows (`expander_sae.graphs.pack_rows`) where no seed can make it again (columns of different degrees: as
+        integers). Saving over an SAE replaces both files at one moment: whatever happens, the folder holds the old one
+        or the new one; other files in it are left alone.
+
+        Args:
+            folder: made if need be.
+            values: the type of the dictionary's values on disk: float32, float16, bfloat16 or int8; they are float32
+                again when read.
 
         Raises:
-            ExpanderSaeError: as in `expander_sae.saes.save_sae`.
+            ExpanderSaeError: a learned number is not finite, no such type, or the folder cannot be written.
         """
-        from .checkpoint import save_sae  # checkpoint imports this file
-
-        return save_sae(self, folder, values=values)
+        folder = Path(folder)
+        check_precision(values)
+        sae = self
+        if float(self.input_scale) != 1.0:
+            sae = copy.deepcopy(self)
+            sae.fold_input_scale()
+        arrays = sae.on_disk(stored(sae.arrays(), values))
+        write_folder(folder, sae.describe(), arrays, values, sae.metadata)
+        self.folder = folder
+        return folder
 
 
 def zeros(*sizes: int) -> Tensor:
@@ -202,18 +217,3 @@ def check_input(x: Tensor, d_in: int) -> None:
         raise ExpanderSaeError(
             f"expected x as [batch, d_in={d_in}]; got {list(x.shape)}. Was the SAE trained on another model or layer?"
         )
-
-
-def check_stages(stages: int, spare: int, k: int, n_latents: int) -> tuple[int, int]:
-    """`stages` and `spare` if an SAE can have them: 0 (one-shot TopK) to k stages (one column each), and no spare
-    columns without stages.
-
-    Raises:
-        ExpanderSaeError: it cannot.
-    """
-    if isinstance(stages, bool) or not isinstance(stages, int) or not 0 <= stages <= k:
-        raise ExpanderSaeError(f"expected stages in 0..k = {k}; got {stages!r}")
-    most = n_latents - k if stages else 0
-    if isinstance(spare, bool) or not isinstance(spare, int) or not 0 <= spare <= most:
-        raise ExpanderSaeError(f"expected spare in 0..{most} with {stages} stages; got {spare!r}")
-    return stages, spare

@@ -5,7 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import AbstractSae, check_sizes, check_stages, one, zeros
+from expander_sae.ops import Dictionary
+from expander_sae.pursuit import Encoder, Reading
+
+from .base import AbstractSae, check_sizes, one, zeros
 from .columns import UnitColumns, random_columns
 
 
@@ -13,8 +16,7 @@ class DenseTopKSae(AbstractSae):
     """TopK SAE with W [d_in, n_latents] dense, unit-norm columns; encoder W^T (tied) or free and starting at W^T.
 
     Encodes with a matrix product and TopK; decodes and differentiates with the same sparse code as `ExpanderSae`, so
-    that
-    a comparison between the two is fair.
+    that a comparison between the two is fair.
 
     Args:
         d_in: length of an activation.
@@ -24,9 +26,8 @@ class DenseTopKSae(AbstractSae):
         tied: the encoder is the decoder.
         signed: keep the k largest signed pre-activations, no ReLU.
         latent_bias: learn b_enc.
-        stages: 0 encodes by one-shot TopK; T > 0 by block orthogonal matching pursuit in T stages (b_enc is then
-        unused;
-            `signed` picks columns by absolute correlation, otherwise by positive correlation).
+        reading: how codes are read (`expander_sae.pursuit`); None: by one pass of its encoder. Pursuits leave b_enc
+            unused.
         blank: leave the columns and the encoder unset, for a loader that fills them.
 
     Raises:
@@ -52,15 +53,15 @@ class DenseTopKSae(AbstractSae):
         tied: bool = True,
         signed: bool = False,
         latent_bias: bool = False,
-        stages: int = 0,
-        spare: int = 0,
+        reading: Reading | None = None,
         blank: bool = False,
     ) -> None:
         super().__init__()
         check_sizes(d_in, n_latents, k)
         self.d_in, self.n_latents, self.degree, self.k = d_in, n_latents, d_in, k
         self.tied, self.signed, self.seed = tied, signed, seed
-        self.stages, self.spare = check_stages(stages, spare, k, n_latents)
+        self.reading = Encoder() if reading is None else reading
+        self.reading.check(k, n_latents)
         self.metadata, self.folder = {}, None
         self.columns = UnitColumns.blank(n_latents, d_in) if blank else random_columns(n_latents, d_in, seed)
         with torch.no_grad():
@@ -75,15 +76,11 @@ class DenseTopKSae(AbstractSae):
         """Unit-norm dictionary columns [n_latents, d_in]."""
         return self.columns()
 
-    def dictionary(self) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        """(None, values, encoder or None when tied)."""
-        return None, self.values, self.encoder
-
-    def sub_dictionary(self, latents: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]:
-        """(None, values, encoder or None, bias) of the chosen latents."""
-        bias = self.latent_bias()
-        encoder = None if self.encoder is None else self.encoder[latents]
-        return None, self.values[latents], encoder, None if bias is None else bias[latents]
+    def dictionary(self) -> Dictionary:
+        """Its columns with encoder, biases and sign rule, in the units of activations."""
+        return Dictionary(
+            None, self.values, self.d_in, self.encoder, self.latent_bias(), self.center(), signed=self.signed
+        )
 
     @torch.no_grad()
     def point_latent(self, latent: int, direction: Tensor, norm: float = 1.0) -> bool:
@@ -113,8 +110,7 @@ class DenseTopKSae(AbstractSae):
             "tied": self.tied,
             "signed": self.signed,
             "latent_bias": self.b_enc is not None,
-            "stages": self.stages,
-            "spare": self.spare,
+            "reading": str(self.reading),
             "seed": self.seed,
         }
 

@@ -6,19 +6,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from expander_sae.graphs import Mask, make_mask
+from expander_sae.graphs import Mask, make_mask, pack_rows
+from expander_sae.ops import Dictionary
+from expander_sae.pursuit import DEFAULT_READING, Reading
 from expander_sae.records import ExpanderSaeError
 
-from .base import AbstractSae, check_sizes, check_stages, one, zeros
+from .base import AbstractSae, check_sizes, one, zeros
 from .columns import UnitColumns, random_columns
+from .files import PACKED
 from .rows import bytes_of, loaded_mask, rows_in
 
 
 class ExpanderSae(AbstractSae):
-    """TopK SAE with a sparse tied dictionary W [d_in, n_latents], `degree` learned values per unit-norm column.
+    """SAE with a sparse tied dictionary W [d_in, n_latents], `degree` learned values per unit-norm column.
 
-    `h = TopK_k(relu(W^T (x - b_dec) + b_enc))`, `x_hat = W h + b_dec`; without the ReLU when `signed`
-    (arXiv 2607.01799). It learns `degree * n_latents + d_in` numbers (plus n_latents with `latent_bias`, plus
+    Codes h are found by `reading`: by default by a pursuit in eight stages, and by `expander_sae.pursuit.Encoder()` as
+    in arXiv 2607.01799, `h = TopK_k(relu(W^T (x - b_dec) + b_enc))`, without the ReLU when `signed`. Then
+    `x_hat = W h + b_dec`. It learns `degree * n_latents + d_in` numbers (plus n_latents with `latent_bias`, plus
     `degree * n_latents` when not `tied`).
 
     Args:
@@ -30,9 +34,8 @@ class ExpanderSae(AbstractSae):
         construction: how the mask is made; see `expander_sae.graphs.CONSTRUCTIONS`.
         signed: keep the k largest signed pre-activations, no ReLU.
         latent_bias: learn b_enc.
-        stages: 0 encodes by one-shot TopK; T > 0 by block orthogonal matching pursuit in T stages (b_enc is then
-        unused;
-            `signed` picks columns by absolute correlation, otherwise by positive correlation).
+        reading: how codes are read (`expander_sae.pursuit`); None: by eight stages of pursuit with spare
+            columns. Pursuits leave b_enc unused.
         mask: use this mask instead of making one.
         tied: the encoder is the decoder; otherwise it has values of its own on the same rows, which start there.
         blank: leave the columns and the encoder unset, for a loader that fills them.
@@ -64,8 +67,7 @@ class ExpanderSae(AbstractSae):
         construction: str = "balanced",
         signed: bool = False,
         latent_bias: bool = False,
-        stages: int = 0,
-        spare: int = 0,
+        reading: Reading | None = None,
         mask: Mask | None = None,
         tied: bool = True,
         blank: bool = False,
@@ -81,7 +83,8 @@ class ExpanderSae(AbstractSae):
             )
         self.d_in, self.n_latents, self.degree, self.k = d_in, n_latents, degree, k
         self.signed, self.seed, self.tied = signed, seed, tied
-        self.stages, self.spare = check_stages(stages, spare, k, n_latents)
+        self.reading = DEFAULT_READING.fitted(k, n_latents) if reading is None else reading
+        self.reading.check(k, n_latents)
         self.metadata, self.folder = {}, None
         self.columns = UnitColumns.blank(n_latents, degree) if blank else random_columns(n_latents, degree, seed)
         with torch.no_grad():
@@ -179,15 +182,11 @@ class ExpanderSae(AbstractSae):
         """Unit-norm dictionary values [n_latents, degree]."""
         return self.columns()
 
-    def dictionary(self) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        """(rows, values, encoder values or None when tied)."""
-        return self.rows, self.values, self.encoder
-
-    def sub_dictionary(self, latents: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]:
-        """(rows, values, encoder or None, bias) of the chosen latents."""
-        bias = self.latent_bias()
-        encoder = None if self.encoder is None else self.encoder[latents]
-        return self.rows_of(latents), self.values[latents], encoder, None if bias is None else bias[latents]
+    def dictionary(self) -> Dictionary:
+        """Its columns with encoder, biases and sign rule, in the units of activations."""
+        return Dictionary(
+            self.rows, self.values, self.d_in, self.encoder, self.latent_bias(), self.center(), signed=self.signed
+        )
 
     def rows_of(self, latents: Tensor) -> Tensor:
         """Rows of some latents [..., degree], in the kernels' own integer type."""
@@ -224,8 +223,7 @@ class ExpanderSae(AbstractSae):
             "tied": self.tied,
             "signed": self.signed,
             "latent_bias": self.b_enc is not None,
-            "stages": self.stages,
-            "spare": self.spare,
+            "reading": str(self.reading),
             "seed": self.seed,
             "mask": {
                 "construction": mask.construction,
@@ -245,4 +243,11 @@ class ExpanderSae(AbstractSae):
         mask = self.mask
         if mask.seed is None:
             arrays["rows"] = torch.from_numpy(mask.rows.copy())
+        return arrays
+
+    def on_disk(self, arrays: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With the rows packed."""
+        if "rows" in arrays:
+            arrays = {name: array for name, array in arrays.items() if name != "rows"}
+            arrays[PACKED] = torch.from_numpy(pack_rows(self.mask))
         return arrays

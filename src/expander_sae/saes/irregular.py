@@ -101,6 +101,10 @@ class IrregularSae(ExpanderSae):
             "mask": {"construction": self.kind, "seed": None, "sha256": mask.sha256()},
         }
 
+    def on_disk(self, arrays: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The entries alone; before rounding, which may make a small one zero, is what counts as an entry."""
+        return pack(arrays, self.present())
+
     @torch.no_grad()
     def arrays(self) -> dict[str, Tensor]:
         """As an Expander SAE's, rows always among them; `pack` makes what is saved."""

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops import Codes
+from expander_sae.pursuit import Encoder
 from expander_sae.records import ExpanderSaeError
-from expander_sae.saes import ExpanderSae, Inference, InputStatistics
+from expander_sae.saes import ExpanderSae, InputStatistics
 
 from .config import TrainConfig
 from .member import Member
@@ -19,14 +20,14 @@ def with_own_encoder(sae: ExpanderSae) -> ExpanderSae:
             to learn from, or has an encoder already.
 
     Example:
-        >>> sae = ExpanderSae(d_in=64, n_latents=512, degree=4, k=8, stages=4)
+        >>> sae = ExpanderSae(d_in=64, n_latents=512, degree=4, k=8)
         >>> with_own_encoder(sae).learned_values() - sae.learned_values()
         2560
     """
-    if not isinstance(sae, ExpanderSae) or sae.signed or not sae.stages or not sae.tied:
+    if not isinstance(sae, ExpanderSae) or sae.signed or not sae.reading.least_squares or not sae.tied:
         raise ExpanderSaeError(
             "expected a tied Expander SAE that is not signed and encodes by pursuit; got "
-            f"{sae.kind}, tied {getattr(sae, 'tied', True)}, signed {sae.signed}, stages {sae.stages}"
+            f"{sae.kind}, tied {getattr(sae, 'tied', True)}, signed {sae.signed}, read by {sae.reading}"
         )
     copy = ExpanderSae(
         d_in=sae.d_in,
@@ -35,8 +36,7 @@ def with_own_encoder(sae: ExpanderSae) -> ExpanderSae:
         k=sae.k,
         seed=sae.seed,
         latent_bias=True,
-        stages=sae.stages,
-        spare=sae.spare,
+        reading=sae.reading,
         mask=sae.mask,
         tied=False,
     )
@@ -81,7 +81,12 @@ class EncoderMember(Member):
     """Trains the encoder of one SAE and leaves its dictionary alone."""
 
     def __init__(self, name: str, sae: ExpanderSae, config: TrainConfig, statistics: InputStatistics) -> None:
-        if not isinstance(sae, ExpanderSae) or sae.encoder is None or sae.b_enc is None or not sae.stages:
+        if (
+            not isinstance(sae, ExpanderSae)
+            or sae.encoder is None
+            or sae.b_enc is None
+            or not sae.reading.least_squares
+        ):
             raise ExpanderSaeError(
                 f"expected {name!r} to have an encoder of its own to amortise; see `with_own_encoder`"
             )
@@ -100,8 +105,8 @@ class EncoderMember(Member):
         sae = self.sae
         assert isinstance(sae, ExpanderSae)
         with torch.no_grad():
-            target = sae.encode(x, inference=Inference.of_stages(sae.stages, sae.spare))
-            own = sae.encode(x, inference="encoder")
+            target = sae.encode(x)
+            own = sae.encode(x, reading=Encoder())
             fvu = (x - sae.decode(own)).square().sum() / (x.shape[0] * self.variance)
         loss = amortisation_loss(sae, x, target, own)
         if not bool(torch.isfinite(loss)):
@@ -118,4 +123,4 @@ class EncoderMember(Member):
 
     def rebuild(self, x: Tensor) -> Tensor:
         """x_hat [tokens, d_in] by the encoder."""
-        return self.sae.decode(self.sae.encode(x, inference="encoder"))
+        return self.sae.decode(self.sae.encode(x, reading=Encoder()))

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from expander_sae.pursuit import Encoder
 from expander_sae.records import ExpanderSaeError
 
 WATCHED = ("log_every", "heldout_every", "checkpoint_every")
@@ -146,8 +147,11 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
+DEFAULT_RECIPE = TrainConfig()
+"""What `train`, `fit` and the experiments train by unless told otherwise."""
+
 PRESETS: dict[str, TrainConfig] = {
-    "default": TrainConfig(),
+    "default": DEFAULT_RECIPE,
     # arXiv 2607.01799: 5,000 steps of 256 draws with replacement, raw squared error, cosine 3e-4 -> 1e-5, no warm-up,
     # residual resampling every 1,000 steps. (Its SAEs are `signed` and have a latent bias: see `paper_sae_options`.)
     "paper": TrainConfig(
@@ -174,10 +178,12 @@ PRESETS: dict[str, TrainConfig] = {
 
 
 def paper_sae_options() -> dict[str, Any]:
-    """Constructor options that make an SAE the paper's: signed TopK, a latent bias."""
-    return {"signed": True, "latent_bias": True}
+    """Constructor options that make an SAE the paper's: signed TopK in one pass, a latent bias."""
+    return {"signed": True, "latent_bias": True, "reading": Encoder()}
 
 
 def paper_grid_options() -> dict[str, Any]:
     """What makes many SAEs the paper's: `paper_sae_options`, its masks and shared initial values, no pursuit."""
-    return {**paper_sae_options(), "construction": "repaired", "dense_draw": True, "stages": 0, "spare": 0}
+    return {
+        "signed": True, "latent_bias": True, "construction": "repaired", "dense_draw": True, "stages": 0, "spare": 0,
+    }  # fmt: skip

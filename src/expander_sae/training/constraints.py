@@ -67,8 +67,8 @@ def coherence_penalty(sae: AbstractSae, columns: Tensor, p: int) -> Tensor:
     """
     if not 1 <= p < sae.n_latents:
         raise ExpanderSaeError(f"expected p from 1 to {sae.n_latents - 1}, saw {p}.")
-    rows, values, _ = sae.dictionary()
-    chosen = _dense(rows, values, columns, sae.d_in)
+    w = sae.dictionary()
+    rows, values, chosen = w.rows, w.decoder, w.columns(columns)
     with torch.no_grad():
         # Both signs, as the kernel keeps positive numbers; each column finds itself among the positive ones.
         most = min(p + 1, sae.n_latents)
@@ -85,10 +85,3 @@ def coherence_penalty(sae: AbstractSae, columns: Tensor, p: int) -> Tensor:
         inner = (met * others).sum(dim=2)
     # Unused slots of the kernel hold any latent with a zero.
     return (inner * real).square().mean()
-
-
-def _dense(rows: Tensor | None, values: Tensor, columns: Tensor, d_in: int) -> Tensor:
-    """Some columns [len(columns), d_in]."""
-    if rows is None:
-        return values[columns]
-    return values.new_zeros(len(columns), d_in).scatter(1, rows.long()[columns], values[columns])

@@ -1,9 +1,12 @@
 """Latents that do not fire, and two ways to bring them back."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from expander_sae.ops import Codes, encode_topk, sparse_decode
+from expander_sae.ops import Codes, sparse_decode
+from expander_sae.pursuit import Encoder
 from expander_sae.saes import AbstractSae
 
 
@@ -41,22 +44,13 @@ def auxiliary_loss(sae: AbstractSae, x: Tensor, residual: Tensor, dead: Tensor, 
     """How well the k strongest dead latents of each token explain what is left of it.
 
     `||r - sum_dead h_j w_j||^2 / ||r||^2` over the batch, with r = x - x_hat detached (so live latents learn nothing
-    from
-    it) and h from x - b_dec (b_dec is in r already: it is neither added again nor trained here). Gao et al. 2024,
+    from it) and h from x - b_dec (b_dec is in r already: it is neither added again nor trained here). Gao et al. 2024,
     section A.2.
     """
-    rows, values, encoder, bias = sae.sub_dictionary(dead)
-    k = min(k, dead.numel())
-    codes = encode_topk(
-        x,
-        rows,
-        values if encoder is None else encoder,
-        k,
-        bias=bias,
-        center=sae.center().detach(),
-        signed=sae.signed,
-    )
-    explained = sparse_decode(codes, rows, values, sae.d_in)
+    w = sae.dictionary().part(dead)
+    assert w.center is not None
+    codes = Encoder().codes(replace(w, center=w.center.detach()), x, min(k, dead.numel()))
+    explained = sparse_decode(codes, w.rows, w.decoder, sae.d_in)
     return (residual - explained).square().sum() / residual.square().sum().clamp_min(1e-30)
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops import Codes
-from expander_sae.saes import AbstractSae, ExpanderSae, Inference, InputStatistics, initialise, set_input_scale
+from expander_sae.pursuit import Encoder, Reading, Stages
+from expander_sae.saes import AbstractSae, ExpanderSae, InputStatistics, initialise, set_input_scale
 
 from .config import TrainConfig
 from .constraints import coherence_penalty, keep_flat
@@ -61,10 +62,7 @@ class Member:
         if not learns_rows:
             self.requests = None  # no more moves: what was asked since the last one need not be kept
         keep_residual = revive or resampling or learns_rows
-        stages = min(sae.stages, sae.stages if config.stages is None else config.stages)
-        spare = min(sae.spare, sae.spare if config.spare is None else config.spare)
-        inference = Inference.of_stages(stages, spare)
-        out = sae.reconstruction_loss(x, keep_residual=keep_residual, inference=inference)
+        out = sae.reconstruction_loss(x, keep_residual=keep_residual, reading=reading_in_training(sae, config))
         fvu = out.loss.detach() / (x.shape[0] * self.variance)
         if not bool(torch.isfinite(out.loss)):
             self.diverged = True
@@ -160,7 +158,7 @@ class Member:
     def _learns_rows(self, step: int) -> bool:
         config = self.config
         # An encoder of its own would have to move with the dictionary: teach it once the rows are settled.
-        able = isinstance(self.sae, ExpanderSae) and self.sae.stages > 0 and self.sae.tied
+        able = isinstance(self.sae, ExpanderSae) and self.sae.reading.least_squares and self.sae.tied
         return able and config.rewire_every > 0 and step < config.rewire_until * config.steps
 
     def state_dict(self) -> dict[str, Any]:
@@ -187,3 +185,14 @@ class Member:
             self.requests = None
         elif self.requests is not None:
             self.requests.load_state_dict(state["requests"])
+
+
+def reading_in_training(sae: AbstractSae, config: TrainConfig) -> Reading:
+    """The SAE's own reading; one in stages with no more of them, and of spare columns, than the config allows."""
+    own = sae.reading
+    if not isinstance(own, Stages) or config.stages == 0:
+        return own if config.stages != 0 else Encoder()
+    own = own.fitted(sae.k, sae.n_latents)
+    stages = own.stages if config.stages is None else min(own.stages, config.stages)
+    spare = own.spare if config.spare is None or own.spare is None else min(own.spare, config.spare)
+    return Stages(stages, spare)

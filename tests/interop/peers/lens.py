@@ -10,6 +10,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import AutoTokenizer
 
 from expander_sae.graphs import make_mask, mask_from_rows
+from expander_sae.pursuit import Encoder, Stages
 from expander_sae.saes import DenseTopKSae, ExpanderSae
 
 D_IN, N_LATENTS, K, CONTEXT = 32, 256, 6, 24
@@ -22,10 +23,10 @@ def learned_rows():
 
 SIZES = {"d_in": D_IN, "n_latents": N_LATENTS, "k": K}
 KINDS = {
-    "expander": lambda: ExpanderSae(**SIZES, degree=4),
-    "expander stages": lambda: ExpanderSae(**SIZES, degree=4, stages=3, spare=2, signed=True, mask=learned_rows()),
-    "expander untied": lambda: ExpanderSae(**SIZES, degree=4, tied=False, latent_bias=True),
-    "dense stages": lambda: DenseTopKSae(**SIZES, stages=2),
+    "expander": lambda: ExpanderSae(**SIZES, degree=4, reading=Encoder()),
+    "expander stages": lambda: ExpanderSae(**SIZES, degree=4, reading=Stages(3, 2), signed=True, mask=learned_rows()),
+    "expander untied": lambda: ExpanderSae(**SIZES, degree=4, tied=False, latent_bias=True, reading=Encoder()),
+    "dense stages": lambda: DenseTopKSae(**SIZES, reading=Stages(2)),
     "dense untied": lambda: DenseTopKSae(**SIZES, tied=False, latent_bias=True),
 }
 

@@ -8,6 +8,7 @@ from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchT
 from dictionary_learning.trainers.top_k import AutoEncoderTopK, TopKTrainer
 
 from expander_sae.interop import read_sae, write_sae
+from expander_sae.pursuit import Encoder
 from expander_sae.saes import ExpanderSae
 
 X = torch.randn(30, 16, generator=torch.Generator().manual_seed(0))
@@ -54,7 +55,7 @@ def test_a_file_of_their_trainer(tmp_path):
 
 
 def test_our_file_computes_the_same_there(tmp_path):
-    sae = ExpanderSae(d_in=16, n_latents=80, degree=4, k=5, latent_bias=True).eval()
+    sae = ExpanderSae(d_in=16, n_latents=80, degree=4, k=5, latent_bias=True, reading=Encoder()).eval()
     with torch.no_grad():
         sae.b_enc.normal_()
         sae.b_dec.normal_()

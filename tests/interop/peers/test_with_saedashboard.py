@@ -9,6 +9,7 @@ from sae_dashboard.sae_vis_runner import SaeVisRunner
 from sae_lens import HookedSAETransformer
 
 from expander_sae.interop.saelens import to_saelens
+from expander_sae.pursuit import Stages
 from expander_sae.saes import ExpanderSae
 
 LATENTS = [0, 3, 17, 200]
@@ -17,7 +18,7 @@ LATENTS = [0, 3, 17, 200]
 def some_sae(kind):
     if kind != "spare":
         return make_sae(kind)
-    return ExpanderSae(d_in=D_IN, n_latents=N_LATENTS, k=K, degree=4, stages=2, spare=3).eval()
+    return ExpanderSae(d_in=D_IN, n_latents=N_LATENTS, k=K, degree=4, reading=Stages(2, 3)).eval()
 
 
 @pytest.mark.parametrize("kind", ["spare", "expander untied", "dense stages"])

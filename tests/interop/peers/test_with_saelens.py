@@ -22,6 +22,7 @@ from expander_sae.interop.saelens import (
     from_saelens,
     to_saelens,
 )
+from expander_sae.pursuit import Encoder, parse_reading
 from expander_sae.records import ExpanderSaeError, read_json
 
 X = torch.randn(5, 7, D_IN, generator=torch.Generator().manual_seed(1))
@@ -69,7 +70,7 @@ def test_round_trips_are_exact(kind, dtype, tmp_path):
     assert same_numbers(ours, from_saelens(tmp_path / "a"))
     assert ours.describe() == sae.describe()
     assert ours.metadata == sae.metadata
-    assert ours.own_inference() == sae.own_inference()
+    assert ours.reading == sae.reading
     if dtype == "float32":
         folded = copy.deepcopy(sae)
         folded.fold_input_scale()
@@ -90,10 +91,10 @@ def test_files_written_without_saelens_are_the_same(kind, dtype, tmp_path):
 
 
 def test_another_inference_is_kept(tmp_path):
-    sae = make_sae("expander").read_by("omp")
+    sae = make_sae("expander").read_by(parse_reading("omp"))
     to_saelens(sae).save_model(tmp_path)
     loaded = SAE.load_from_disk(tmp_path)
-    assert str(loaded.core.own_inference()) == "omp"
+    assert str(loaded.core.reading) == "omp"
     assert torch.equal(loaded.encode(X), spread(sae, X))
 
 
@@ -168,8 +169,8 @@ def test_a_dense_export_of_a_pursuit_has_to_be_asked_for():
     sae = make_sae("dense stages")
     with pytest.raises(ExpanderSaeError, match="other codes"):
         to_saelens(sae, dense=True)
-    lens = to_saelens(sae, dense=True, inference="encoder")
-    torch.testing.assert_close(lens.encode(X), spread(sae.read_by("encoder"), X), rtol=1e-4, atol=1e-5)
+    lens = to_saelens(sae, dense=True, reading=Encoder())
+    torch.testing.assert_close(lens.encode(X), spread(sae.read_by(Encoder()), X), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -297,11 +298,11 @@ class Tokens:
         return 3 * (on * size) @ self.atoms + 1
 
 
-@pytest.mark.parametrize("stages", [0, 2])
-def test_saelens_trainer_trains(stages, tmp_path):
+@pytest.mark.parametrize("reading", [None, "stages:2"])
+def test_saelens_trainer_trains(reading, tmp_path):
     torch.manual_seed(0)
     config = ExpanderTrainingSAEConfig(
-        **SIZES, degree=8, k=K, stages=stages, normalize_activations="expected_average_only_in"
+        **SIZES, degree=8, k=K, reading=reading, normalize_activations="expected_average_only_in"
     )
     sae = ExpanderTrainingSAE(config)
     trainer_config = SAETrainerConfig(

@@ -3,6 +3,7 @@ import torch
 from sparsify import SparseCoder, SparseCoderConfig
 
 from expander_sae.interop import read_sae, write_sae
+from expander_sae.pursuit import Encoder
 from expander_sae.saes import DenseTopKSae, ExpanderSae
 
 X = torch.randn(30, 16, generator=torch.Generator().manual_seed(0))
@@ -29,7 +30,7 @@ def test_their_file_computes_the_same_here(tmp_path, normalize):
 @pytest.mark.parametrize(
     "sae",
     [
-        ExpanderSae(d_in=16, n_latents=80, degree=4, k=5),
+        ExpanderSae(d_in=16, n_latents=80, degree=4, k=5, reading=Encoder()),
         DenseTopKSae(d_in=16, n_latents=80, k=5, tied=False, latent_bias=True),
     ],
     ids=["expander", "dense"],

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expander_sae.pursuit import parse_reading
 from expander_sae.theory.shares import MEANINGS, CodeShares
 
 from ..over_seeds import spread
@@ -42,7 +43,7 @@ def measure(context: Context) -> Measured:
 
             value = context.piece(f"{record.folder}-{reading}".replace("/", "-").replace(":", "-"), mark, make)
             found.append({"variant": record.variant, "family": record.family, "seed": record.seed, "reading": reading,
-                          "degree": sae.dictionary()[1].shape[1], **value})  # fmt: skip
+                          "degree": sae.dictionary().degree, **value})  # fmt: skip
     return {"rows": found, "k": context.settings.k, "frontier": grid.records()}
 
 
@@ -50,7 +51,7 @@ def measure(context: Context) -> Measured:
 def certify_tokens(sae: Any, reading: str, context: Context) -> dict[str, Any]:
     """The summary of `CodeShares` on the first held-out tokens."""
     shares = CodeShares(rows_of(sae), sae.values.detach(), d_in=sae.d_in, signed=sae.signed)
-    reader = sae.read_by(reading)
+    reader = sae.read_by(parse_reading(reading))
     for x in context.heldout_blocks(context.option("tokens"), _BLOCK):
         shares.update(x - sae.center(), reader.encode(x))
     return shares.summary()
@@ -58,8 +59,8 @@ def certify_tokens(sae: Any, reading: str, context: Context) -> dict[str, Any]:
 
 def rows_of(sae: Any) -> Tensor:
     """The rows of a dictionary [n_latents, degree]; all of them where it is dense."""
-    rows, values, _ = sae.dictionary()
-    return torch.arange(sae.d_in, device="cpu").expand(len(values), -1) if rows is None else rows
+    rows = sae.dictionary().rows
+    return torch.arange(sae.d_in, device="cpu").expand(sae.n_latents, -1) if rows is None else rows
 
 
 def show(measured: Measured) -> Page:

@@ -12,8 +12,9 @@ import torch
 from expander_sae.evaluation.chat import ChatJudge
 from expander_sae.evaluation.contexts import ContextEmbedding, Judge, detection
 from expander_sae.evaluation.firing import Firings, firings
+from expander_sae.pursuit import Reading, parse_reading
 from expander_sae.records import ExpanderSaeError, FrontierRecord
-from expander_sae.saes import AbstractSae, Inference
+from expander_sae.saes import AbstractSae
 
 from ..over_seeds import spread
 from .context import Context, Grid, written
@@ -29,7 +30,9 @@ _KEY = "EXPANDER_SAE_JUDGE_KEY"
 def measure(context: Context) -> Measured:
     """Detection scores of latents drawn evenly over firing rates, for every SAE of the grid and a shuffled null; for
     every SAE read otherwise too, where readings are asked for."""
-    readings = [Inference.parse(str(reading), context.settings.k) for reading in context.option("readings")]
+    readings = [parse_reading(str(reading)) for reading in context.option("readings")]
+    for reading in readings:
+        reading.check(context.settings.k, context.settings.n_for(context.store.d_in))
     grid = context.grid(degrees=context.chosen_degrees(), controls=context.option("controls"))
     kept = context.settings.evaluation().keep_special_tokens
     rows = []
@@ -62,8 +65,8 @@ def measure(context: Context) -> Measured:
     }  # fmt: skip
 
 
-def _read(grid: Grid, readings: Sequence[Inference]) -> Iterator[tuple[FrontierRecord, AbstractSae, Inference | None]]:
-    """Every SAE by its own inference, then by the others that it has columns enough for."""
+def _read(grid: Grid, readings: Sequence[Reading]) -> Iterator[tuple[FrontierRecord, AbstractSae, Reading | None]]:
+    """Every SAE by its own reading, then by the others that it has columns enough for."""
     for record, sae in grid.saes():
         yield record, sae, None
         for reading in readings:

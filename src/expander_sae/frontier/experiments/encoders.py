@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from expander_sae.evaluation import evaluate
+from expander_sae.pursuit import parse_reading
 from expander_sae.records import EvaluationRecord, ExpanderSaeError, FrontierRecord, TrainingRecord
-from expander_sae.saes import ExpanderSae, Inference, load_sae
+from expander_sae.saes import ExpanderSae, load_sae
 from expander_sae.training import StoreBatches, TrainConfig, train, with_own_encoder
 
 from ..figures import draw_speed
@@ -32,7 +33,7 @@ def measure(context: Context) -> Measured:
     settings, budgets = context.settings, sorted(set(context.option("budgets")))
     readings = {way: [str(one) for one in context.option(way)] for way in ("dictionary_readings", "encoder_readings")}
     for reading in [reading for given in readings.values() for reading in given]:
-        Inference.parse(reading, settings.k)  # before training, not after
+        parse_reading(reading).check(settings.k, settings.n_for(context.store.d_in))  # before training, not after
     if settings.paper or not settings.stages:
         raise ExpanderSaeError("expected the default preset and --stages above 0: the encoders learn from pursuit")
     if not budgets or any(budget < 2 or budget % 2 or budget > context.store.d_in for budget in budgets):
@@ -113,7 +114,7 @@ def _train(context: Context, sae: ExpanderSae, config: TrainConfig, folder: Path
 
 def _evaluate(context: Context, sae: ExpanderSae, readings: Sequence[str]) -> dict[str, Any]:
     found = evaluate(
-        {reading: sae.read_by(reading) for reading in readings},
+        {reading: sae.read_by(parse_reading(reading)) for reading in readings},
         context.store,
         language_model=context.language_model(),
         progress=context.progress,

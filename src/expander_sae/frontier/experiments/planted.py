@@ -12,7 +12,7 @@ from torch import Tensor
 
 from expander_sae.graphs import make_mask
 from expander_sae.ops import Codes, correlate
-from expander_sae.pursuit import Dictionary, pursue
+from expander_sae.pursuit import OMP, Dictionary, MatchingPursuit, Stages
 from expander_sae.records import ExpanderSaeError
 
 METHODS = ("thresholding", "mp", "omp", "block omp", "omp, 1.5 k and pruned")
@@ -118,18 +118,18 @@ def exact_supports(planted: Planted, seed: int, k: int, trials: int, methods: tu
 def _support(method: str, y: Tensor, k: int, rows: Tensor | None, values: Tensor, planted: Planted) -> Tensor:
     """[trials, k] sorted; slots that were not filled are -1."""
     signed = not planted.nonnegative
-    source = Dictionary(rows, values, planted.d_in)
+    source = Dictionary(rows, values, planted.d_in, signed=signed)
     if method == "thresholding":
         scores = y @ values.T if rows is None else correlate(y, rows, values)
         return (scores.abs() if signed else scores).topk(k, dim=1).indices.sort(dim=1).values
     if method == "mp":
-        codes = pursue(y, source, k, "mp", steps=5 * k, signed=signed)
+        codes = MatchingPursuit(steps=5 * k).codes(source, y, k)
     elif method == "omp":
-        codes = pursue(y, source, k, "omp", signed=signed)
+        codes = OMP().codes(source, y, k)
     elif method == "block omp":
-        codes = pursue(y, source, k, "omp", block=max(1, -(-k // 8)), signed=signed)
+        codes = Stages(min(8, k)).codes(source, y, k)
     else:
-        codes = _largest(pursue(y, source, min(planted.n_latents, planted.d_in, -(-3 * k // 2)), signed=signed), k)
+        codes = _largest(OMP().codes(source, y, min(planted.n_latents, planted.d_in, -(-3 * k // 2))), k)
     return torch.where(codes.values != 0, codes.indices, -1).sort(dim=1).values
 
 

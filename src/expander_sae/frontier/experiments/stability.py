@@ -11,8 +11,9 @@ from torch import Tensor
 from expander_sae.evaluation.features import best_cosine
 from expander_sae.evaluation.firing import best_jaccard, firings
 from expander_sae.ops import Codes
+from expander_sae.pursuit import Reading, parse_reading
 from expander_sae.records import ExpanderSaeError
-from expander_sae.saes import AbstractSae, Inference
+from expander_sae.saes import AbstractSae
 
 from ..over_seeds import spread
 from .context import Context, written
@@ -42,7 +43,7 @@ def measure(context: Context) -> Measured:
         raise ExpanderSaeError(f"expected noises as numbers above 0, got {noises}")
     readings = [str(reading) for reading in context.option("readings")]
     for reading in readings:
-        Inference.parse(reading, context.settings.k)
+        parse_reading(reading).check(context.settings.k, context.settings.n_for(context.store.d_in))
     grid = context.grid(degrees=context.chosen_degrees(), controls=context.option("controls"))
     found = {(record.variant, record.seed): (record, sae) for record, sae in grid.saes()}
     rows = []
@@ -72,11 +73,10 @@ def measure(context: Context) -> Measured:
     return {"saes": rows, **tokens, "frontier": grid.records()}
 
 
-def _ways(sae: AbstractSae, readings: Sequence[str]) -> list[Inference]:
-    """Its own inference, then the others that it has columns enough for."""
-    asked = [Inference.parse(reading, sae.k) for reading in readings]
-    fitting = [way for way in asked if way.fits(sae.k, sae.n_latents)]
-    return list(dict.fromkeys([sae.own_inference(), *fitting]))
+def _ways(sae: AbstractSae, readings: Sequence[str]) -> list[Reading]:
+    """Its own reading, then the others that it has columns enough for."""
+    fitting = [way for way in map(parse_reading, readings) if way.fits(sae.k, sae.n_latents)]
+    return list(dict.fromkeys([sae.reading, *fitting]))
 
 
 def _agreement(context: Context, sae: AbstractSae, other: AbstractSae) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 
 from expander_sae.evaluation import bytes_on_disk, evaluate
 from expander_sae.saes import AbstractSae, load_sae
-from expander_sae.saes.checkpoint import PRECISIONS
+from expander_sae.saes.files import PRECISIONS
 
 from ..over_seeds import spread
 from .context import Context, written
@@ -83,7 +83,7 @@ def _latency(context: Context, sae: AbstractSae) -> dict[str, Any]:
             encoding.append(1e3 * (encoded - started))
             decoding.append(1e3 * (time.perf_counter() - encoded))
     return {
-        "inference": str(sae.own_inference()),
+        "inference": str(sae.reading),
         "threads": torch.get_num_threads(),
         "encode_ms": statistics.median(encoding),
         "decode_ms": statistics.median(decoding),

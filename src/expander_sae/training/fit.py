@@ -1,0 +1,108 @@
+"""Train one SAE on activations at hand, as `expander-sae train` does."""
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from expander_sae.records import ExpanderSaeError
+from expander_sae.records.results import TrainingRecord
+from expander_sae.saes import AbstractSae
+
+from .config import DEFAULT_RECIPE, TrainConfig
+from .loop import BatchSource, train
+from .memory import IterableBatches, MemoryBatches, activations_of
+
+
+def fit(
+    sae: AbstractSae,
+    x: Tensor | np.ndarray | BatchSource | Iterable[Any],
+    *,
+    tokens: int | None = None,
+    seed: int | None = None,
+    config: TrainConfig | None = None,
+    folder: str | Path | None = None,
+    heldout: Tensor | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> TrainingRecord:
+    """Train an SAE in place on activations, entries moving to better rows where it can, and say how it went.
+
+    What the command line's `train` does, by the same settings: on the same batches, the same numbers. Afterwards the
+    SAE is in eval mode.
+
+    Args:
+        sae: trained where it is (`sae.to("cuda")` first, for a GPU); `ExpanderSae(...)` for a new one.
+        x: activations [..., d_in] as a tensor or an array, shuffled anew in every epoch; a `DataLoader` or any iterable
+            of such batches, in its own order, again and again until there were enough; or what `train` takes.
+        tokens: activations seen, counting repeats; None: the config's, a million.
+        seed: of the order of activations; None: the config's.
+        config: the settings; None: the default recipe.
+        folder: gets the SAE (as `folder/sae`), `metrics.jsonl` and the checkpoint by which an interrupted call on the
+            same tensor goes on; None: nothing is kept but the SAE in memory.
+        heldout: activations [tokens, d_in] that are not trained on, measured along the way.
+        overwrite: train anew where the folder holds a finished or another pass.
+        progress: show a progress bar.
+
+    Returns:
+        The record of the pass: steps, tokens, seconds, the last batch's fvu, dead latents.
+
+    Raises:
+        ExpanderSaeError: the activations have another width, are too few or not finite; the SAE diverged; or as in
+            `train`.
+
+    Example:
+        >>> import torch
+        >>> from expander_sae import ExpanderSae, fit
+        >>> x = torch.relu(torch.randn(2000, 40) - 1) @ torch.randn(40, 64)  # sparse mixtures of 40 directions
+        >>> sae = ExpanderSae(d_in=64, n_latents=256, degree=8, k=8)
+        >>> fit(sae, x, tokens=50_000, progress=False).final_fvu < 0.5
+        True
+    """
+    given = {name: value for name, value in (("tokens", tokens), ("seed", seed)) if value is not None}
+    config = replace(config or DEFAULT_RECIPE, **given)
+    source = _source(x, config)
+    width = source.sample(1, seed=0).shape[1]
+    if width != sae.d_in:
+        raise ExpanderSaeError(f"expected activations [..., d_in = {sae.d_in}], those of the SAE; got {width}")
+    if folder is not None:
+        return _fitted(sae, source, config, Path(folder), heldout, overwrite, progress)
+    with tempfile.TemporaryDirectory() as temporary:
+        before = sae.folder
+        record = _fitted(sae, source, config, Path(temporary), heldout, overwrite, progress)
+        sae.folder = before
+        return record
+
+
+def _source(x: Any, config: TrainConfig) -> BatchSource:
+    if isinstance(x, Tensor | np.ndarray):
+        return MemoryBatches(activations_of(x).cpu(), config.batch_size, config.seed)
+    if hasattr(x, "__next__") and hasattr(x, "sample") and hasattr(x, "load_state_dict"):
+        return x
+    if isinstance(x, Iterable) and not isinstance(x, str | bytes | dict):
+        return IterableBatches(x, config.batch_size, config.statistics_tokens)
+    raise ExpanderSaeError(
+        "expected activations as a tensor or an array [..., d_in], or an iterable of such batches; got "
+        f"{type(x).__name__}"
+    )
+
+
+def _fitted(
+    sae: AbstractSae,
+    source: BatchSource,
+    config: TrainConfig,
+    folder: Path,
+    heldout: Tensor | None,
+    overwrite: bool,
+    progress: bool,
+) -> TrainingRecord:
+    record = train(
+        {"sae": sae}, source, config, folder=folder, heldout=heldout, overwrite=overwrite, progress=progress
+    )["sae"]
+    if record.diverged:
+        raise ExpanderSaeError("the SAE diverged. Lower the learning rate, or look for outliers in the activations.")
+    return record

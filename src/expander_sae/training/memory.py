@@ -1,0 +1,158 @@
+"""Batches of activations that are in memory, or that come from any iterable."""
+
+import hashlib
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from expander_sae.ops.checks import shape_of
+from expander_sae.records import ExpanderSaeError
+
+
+def activations_of(batch: Any, what: str = "activations") -> Tensor:
+    """Activations [tokens, d_in], float32, of a tensor or array [..., d_in], or of the first part of a tuple or list of
+    them (what a `DataLoader` hands on).
+
+    Raises:
+        ExpanderSaeError: it is none of these.
+    """
+    if isinstance(batch, tuple | list) and len(batch) and not isinstance(batch[0], int | float | list | tuple):
+        batch = batch[0]
+    if isinstance(batch, np.ndarray):
+        batch = torch.from_numpy(batch if batch.flags.writeable else batch.copy())
+    if not isinstance(batch, Tensor) or batch.ndim < 2 or not batch.is_floating_point():
+        got = shape_of(batch) if isinstance(batch, Tensor) else type(batch).__name__
+        raise ExpanderSaeError(f"expected {what} as a tensor or an array [..., d_in] of a floating type; got {got}")
+    return batch.detach().reshape(-1, batch.shape[-1]).float()
+
+
+class MemoryBatches:
+    """Shuffled, endless, resumable batches of a tensor of activations: each epoch in an order of its own.
+
+    Args:
+        x: [tokens, d_in], float32.
+        batch_size: tokens of a batch, or all of them where there are fewer.
+        seed: of the orders.
+    """
+
+    def __init__(self, x: Tensor, batch_size: int, seed: int) -> None:
+        if not len(x):
+            raise ExpanderSaeError("expected activations to train on; got none")
+        self._x, self._batch_size, self._seed = x, min(batch_size, len(x)), seed
+        self._epoch, self._at = 0, 0
+        self._order = self._shuffled()
+
+    def _shuffled(self) -> Tensor:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        return torch.randperm(len(self._x), generator=generator, device="cpu")
+
+    def __next__(self) -> Tensor:
+        """x [batch, d_in]; what is left over at the end of an epoch begins the next batch."""
+        parts, missing = [], self._batch_size
+        while missing:
+            if self._at == len(self._x):
+                self._epoch, self._at = self._epoch + 1, 0
+                self._order = self._shuffled()
+            found = self._order[self._at : self._at + missing]
+            parts.append(found)
+            self._at, missing = self._at + len(found), missing - len(found)
+        return self._x[torch.cat(parts)]
+
+    def sample(self, n: int, *, seed: int) -> Tensor:
+        """Some activations [at most n, d_in]."""
+        generator = torch.Generator().manual_seed(seed)
+        return self._x[torch.randperm(len(self._x), generator=generator, device="cpu")[:n].sort().values]
+
+    def describe(self) -> dict[str, Any]:
+        """Which activations these are, by their numbers."""
+        digest = hashlib.sha256(self._x.contiguous().numpy().tobytes()).hexdigest()
+        return {"source": "memory", "tokens": len(self._x), "sha256": digest}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the epochs."""
+        return {"epoch": self._epoch, "at": self._at}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to a saved place."""
+        self._epoch, self._at = state["epoch"], state["at"]
+        self._order = self._shuffled()
+
+
+class IterableBatches:
+    """Batches of one size out of an iterable's own, in its order; gone through again as often as it can be.
+
+    A pass over an iterable cannot be resumed: nobody can say whether its batches are the same again.
+
+    Args:
+        batches: a `DataLoader`, a list, a generator, of what `activations_of` takes.
+        batch_size: tokens of the batches handed on.
+        sample_tokens: read ahead, for statistics; they are trained on in their turn.
+
+    Raises:
+        ExpanderSaeError: there are no activations in it.
+    """
+
+    def __init__(self, batches: Iterable[Any], batch_size: int, sample_tokens: int) -> None:
+        self._batches, self._batch_size = batches, batch_size
+        self._again = not isinstance(batches, Iterator)
+        self._coming = iter(batches)
+        self._waiting: list[Tensor] = []
+        self._count, self._seen = 0, 0
+        while self._count < sample_tokens and self._fetch():
+            pass
+        if not self._waiting:
+            raise ExpanderSaeError("expected activations to train on; the iterable has none")
+        self._sample = torch.cat(self._waiting)[:sample_tokens]
+
+    def _fetch(self) -> bool:
+        """Take one more batch of the iterable's first round; False at its end."""
+        for batch in self._coming:
+            x = activations_of(batch, "batches")
+            if self._waiting and x.shape[1] != self._waiting[0].shape[1]:
+                raise ExpanderSaeError(
+                    f"expected batches of one d_in; got {self._waiting[0].shape[1]} and {x.shape[1]}"
+                )
+            self._waiting.append(x)
+            self._count += len(x)
+            self._seen += len(x)
+            return True
+        return False
+
+    def __next__(self) -> Tensor:
+        """x [batch, d_in]; what an iterator has left over at its end is a smaller one."""
+        while self._count < self._batch_size:
+            if self._fetch():
+                continue
+            if self._again:
+                self._coming = iter(self._batches)
+            elif self._count:
+                break
+            else:
+                raise ExpanderSaeError(
+                    f"expected more activations: the iterator ended after {self._seen}. Give something that can be "
+                    "gone through again (a list, a DataLoader), or ask for no more tokens than there are."
+                )
+        whole = torch.cat(self._waiting)
+        self._waiting = [whole[self._batch_size :]]
+        self._count = len(self._waiting[0])
+        return whole[: self._batch_size]
+
+    def sample(self, n: int, *, seed: int) -> Tensor:
+        """The first activations [at most n, d_in]."""
+        return self._sample[:n]
+
+    def describe(self) -> dict[str, Any]:
+        """Activations that are like no others."""
+        return {"source": "an iterable", "id": uuid.uuid4().hex}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing to go on from."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Never called: the description is like no other."""
+        raise ExpanderSaeError("expected a tensor or an activation store to resume on; an iterable cannot be resumed")

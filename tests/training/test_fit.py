@@ -1,0 +1,139 @@
+"""`fit` in Python is the command line's `train`: the same numbers, whatever the activations come in."""
+
+import numpy as np
+import pytest
+import torch
+import typer
+from tiny_models import D_IN, make_documents, make_tiny_model, write_jsonl
+from torch.utils.data import DataLoader, TensorDataset
+from typer.testing import CliRunner
+
+from expander_sae import ExpanderSae, fit, harvest, load_sae
+from expander_sae.cli.train import train as verb
+from expander_sae.pursuit import Encoder
+from expander_sae.records import ExpanderSaeError
+from expander_sae.training import DEFAULT_RECIPE, StoreBatches
+
+SIZES = {"d_in": D_IN, "n_latents": 4 * D_IN, "degree": 4, "k": 6}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    make_tiny_model(folder / "model")
+    text = write_jsonl(folder / "text.jsonl", make_documents(40))
+    return harvest(folder / "model", text, folder / "acts", context=32, heldout_share=0.2, progress=False)
+
+
+def activations(tokens=3000, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(40, D_IN, generator=torch.Generator().manual_seed(1))
+    return torch.relu(torch.randn(tokens, 40, generator=generator) - 1) @ directions
+
+
+@torch.no_grad()
+def left(sae, x):
+    return float((x - sae(x)).square().sum() / (x - x.mean(0)).square().sum())
+
+
+def test_the_same_batches_give_the_command_lines_sae_to_the_last_bit(store, tmp_path):
+    app = typer.Typer()
+    app.command()(verb)
+    sizes = ("--degree", 4, "--k", 6, "--n-latents", 4 * D_IN, "--tokens", 20_000)
+    result = CliRunner().invoke(app, [str(part) for part in (store.path, "--out", tmp_path / "cli", *sizes)])
+    assert result.exit_code == 0, result.output
+    sae = ExpanderSae(**SIZES)
+    record = fit(sae, StoreBatches(store, DEFAULT_RECIPE), tokens=20_000, folder=tmp_path / "python", progress=False)
+    theirs = load_sae(tmp_path / "cli" / "expander-d4")
+    assert torch.equal(sae.rows, theirs.rows)
+    assert torch.equal(load_sae(tmp_path / "python" / "sae").values, theirs.values)
+    assert record.final_fvu == theirs.metadata["training"]["final_fvu"]
+    # The same activations as a tensor come in another order: the same quality.
+    ordinary = torch.cat([block.float() for block in store.blocks("train")])
+    other = ExpanderSae(**SIZES)
+    fit(other, ordinary, tokens=20_000, progress=False)
+    held = torch.cat([block.float() for block in store.blocks("heldout")])
+    assert left(other, held) == pytest.approx(left(sae, held), abs=0.03)
+
+
+def test_arrays_loaders_and_generators_train_too():
+    x = activations()
+    forms = {
+        "tensor": lambda: x,
+        "array": lambda: x.numpy(),
+        "read-only array": lambda: np.frombuffer(x.numpy().tobytes(), dtype=np.float32).reshape(x.shape),
+        "float64, by position": lambda: x.double().reshape(30, 100, D_IN),
+        "loader": lambda: DataLoader(TensorDataset(x), batch_size=300, shuffle=True),
+        "list": lambda: [part.numpy() for part in x.split(700)],
+        "generator": lambda: (part for _ in range(4) for part in x.split(50)),
+    }
+    heldout = activations(seed=7)
+    for form, make in forms.items():
+        sae = ExpanderSae(**SIZES)
+        record = fit(sae, make(), tokens=12_000, progress=False)
+        assert record.tokens >= 12_000, form
+        assert not sae.training
+        assert sae.mask.construction == "rows", form  # entries moved
+        assert left(sae, heldout) < 0.6, form
+
+
+def test_a_one_pass_sae_keeps_its_mask_and_its_reading():
+    sae = ExpanderSae(**SIZES, reading=Encoder())
+    before = sae.mask
+    fit(sae, activations(), tokens=3000, progress=False)
+    assert sae.mask == before
+    assert sae.reading == Encoder()
+
+
+def test_an_interrupted_call_on_a_tensor_goes_on_and_a_finished_one_is_read_back(tmp_path, monkeypatch):
+    from expander_sae.training import loop
+
+    x, whole = activations(), ExpanderSae(**SIZES)
+    fit(whole, x, tokens=6000, progress=False)
+    step, calls = loop._Run._one_step, []
+
+    def interrupted(run):
+        calls.append(run.step)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        step(run)
+
+    monkeypatch.setattr(loop._Run, "_one_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(ExpanderSae(**SIZES), x, tokens=6000, folder=tmp_path, progress=False)
+    sae = ExpanderSae(**SIZES)
+    fit(sae, x, tokens=6000, folder=tmp_path, progress=False)
+    assert calls[6] > 0
+    assert torch.equal(sae.values, whole.values)
+    done = len(calls)
+    again = ExpanderSae(**SIZES)
+    fit(again, x, tokens=6000, folder=tmp_path, progress=False)
+    assert len(calls) == done
+    assert torch.equal(again.values, whole.values)
+    with pytest.raises(ExpanderSaeError, match="finished work already"):
+        fit(ExpanderSae(**SIZES), activations(seed=5), tokens=6000, folder=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("x", "says"),
+    [
+        ("acts", "expected activations as a tensor"),
+        (torch.zeros(100, D_IN, dtype=torch.int64), "of a floating type"),
+        (torch.zeros(100), r"\[..., d_in\]"),
+        (torch.randn(100, 9), f"d_in = {D_IN}"),
+        (torch.empty(0, D_IN), "got none"),
+        (torch.full((100, D_IN), float("nan")), "finite"),
+        ([], "the iterable has none"),
+        ([torch.randn(50, D_IN), torch.randn(50, D_IN + 1)], "one d_in"),
+        ([[1.0, 2.0]], "got list"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_trained_on_is_one_clear_error(x, says):
+    with pytest.raises(ExpanderSaeError, match=says):
+        fit(ExpanderSae(**SIZES), x, tokens=1000, progress=False)
+
+
+def test_an_iterator_that_ends_says_what_to_do():
+    with pytest.raises(ExpanderSaeError, match=r"ended after 2000.*gone through again"):
+        fit(ExpanderSae(**SIZES), iter(activations(2000).split(100)), tokens=12_000, progress=False)
