@@ -11,11 +11,12 @@ from expander_sae.records.fields import object_in
 from expander_sae.saes import AbstractSae
 from expander_sae.saes.tensor_files import read_tensors
 
-from .dense import DenseWeights, dense_weights, sae_from_dense
+from .dense import dense_weights, sae_from_dense
 from .saelens_fields import HARMLESS, take_common
 from .saelens_ours import ARCHITECTURE, arrays, build, describe, fill, folded, our_fields
 from .tensors import Arrays, read_pair
 from .threshold import ThresholdSae
+from .weights import DenseWeights
 
 CONFIG, ARRAYS = "cfg.json", "sae_weights.safetensors"
 VERSION = "6.54.12"
