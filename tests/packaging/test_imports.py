@@ -1,4 +1,4 @@
-"""Who imports whom among the modules of the package: no circles.
+"""Who imports whom: no circles among the modules of the package, and no heavy package before it is needed.
 
 Every import counts, wherever it stands: one inside a function or under `TYPE_CHECKING` only hides a circle, and its
 files still cannot be read or moved one without the other. The `__init__` of a package is a module of its own; an import
@@ -6,10 +6,23 @@ of a module is none of the packages around it, which Python imports by itself.
 """
 
 import ast
+import re
+import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-SOURCE = Path(__file__).parents[2] / "src"
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src"
+_PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DEPENDENCIES = {re.match(r"[\w-]+", text)[0].replace("-", "_") for text in _PROJECT["dependencies"]} | {
+    "scipy",
+    "pandas",
+}
+"""Packages that a user has besides this one; all but typer and rich take from a tenth of a second to seconds to import."""
 _SAES = ("base", "checkpoint", "dense_topk", "expander", "inference", "irregular")
 KNOWN_CIRCLES = {
     frozenset(f"expander_sae.saes.{name}" for name in _SAES),
@@ -78,3 +91,23 @@ def test_a_circle_is_found_however_it_is_hidden(tmp_path):
     (package / "inner" / "third.py").write_text("import pack.inner.first\nfrom .. import __name__\n")
     (package / "alone.py").write_text("from .inner.first import f\nimport ast\n")
     assert circles(tmp_path, "pack") == {frozenset(f"pack.inner.{name}" for name in ("first", "second", "third"))}
+
+
+@pytest.mark.parametrize(
+    ("code", "allowed"),
+    [
+        ("import expander_sae, expander_sae.records", set()),
+        ("import expander_sae.graphs", {"numpy"}),
+        ("from expander_sae.cli.main import app\napp(['--help'], standalone_mode=False)", {"typer", "rich"}),
+        ("from expander_sae.cli.main import app\napp(['train', '--help'], standalone_mode=False)", {"typer", "rich"}),
+        (
+            "import expander_sae.compression, expander_sae.interop",  # and with them all that trains and reads SAEs
+            {"torch", "numpy", "safetensors", "rich"},
+        ),
+    ],
+)
+def test_only_what_is_needed_is_imported(code, allowed):
+    report = "print(*{name.partition('.')[0] for name in sys.modules})"
+    run = [sys.executable, "-c", f"import sys\n{code}\n{report}"]
+    shown = subprocess.run(run, capture_output=True, text=True, check=True, timeout=120).stdout
+    assert not (DEPENDENCIES - allowed) & set(shown.splitlines()[-1].split())
