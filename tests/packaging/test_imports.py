@@ -17,12 +17,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
-_PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-DEPENDENCIES = {re.match(r"[\w-]+", text)[0].replace("-", "_") for text in _PROJECT["dependencies"]} | {
-    "scipy",
-    "pandas",
-}
-"""Packages that a user has besides this one; all but typer and rich take from a tenth of a second to seconds to import."""
+_NAMED = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+DEPENDENCIES = {re.match(r"[\w-]+", text)[0].replace("-", "_") for text in _NAMED} | {"scipy", "pandas"}
+"""Packages that come with this one; most take from a tenth of a second to seconds to import."""
 _SAES = ("base", "checkpoint", "dense_topk", "expander", "inference", "irregular")
 KNOWN_CIRCLES = {
     frozenset(f"expander_sae.saes.{name}" for name in _SAES),
