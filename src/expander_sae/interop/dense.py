@@ -1,13 +1,12 @@
 """From the weights of a dense SAE to the SAE here that computes the same, and back."""
 
 import torch
-from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae, DenseTopKSae, Inference
 
 from .threshold import ThresholdSae
-from .weights import DenseWeights
+from .weights import DenseWeights, matrix
 
 UNIT_TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 """How far from 1 rounding to a type leaves the length of a unit column; 1e-4 for the rest."""
@@ -67,10 +66,10 @@ def dense_weights(sae: AbstractSae | ThresholdSae, *, inference: str | None = No
             "this SAE is signed (TopK without a ReLU), which no dense format has. Export it as saelens instead."
         )
     rows, decoder, encoder = sae.dictionary()
-    dense = _spread(rows, decoder, sae.d_in)
+    dense = matrix(rows, decoder, sae.d_in)
     bias = sae.latent_bias()
     return DenseWeights(
-        encoder=dense if encoder is None else _spread(rows, encoder, sae.d_in),
+        encoder=dense if encoder is None else matrix(rows, encoder, sae.d_in),
         decoder=dense,
         b_enc=torch.zeros(sae.n_latents, dtype=torch.float32, device="cpu") if bias is None else bias.detach().clone(),
         b_dec=sae.center().detach().clone(),
@@ -83,11 +82,3 @@ def dense_weights(sae: AbstractSae | ThresholdSae, *, inference: str | None = No
 def dense_bytes(sae: AbstractSae | ThresholdSae, dtype: torch.dtype = torch.float32) -> int:
     """Bytes of the SAE as a dense file: two matrices [n_latents, d_in] and two biases."""
     return (2 * sae.n_latents * sae.d_in + sae.n_latents + sae.d_in) * dtype.itemsize
-
-
-def _spread(rows: Tensor | None, values: Tensor, d_in: int) -> Tensor:
-    """Values [n_latents, degree] on their rows as a matrix [n_latents, d_in]."""
-    values = values.detach()
-    if rows is None:
-        return values.clone()
-    return torch.zeros(values.shape[0], d_in, dtype=values.dtype, device=values.device).scatter_(1, rows.long(), values)

@@ -12,6 +12,7 @@ from expander_sae.saes import AbstractSae, ExpanderSae
 
 from .saelens_codes import decode_dense, spread_codes
 from .saelens_ours import folded
+from .weights import matrix
 
 
 @dataclass
@@ -83,8 +84,9 @@ class SaeBenchAdapter(nn.Module):
         self.core = folded(sae).eval()
         rows, decoder, encoder = self.core.dictionary()
         bias = self.core.latent_bias()
-        self.W_dec = _matrix(rows, decoder, sae.d_in)
-        self.W_enc = nn.Parameter(_matrix(rows, decoder if encoder is None else encoder, sae.d_in).T.contiguous())
+        self.W_dec = nn.Parameter(matrix(rows, decoder.detach(), sae.d_in))
+        columns = matrix(rows, (decoder if encoder is None else encoder).detach(), sae.d_in)
+        self.W_enc = nn.Parameter(columns.T.contiguous())
         self.b_enc = nn.Parameter(
             torch.zeros(sae.n_latents, dtype=torch.float32, device="cpu") if bias is None else bias.detach().clone()
         )
@@ -135,11 +137,3 @@ class SaeBenchAdapter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x_hat [..., d_in]."""
         return self.decode(self.encode(x))
-
-
-def _matrix(rows: Tensor | None, values: Tensor, d_in: int) -> nn.Parameter:
-    """Values on their rows as a dense parameter [n_latents, d_in]."""
-    values = values.detach()
-    if rows is None:
-        return nn.Parameter(values.clone())
-    return nn.Parameter(values.new_zeros(len(values), d_in).scatter_(1, rows.long(), values))

@@ -12,6 +12,7 @@ from expander_sae.saes import AbstractSae, ExpanderSae
 from .saelens_codes import decode_dense, spread_codes
 from .saelens_config import ExpanderSAEConfig, ExpanderTrainingSAEConfig, core_config
 from .saelens_ours import ARCHITECTURE, arrays, build, folded, set_stored_mask
+from .weights import matrix
 
 from sae_lens import SAE  # pyright: ignore[reportMissingImports] # isort: skip
 from sae_lens.registry import (  # pyright: ignore[reportMissingImports] # isort: skip
@@ -92,10 +93,7 @@ class _CoreInside:
     def _spread(self, which: int) -> Tensor:
         """Decoder (0) or encoder (1) as a matrix [d_sae, d_in], differentiable."""
         rows, decoder, encoder = self.core.dictionary()
-        values = encoder if which == 1 and encoder is not None else decoder
-        if rows is None:
-            return values
-        return values.new_zeros(self.core.n_latents, self.core.d_in).scatter(1, rows.long(), values)
+        return matrix(rows, encoder if which == 1 and encoder is not None else decoder, self.core.d_in)
 
     def _encode(self, x: Tensor) -> Tensor:
         if not self.rows_known:

@@ -8,6 +8,8 @@ from expander_sae.ops.autograd import first_order, own_precision
 from expander_sae.pursuit import Dictionary, refit_codes
 from expander_sae.saes import AbstractSae
 
+from .weights import matrix
+
 _LEAST_SQUARES = ("stages", "refit", "omp", "warm", "nnomp", "cosamp")
 """Inferences whose codes are the least-squares fit on their support."""
 
@@ -43,18 +45,13 @@ def decode_dense(sae: AbstractSae, acts: Tensor) -> Tensor:
     active = int((acts != 0).sum(1).max()) if len(acts) else 0
     if rows is None or active > sae.n_latents // 8:
         # Nearly everything is active, as in a sum over latents: a matrix product is faster than a long sparse code.
-        matrix = decoder if rows is None else _matrix(rows, decoder, sae.d_in)
-        return acts @ matrix + center
+        return acts @ (decoder if rows is None else matrix(rows, decoder, sae.d_in)) + center
     indices = torch.topk(acts.detach().abs(), max(active, 1), dim=1).indices
     codes = Codes(indices, acts.detach().gather(1, indices))
     x_hat = sparse_decode(codes, rows, decoder, sae.d_in)
     if torch.is_grad_enabled() and acts.requires_grad:
         x_hat = x_hat + _Adjoint.apply(acts, rows, decoder.detach(), sae.d_in)  # type: ignore[operator]
     return x_hat + center
-
-
-def _matrix(rows: Tensor, values: Tensor, d_in: int) -> Tensor:
-    return values.new_zeros(len(values), d_in).scatter(1, rows.long(), values)
 
 
 class _Adjoint(torch.autograd.Function):

@@ -52,3 +52,13 @@ class DenseWeights:
         if not subtract_b_dec:
             self.b_enc = self.b_enc + self.encoder @ self.b_dec
         return self
+
+
+def matrix(rows: Tensor | None, values: Tensor, d_in: int) -> Tensor:
+    """Values [n_latents, degree] on their rows as a matrix [n_latents, d_in], a copy; differentiable in the values.
+
+    `rows` None: the values are the matrix.
+    """
+    if rows is None:
+        return values.clone()
+    return values.new_zeros(len(values), d_in).scatter(1, rows.long(), values)
