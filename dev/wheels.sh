@@ -50,7 +50,7 @@ test_wheel() {
     "$empty/bin/python" -m pip install --no-compile -c constraints.txt "$wheel" pytest pytest-timeout hypothesis
   # The tests alone are copied: from here the tree's package cannot be imported.
   mkdir -p "$empty/run/tests"
-  cp -R tests/conftest.py tests/tiny_models.py tests/street "$empty/run/tests/"
+  cp -R tests/conftest.py tests/tiny_models.py tests/end_to_end "$empty/run/tests/"
   cd "$empty/run"
   step "$tag test" "$tag-test" env PATH="$empty/bin" PYTHONUNBUFFERED=1 "$empty/bin/python" -c '
 import shutil, subprocess, sys
@@ -59,7 +59,7 @@ found = [name for name in ("cc", "c++", "gcc", "g++", "clang", "clang++") if shu
 assert not found, f"expected no compiler on the path, found {found}"
 assert expander_sae.__file__.startswith(sys.prefix), f"expected the installed wheel, got {expander_sae.__file__}"
 subprocess.run(["expander-sae", "doctor", "--json", "doctor.json"], check=True)
-subprocess.run([sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir=.", "tests/street"], check=True)
+subprocess.run([sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir=.", "tests/end_to_end"], check=True)
 '
   cd "$root"
 }
@@ -77,5 +77,5 @@ for python in "$@"; do
     wheel=dist/$(basename "$wheel")
   fi
   test_wheel
-  echo "$wheel: $(wc -c <"$wheel") bytes, doctor and the street test passed on $("$python" --version)"
+  echo "$wheel: $(wc -c <"$wheel") bytes, doctor and the end-to-end test passed on $("$python" --version)"
 done

@@ -62,8 +62,8 @@ CASES = {
         "packages: 0 looked up, downloading numpy-2.4.6-cp311.whl.metadata"
     ),
     "Installing collected packages: numpy, torch": "installing 2 packages",
-    "tests/street/test_street.py::test_text_to_report[llama] PASSED           [ 50%]": (
-        "50% of the tests, tests/street/test_street.py::test_text_to_report[llama]"
+    "tests/end_to_end/test_text_to_report.py::test_text_to_report[llama] PASSED           [ 50%]": (
+        "50% of the tests, tests/end_to_end/test_text_to_report.py::test_text_to_report[llama]"
     ),
     "Installing collected packages: expander-sae": "installing expander-sae",
 }

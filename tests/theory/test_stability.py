@@ -13,7 +13,6 @@ from expander_sae.graphs.overlap import overlap_profile
 from expander_sae.records import ExpanderSaeError
 from expander_sae.theory import dictionary_coherence, flatness
 from expander_sae.theory.average import one_shot_failure
-from expander_sae.theory.flatness import flatten_columns
 from expander_sae.theory.identifiability import stability_constant, stable_size
 from expander_sae.theory.ratio import ratio_decode
 from expander_sae.theory.stability import (
@@ -210,18 +209,3 @@ def test_nonsense_is_refused() -> None:
         weighted_loss(mask, np.ones((2, 2)), np.array([], int))
     with pytest.raises(ExpanderSaeError, match="beta"):
         babel_from_expansion(np.zeros(4), 0.5)
-
-
-@pytest.mark.parametrize("beta", [1.0, 1.5, 4.0, 100.0])
-def test_flattened_columns_are_the_nearest_flat_ones(beta: float) -> None:
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(40, 6)) * np.exp(rng.normal(size=(40, 1)))
-    flat = flatten_columns(values, beta)
-    assert (np.sign(flat) == np.sign(values)).all()
-    assert flatness(flat).largest <= beta * (1 + 1e-9)
-    distance = np.linalg.norm(flat - values, axis=1)
-    for low in np.geomspace(0.01, 5, 200):
-        other = np.sign(values) * np.clip(np.abs(values), low, beta * low)
-        assert (np.linalg.norm(other - values, axis=1) >= distance - 1e-9).all()
-    already = flatness(values).beta <= beta
-    assert flat[already] == pytest.approx(values[already])

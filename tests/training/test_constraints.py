@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from memory_source import MemorySource, sparse_activations
@@ -9,9 +10,10 @@ from memory_source import MemorySource, sparse_activations
 from expander_sae.pursuit import Stages
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import DenseTopKSae, ExpanderSae, load_sae
-from expander_sae.theory import dictionary_coherence, flatness, flatten_columns
+from expander_sae.theory import dictionary_coherence, flatness
 from expander_sae.training import TrainConfig, train
 from expander_sae.training.constraints import coherence_penalty, keep_flat
+from expander_sae.training.flat_columns import flatten_columns
 
 CONFIG = TrainConfig(tokens=256 * 40, batch_size=256, learning_rate=1e-2, rewire_every=5, checkpoint_every=10)
 
@@ -108,3 +110,32 @@ def test_a_constrained_pass_resumes_bit_identical(tmp_path):
 def test_impossible_constraints_are_refused(given):
     with pytest.raises(ExpanderSaeError, match=r"expected .*(flatness|coherence)"):
         TrainConfig(**given)
+
+
+@pytest.mark.parametrize("beta", [1.0, 1.5, 4.0, 100.0])
+def test_flattened_columns_are_the_nearest_flat_ones(beta):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(40, 6)) * np.exp(rng.normal(size=(40, 1)))
+    flat = flatten_columns(values, beta)
+    assert (np.sign(flat) == np.sign(values)).all()
+    assert flatness(flat).largest <= beta * (1 + 1e-9)
+    distance = np.linalg.norm(flat - values, axis=1)
+    for low in np.geomspace(0.01, 5, 200):
+        other = np.sign(values) * np.clip(np.abs(values), low, beta * low)
+        assert (np.linalg.norm(other - values, axis=1) >= distance - 1e-9).all()
+    already = flatness(values).beta <= beta
+    assert flat[already] == pytest.approx(values[already])
+
+
+@pytest.mark.parametrize(
+    ("values", "beta", "match"),
+    [
+        ([[1.0, 2.0]], 0.5, "at least 1; got 0.5"),
+        ([1.0, 2.0], 2.0, r"got shape \(2,\)"),
+        ([[1.0, math.nan]], 2.0, "got NaN"),
+        ([[1.0, 2.0], [0.0, 0.0]], 2.0, "zeros in column 1"),
+    ],
+)
+def test_what_cannot_be_flattened_is_refused(values, beta, match):
+    with pytest.raises(ExpanderSaeError, match=match):
+        flatten_columns(np.array(values), beta)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -107,6 +106,8 @@ def load_language_model(
         )
     else:
         found_revision = _hub_commit(name, revision, local)
+    import transformers  # takes a second, which who loads no model need not wait
+
     # 4.56 renamed torch_dtype; the old name still works but warns.
     version = tuple(int(part) for part in re.findall(r"\d+", transformers.__version__)[:2])
     dtype_argument = "dtype" if version >= (4, 56) else "torch_dtype"

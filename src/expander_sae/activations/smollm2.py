@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError, write_atomically, write_json, write_tensors
@@ -111,6 +110,8 @@ def _config(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_tokenizer(data: dict[str, Any], folder: Path) -> None:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
     tokens: list[str] = data["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ")) for merge in data["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))

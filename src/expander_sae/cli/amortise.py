@@ -24,7 +24,7 @@ def amortise(
     json: Annotated[Path | None, typer.Option(help="Also write the training record as JSON to this file.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
-    """Teach an encoder with values of its own, on the dictionary's rows, the codes that pursuit finds.
+    """Train a separate encoder, on the dictionary's rows, to predict the codes that pursuit finds.
 
     The dictionary does not change. Read the result with `--inference encoder`, `refit` or `warm:M`. Ctrl-C leaves a
     checkpoint; the same command goes on from it.
@@ -42,15 +42,14 @@ def amortise(
     )
     name = sae.resolve().name
     stream = StoreBatches(ActivationStore.open(activations), config)
-    students = {name: with_own_encoder(loaded).to(device)}
-    record = train(students, stream, config, folder=out, progress=not quiet, overwrite=overwrite, say=errors().print)[
-        name
-    ]
+    saes = {name: with_own_encoder(loaded).to(device)}
+    records = train(saes, stream, config, folder=out, progress=not quiet, overwrite=overwrite, say=errors().print)
+    record = records[name]
     if json is not None:
         write_json(json, record.to_dict())
     if record.diverged:
         raise ExpanderSaeError("training the encoder diverged and it was not saved. Lower --learning-rate.")
     if not quiet:
         output(json).print(
-            f"{out / name}: one pass of the encoder leaves fvu {record.final_fvu:.3f} on the last batch", soft_wrap=True
+            f"{out / name}: fvu {record.final_fvu:.3f} by one pass of the encoder, on the last batch", soft_wrap=True
         )

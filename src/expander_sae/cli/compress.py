@@ -36,7 +36,7 @@ def compress(
     encoder: Annotated[
         str,
         typer.Option(
-            help="pursuit: read by block pursuit, reconstructs best. own: an encoder of its own that is taught to fire "
+            help="pursuit: read by block pursuit, reconstructs best. own: a separate encoder, trained to fire "
             "where the dense SAE fired, so that labels of latents hold best."
         ),
     ] = "pursuit",

@@ -1,4 +1,4 @@
-"""`expander-sae demo`: the whole street on a real language model, without a model hub."""
+"""`expander-sae demo`: from text to report on a real language model, without a model hub."""
 
 import resource
 import sys

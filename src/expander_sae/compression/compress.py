@@ -24,7 +24,7 @@ from .supports import choose_support
 
 ENCODERS = {
     "pursuit": "tied; codes come from block pursuit: the best reconstruction, the least agreement of firing",
-    "own": "an encoder with values of its own on the same rows, taught to fire where the dense SAE fired",
+    "own": "a separate encoder on the same rows, trained to fire where the dense SAE fired",
 }
 """How a compressed SAE finds its codes, in words."""
 LEARNING_RATES = {"pursuit": 5e-3, "own": 2e-3}

@@ -8,8 +8,8 @@ import torch
 from expander_sae.records import ExpanderSaeError, Fields, write_pair, write_torch
 from expander_sae.records.fields import object_in
 
-from .dense import DenseWeights
 from .tensors import Arrays, read_pair, read_pickle
+from .weights import DenseWeights
 
 CONFIG, ARRAYS = "config.json", "ae.pt"
 CLASSES = (

@@ -8,9 +8,10 @@ from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae, load_sae
 
 from . import dictionary_learning, openai, saelens_files, sparsify
-from .dense import DenseWeights, dense_weights, sae_from_dense
+from .dense import dense_weights, sae_from_dense
 from .tensors import read_config
 from .threshold import ThresholdSae
+from .weights import DenseWeights
 
 READABLE = ("expander-sae", "saelens", "sparsify", "dictionary_learning", "openai")
 WRITABLE = ("saelens", "saelens-dense", "sparsify", "dictionary_learning", "openai")

@@ -9,11 +9,12 @@ import numpy as np
 
 from expander_sae.records import EvaluationRecord
 from expander_sae.records.fields import object_in
-from expander_sae.saes import AbstractSae, IrregularSae
+from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, IrregularSae
 
 _KINDS = {
-    "expander": "Expander SAE (a sparse dictionary)",
-    "irregular": "sparse SAE (a dictionary whose columns have different degrees)",
+    ExpanderSae.kind: "Expander SAE (a sparse dictionary)",
+    IrregularSae.kind: "sparse SAE (a dictionary whose columns have different degrees)",
+    DenseTopKSae.kind: "dense TopK SAE",
 }
 _METRICS = (
     # heading, field, format
@@ -83,7 +84,7 @@ def _header(activations: Mapping[str, Any], licence: str) -> str:
 
 
 def _what(sae: AbstractSae, activations: Mapping[str, Any]) -> str:
-    kind = _KINDS.get(sae.kind, "dense TopK SAE")
+    kind = _KINDS.get(sae.kind, f"{sae.kind} SAE")
     degree = f"{int(getattr(sae, 'degree', sae.d_in)):,}"
     if isinstance(sae, IrregularSae):
         degree = f"{sae.entries / sae.n_latents:g} on the average, at most {int(sae.column_degrees().max())}"

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError, write_torch
 
-from .dense import DenseWeights
 from .tensors import Arrays, read_pickle
+from .weights import DenseWeights
 
 _STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
 LAYER_NORM_EPSILON = 1e-5

@@ -9,14 +9,15 @@ from torch import Tensor
 from expander_sae.pursuit import Reading
 from expander_sae.records import ExpanderSaeError, Fields, write_pair, write_tensors
 from expander_sae.records.fields import object_in
-from expander_sae.saes import AbstractSae
+from expander_sae.saes import AbstractSae, ExpanderSae
 from expander_sae.saes.tensor_files import read_tensors
 
-from .dense import DenseWeights, dense_weights, sae_from_dense
+from .dense import dense_weights, sae_from_dense
 from .saelens_fields import HARMLESS, take_common
 from .saelens_ours import ARCHITECTURE, arrays, build, describe, fill, folded, our_fields
 from .tensors import Arrays, read_pair
 from .threshold import ThresholdSae
+from .weights import DenseWeights
 
 CONFIG, ARRAYS = "cfg.json", "sae_weights.safetensors"
 VERSION = "6.54.12"
@@ -138,7 +139,7 @@ def sae_from_parts(config: dict[str, Any], found: Arrays, where: str) -> Abstrac
 
 def _check_shape(config: dict[str, Any], found: Arrays) -> None:
     """Compare config and file before anything is made in the size that the config claims."""
-    wide = "degree" if config.get("kind") == "expander" else "d_in"
+    wide = "degree" if config.get("kind") == ExpanderSae.kind else "d_in"
     for name, axes in (("directions", ("d_sae", wide)), ("b_dec", ("d_in",))):
         wanted, array = [config.get(axis) for axis in axes], found.left.get(name)
         if not isinstance(array, Tensor) or list(array.shape) != wanted:

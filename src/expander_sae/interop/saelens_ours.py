@@ -17,18 +17,21 @@ from expander_sae.graphs import Mask, make_mask, mask_from_rows
 from expander_sae.pursuit import Encoder, Reading, Stages, parse_reading
 from expander_sae.records import ExpanderSaeError, Fields
 from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae
+from expander_sae.saes.registry import class_of_kind
 
 from .saelens_fields import HARMLESS
 from .tensors import Arrays
 
 ARCHITECTURE = "expander_sae"
+KINDS = (ExpanderSae.kind, DenseTopKSae.kind)
+"""What SAELens can hold: an SAE of this package whose columns have one degree."""
 
 
 def describe(sae: AbstractSae) -> dict[str, Any]:
     """The fields of `cfg.json` that build the SAE again; all but the mask's seed and hash can be changed there."""
-    if sae.kind not in (ExpanderSae.kind, DenseTopKSae.kind):
+    if sae.kind not in KINDS:
         raise ExpanderSaeError(
-            f"expected an SAE of kind 'expander' or 'dense' to write for SAELens; got {sae.kind!r}. "
+            f"expected an SAE of kind {' or '.join(KINDS)} to write for SAELens; got {sae.kind!r}. "
             "Export its dictionary as a dense one: dense=True, or `export --to saelens-dense`."
         )
     described = sae.describe()
@@ -83,12 +86,10 @@ def build(config: Mapping[str, Any], mask_bytes: Tensor | None = None) -> Abstra
     try:
         shared = {name: config[name] for name in ("d_in", "k", "tied", "signed", "latent_bias", "seed")}
         shared |= {"n_latents": config["d_sae"], "reading": reading_of(config)}
-        if config["kind"] == DenseTopKSae.kind:
-            sae: AbstractSae = DenseTopKSae(**shared)
-        elif config["kind"] == ExpanderSae.kind:
-            sae = ExpanderSae(**shared, degree=config["degree"], mask=_mask(config, mask_bytes))
-        else:
-            raise ExpanderSaeError(f"expected kind 'expander' or 'dense'; got {config['kind']!r}")
+        make: Any = class_of_kind(config["kind"], KINDS)
+        if make is not DenseTopKSae:
+            shared |= {"degree": config["degree"], "mask": _mask(config, mask_bytes)}
+        sae: AbstractSae = make(**shared)
     except (KeyError, TypeError) as error:
         raise ExpanderSaeError(f"the SAE's cfg.json lacks or garbles a field: {error}") from error
     return sae

@@ -7,8 +7,8 @@ import torch
 from expander_sae.records import ExpanderSaeError, Fields, write_pair, write_tensors
 from expander_sae.saes.tensor_files import read_tensors
 
-from .dense import DenseWeights
 from .tensors import Arrays, read_pair
+from .weights import DenseWeights
 
 CONFIG, ARRAYS = "cfg.json", "sae.safetensors"
 _OFF = ("signed", "transcode", "skip_connection", "embed_skip", "gram_lookup")

@@ -1,7 +1,7 @@
 """Dense SAEs of other libraries that are not trained here: ReLU, JumpReLU, BatchTopK, TopK over uneven columns."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,7 @@ from expander_sae.records import ExpanderSaeError
 from expander_sae.saes.base import check_input
 from expander_sae.saes.columns import UnitColumns
 
-if TYPE_CHECKING:
-    from .dense import DenseWeights
+from .weights import DenseWeights
 
 MAX_PIECE = 1 << 25
 """Pre-activations held at once."""
@@ -66,7 +65,7 @@ class ThresholdSae(nn.Module):
         self.folder: Path | None = None
 
     @classmethod
-    def from_dense(cls, weights: "DenseWeights") -> "ThresholdSae":
+    def from_dense(cls, weights: DenseWeights) -> "ThresholdSae":
         """The SAE of these weights, lengths of columns folded away."""
         # A column of zeros decodes to nothing; a length of 1 keeps its encoder as it is.
         norms = weights.decoder.norm(dim=1)
@@ -160,14 +159,12 @@ class ThresholdSae(nn.Module):
         return self.d_in * self.n_latents
 
     @torch.no_grad()
-    def dense(self) -> "DenseWeights":
+    def dense(self) -> DenseWeights:
         """Its weights, columns of unit length, for writing.
 
         Raises:
             ExpanderSaeError: it selects over columns of uneven length, which unit columns cannot say.
         """
-        from .dense import DenseWeights
-
         if not bool((self.selection == 1).all()):
             raise ExpanderSaeError(
                 "this TopK SAE selects over columns of uneven length; only its own format can say that"

@@ -6,10 +6,10 @@ from .expander import ExpanderSae
 from .init import InputStatistics, initialise, input_statistics, ordinary_tokens, set_input_scale
 from .irregular import IrregularSae
 from .load import load_sae
-from .registry import KINDS
+from .registry import CLASSES
 
 __all__ = [
-    "KINDS",
+    "CLASSES",
     "AbstractSae",
     "DenseTopKSae",
     "ExpanderSae",

@@ -14,7 +14,7 @@ from .config import check_sizes_of, checked_config, unpacked_rows
 from .expander import ExpanderSae
 from .files import CONFIG, PACKED, PRECISIONS, read_folder
 from .irregular import IrregularSae, unpack
-from .registry import KINDS
+from .registry import CLASSES
 
 
 @torch.inference_mode(False)  # tensors of inference mode could never be trained
@@ -36,7 +36,7 @@ def load_sae(folder: str | Path) -> AbstractSae:
     """
     folder = Path(folder)
     config, arrays, path = read_folder(folder)
-    checked = checked_config(config, folder / CONFIG, KINDS)
+    checked = checked_config(config, folder / CONFIG, tuple(CLASSES))
     check_sizes_of(checked, arrays, path)
     if checked["kind"] == IrregularSae.kind:
         arrays = unpack(arrays, checked["degree"], checked["d_in"])
@@ -52,7 +52,7 @@ def load_sae(folder: str | Path) -> AbstractSae:
 def _build(config: dict[str, Any], arrays: dict[str, Tensor]) -> AbstractSae:
     names = ("d_in", "n_latents", "k", "signed", "latent_bias", "reading", "seed", "degree", "tied", "entries")
     options = {name: config[name] for name in names if name in config}
-    kind = KINDS[config["kind"]]
+    kind = CLASSES[config["kind"]]
     if issubclass(kind, IrregularSae):
         del options["tied"]
     if issubclass(kind, ExpanderSae):

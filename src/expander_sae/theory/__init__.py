@@ -4,7 +4,7 @@ from .certificate import Certificate
 from .certify import certify_dictionary, certify_mask
 from .coherence import Coherence, dictionary_coherence
 from .coverage import unique_by_coverage
-from .flatness import Flatness, flatness, flatten_columns
+from .flatness import Flatness, flatness
 from .posterior import PosteriorCertificates, encoder_margin, posterior_certificates
 from .shares import CodeShares
 
@@ -19,7 +19,6 @@ __all__ = [
     "dictionary_coherence",
     "encoder_margin",
     "flatness",
-    "flatten_columns",
     "posterior_certificates",
     "unique_by_coverage",
 ]

@@ -106,33 +106,3 @@ def mass_bound(share: float, beta: float) -> float:
 def _check_beta(beta: float) -> None:
     if not beta >= 1:
         raise ExpanderSaeError(f"expected a flatness ratio beta of at least 1, saw {beta}.")
-
-
-def flatten_columns(values: np.ndarray, beta: float) -> np.ndarray:
-    """The nearest columns with ratio at most beta: magnitudes clipped to [t, beta t], signs kept, float64.
-
-    With s the magnitudes of the column, t solves sum over s_i < t of (t - s_i) = beta sum over s_i > beta t of
-    (s_i - beta t): the zero of the derivative of the squared distance, which is convex in t. Zeros become positive.
-
-    Args:
-        values: [n_latents, degree].
-        beta: at least 1; 1 makes all magnitudes of a column equal.
-
-    Raises:
-        ExpanderSaeError: beta below 1, or values that `unit_columns` refuses.
-
-    Example:
-        >>> flatten_columns(np.array([[1.0, -4.0]]), 2.0).round(3).tolist()
-        [[1.8, -3.6]]
-    """
-    _check_beta(beta)
-    unit_columns(values)
-    values = np.asarray(values, np.float64)
-    size = np.abs(values)
-    low, high = np.zeros((len(size), 1)), size.max(axis=1, keepdims=True)
-    for _ in range(64):
-        middle = (low + high) / 2
-        slope = np.maximum(middle - size, 0).sum(1, keepdims=True)
-        slope -= beta * np.maximum(size - beta * middle, 0).sum(1, keepdims=True)
-        low, high = np.where(slope < 0, middle, low), np.where(slope < 0, high, middle)
-    return np.where(values < 0, -1.0, 1.0) * np.clip(size, high, beta * high)

@@ -7,7 +7,8 @@ from expander_sae.ops import encode_topk
 from expander_sae.ops.autograd import own_precision
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae, ExpanderSae
-from expander_sae.theory import flatten_columns
+
+from .flat_columns import flatten_columns
 
 
 @torch.no_grad()
@@ -15,7 +16,7 @@ def keep_flat(sae: ExpanderSae, flatness: float) -> int:
     """Project every column on the nearest one with max_i |w_ij| / min_i |w_ij| <= flatness; how many were not.
 
     Args:
-        sae: its `columns.raw` [n_latents, degree] change in place, by `expander_sae.theory.flatten_columns`.
+        sae: its `columns.raw` [n_latents, degree] change in place, by `flatten_columns`.
         flatness: at least 1; float32 rounding may leave a ratio a few ulp above it.
 
     Raises:

@@ -12,7 +12,8 @@ from expander_sae.evaluation import ReconstructionAccumulator
 from expander_sae.graphs import Mask
 from expander_sae.graphs.adversary import find_bad_expansion
 from expander_sae.graphs.overlap import overlap_blocks, overlap_profile
-from expander_sae.theory import dictionary_coherence, flatness, flatten_columns
+from expander_sae.theory import dictionary_coherence, flatness
+from expander_sae.training.flat_columns import flatten_columns
 
 from ..over_seeds import spread
 from .beside import Paper
