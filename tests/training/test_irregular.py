@@ -215,3 +215,14 @@ def test_amortise_and_the_saelens_object_are_refused(tmp_path):
         found = runner.invoke(app, arguments)
         assert found.exit_code != 0
         assert says in f"{found.output}{found.exception}"
+
+
+def test_a_checkpoint_has_the_names_of_the_first_releases(tmp_path):
+    source = MemorySource(uneven_activations(500))
+    source.interrupt_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        train({"sae": irregular()}, source, CONFIG, folder=tmp_path, progress=False)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["members"]["sae"]
+    member = {"sae", "optimizer", "history", "generator", "diverged", "last"}
+    assert set(state) == member | {"moved", "requests"} | {"energy"}  # and of the parts beside them
+    assert set(state["history"]) == {"tokens_since", "firings"}

@@ -33,12 +33,12 @@ class FlatnessPart(Part):
 
     def __init__(self, config: Flatness, trained: Trained) -> None:
         assert isinstance(trained.sae, ExpanderSae)
-        self.beta, self.sae, self.first_step = config.beta, trained.sae, config.since * trained.steps
+        self.beta, self.sae, self.since = config.beta, trained.sae, config.since * trained.steps
 
     def after_step(self, step: Step, found: Found) -> None:
         """Project, if it is late enough."""
         del found
-        if step.number + 1 >= self.first_step:  # true of the last step
+        if step.number + 1 >= self.since:  # true of the last step
             keep_flat(self.sae, self.beta)
 
 

@@ -60,7 +60,7 @@ class MoveSupportsPart(Part):
     def __init__(self, config: MoveSupports, trained: Trained) -> None:
         assert isinstance(trained.sae, ExpanderSae)
         self.config, self.sae, self.optimizer = config, trained.sae, trained.optimizer
-        self.last_step = config.until * trained.steps
+        self.until = config.until * trained.steps
         self.moved = 0
         self.requests = Requests(self.sae.n_latents, self.sae.d_in, self.sae.b_dec.device) if self._learns(0) else None
 
@@ -75,7 +75,7 @@ class MoveSupportsPart(Part):
         return self._learns(number) and (number + 1) % self.config.every == 0
 
     def _learns(self, number: int) -> bool:
-        return number < self.last_step
+        return number < self.until
 
     def wants_residual(self, step: Step) -> bool:
         """While entries move."""
