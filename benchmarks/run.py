@@ -120,7 +120,7 @@ def step_calls(shape: Shape, degree: int | None) -> dict[str, tuple[Callable[[],
     batch = 2048 if degree is not None else shape.dense_batch
     x = activations(batch, shape.d_in)
     statistics = InputStatistics(x.mean(0), 1.0, float((x - x.mean(0)).square().sum(1).mean()), 0)
-    config = TrainConfig(tokens=batch * 10_000, batch_size=batch, aux_coefficient=0.0)
+    config = TrainConfig(tokens=batch * 10_000, batch_size=batch, revive=None)
     sizes = {"d_in": shape.d_in, "n_latents": shape.n_latents, "k": K}
     sae = DenseTopKSae(**sizes) if degree is None else ExpanderSae(**sizes, degree=degree, reading=Encoder())
     member = Member("sae", sae, config, statistics)

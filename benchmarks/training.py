@@ -1,7 +1,7 @@
 """Training with pursuit codes: one optimiser step against the plain step of the same SAE, paired in one process.
 
 At (576, 4608), k 32: stages of block OMP with and without spare columns, learned supports included (a move of entries
-every `rewire_every` steps, as the default recipe has it), on activations like a language model's. Results go to
+every 20 steps, as the default recipe has it), on activations like a language model's. Results go to
 benchmarks/results/training.csv.
 
     python benchmarks/training.py
@@ -28,7 +28,7 @@ from common import synthetic_activations
 from expander_sae.ops import instruction_sets, selftest, use_instruction_set
 from expander_sae.pursuit import Encoder, Stages
 from expander_sae.saes import DenseTopKSae, ExpanderSae, input_statistics
-from expander_sae.training import TrainConfig
+from expander_sae.training import MoveSupports, TrainConfig
 from expander_sae.training.member import Member
 
 D_IN, N_LATENTS, K, BATCH, STEPS = 576, 4608, 32, 1024, 20
@@ -45,13 +45,13 @@ def calls(degree: int) -> dict[str, tuple[Callable[[], object], int]]:
     """The plain step, those with pursuit codes, and the dense SAE's plain step."""
     x = synthetic_activations(BATCH, D_IN)
     statistics = input_statistics(x)
-    config = TrainConfig(aux_coefficient=0.0, stages=None, spare=None)
-    found = {}
+    config = TrainConfig(revive=None, stages=None, spare=None)
+    found, moves = {}, MoveSupports(every=STEPS)  # which one-shot SAEs do not make
     for stages, spare in WAYS:
         sae = ExpanderSae(
             d_in=D_IN, n_latents=N_LATENTS, degree=degree, k=K, reading=Stages(stages, spare) if stages else Encoder()
         )
-        member = Member(f"{stages}+{spare}", sae, replace(config, rewire_every=STEPS if stages else 0), statistics)
+        member = Member(f"{stages}+{spare}", sae, replace(config, move_supports=moves), statistics)
         found["plain" if stages == 0 else f"{stages} stages + {spare} spare"] = (steps(member, x), BATCH * STEPS)
     dense = Member("dense", DenseTopKSae(d_in=D_IN, n_latents=N_LATENTS, k=K), config, statistics)
     found["dense plain"] = (steps(dense, x[:DENSE_BATCH]), DENSE_BATCH * STEPS)

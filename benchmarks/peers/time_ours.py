@@ -46,7 +46,7 @@ def make(setting: str, wanted: Job, x: Tensor) -> tuple[Step, torch.nn.Module]:
     sae: AbstractSae = (
         DenseTopKSae(**sizes) if degree is None else ExpanderSae(**sizes, degree=degree, reading=Encoder())
     )
-    config = TrainConfig(tokens=10**9, batch_size=wanted.batches[0], aux_coefficient=0.0)
+    config = TrainConfig(tokens=10**9, batch_size=wanted.batches[0], revive=None)
     member = Member(setting, sae, config, input_statistics(x))
 
     def step(number: int, batch: Tensor) -> None:

@@ -21,7 +21,7 @@ from expander_sae.activations import harvest_items
 from expander_sae.evaluation import evaluate
 from expander_sae.pursuit import Stages
 from expander_sae.saes import ExpanderSae
-from expander_sae.training import StoreBatches, TrainConfig, train
+from expander_sae.training import Inputs, StoreBatches, TrainConfig, train
 
 
 class Embedder(nn.Module):
@@ -89,7 +89,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     store = harvest_items(
         model, batches(), options.out / "acts", module="embedding", name="sentences", mask=None, heldout_share=0.2
     )
-    config = TrainConfig(tokens=options.epochs * store.n_tokens("train"), batch_size=256, statistics_tokens=4096)
+    tokens = options.epochs * store.n_tokens("train")
+    config = TrainConfig(tokens=tokens, batch_size=256, inputs=Inputs(statistics_tokens=4096))
     sae = ExpanderSae(d_in=store.d_in, n_latents=2 * store.d_in, degree=7, k=16, reading=Stages(4, spare=8))
     train({"sae": sae}, StoreBatches(store, config), config, folder=options.out / "saes", progress=False)
     record = evaluate({"sae": sae}, store, progress=False)["sae"]

@@ -17,10 +17,12 @@ from expander_sae.interop.hooks import read_codes
 from expander_sae.pursuit import Stages
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import ExpanderSae, load_sae
-from expander_sae.training import StoreBatches, TrainConfig, train
+from expander_sae.training import Inputs, StoreBatches, TrainConfig, train
 
 SETTINGS = {"context": 32, "heldout_share": 0.3, "progress": False}
-TRAIN = TrainConfig(tokens=20_000, batch_size=256, learning_rate=1e-2, statistics_tokens=4096, rewire_every=0)
+TRAIN = TrainConfig(
+    tokens=20_000, batch_size=256, learning_rate=1e-2, inputs=Inputs(statistics_tokens=4096), move_supports=None
+)
 
 
 @pytest.fixture(scope="module")

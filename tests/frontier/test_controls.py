@@ -12,9 +12,11 @@ from expander_sae.frontier import passes, plan, run_frontier
 from expander_sae.graphs import mask_from_rows
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import ExpanderSae, IrregularSae, load_sae
-from expander_sae.training import TrainConfig
+from expander_sae.training import Inputs, MoveSupports, TrainConfig
 
-CONFIG = TrainConfig(tokens=3000, batch_size=100, statistics_tokens=500, rewire_every=3)
+CONFIG = TrainConfig(
+    tokens=3000, batch_size=100, inputs=Inputs(statistics_tokens=500), move_supports=MoveSupports(every=3)
+)
 SIZES = {"d_in": D_IN, "n_latents": 64, "k": 4, "note": lambda text: None}
 
 
@@ -78,7 +80,7 @@ def test_pruned_saes_start_at_the_largest_entries_of_the_dense_one(store, tmp_pa
     def look(saes, stream, config, **options):
         if config.fine_tune:
             starts.update({name: (sae.rows.clone(), sae.values.detach().clone()) for name, sae in saes.items()})
-            assert config.rewire_every == 0
+            assert config.move_supports is None
         return real(saes, stream, config, **options)
 
     monkeypatch.setattr(passes, "train", look)

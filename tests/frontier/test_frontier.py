@@ -11,9 +11,9 @@ from expander_sae.frontier import EvaluationSettings, load_frontier, passes, pla
 from expander_sae.frontier.report import headline, verdict
 from expander_sae.records import ExpanderSaeError, read_json, write_json
 from expander_sae.saes import load_sae
-from expander_sae.training import TrainConfig
+from expander_sae.training import Inputs, TrainConfig
 
-CONFIG = TrainConfig(tokens=2000, batch_size=100, statistics_tokens=500)
+CONFIG = TrainConfig(tokens=2000, batch_size=100, inputs=Inputs(statistics_tokens=500))
 EVALUATION = EvaluationSettings(ce_tokens=200)
 
 

@@ -12,10 +12,11 @@ from tiny_models import D_IN, make_documents, make_tiny_model, write_jsonl
 from expander_sae.activations import harvest, load_language_model
 from expander_sae.frontier import EvaluationSettings, passes, plan, run_frontier, sweep
 from expander_sae.records import ExpanderSaeError
-from expander_sae.training import TrainConfig
+from expander_sae.training import Inputs, MoveSupports, TrainConfig, Watch
 from expander_sae.training.loop import METRICS
+from expander_sae.training.recorded import flat
 
-CONFIG = TrainConfig(tokens=2000, batch_size=100, statistics_tokens=500)
+CONFIG = TrainConfig(tokens=2000, batch_size=100, inputs=Inputs(statistics_tokens=500))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_evaluations_of_earlier_versions_are_taken_over(store, tmp_path, monkeyp
 
 def test_an_interrupted_pass_waits_while_others_train_in_the_folder(store, tmp_path, monkeypatch):
     straight = run_frontier(store, tmp_path / "a", variants(), CONFIG, progress=False)
-    short = replace(CONFIG, checkpoint_every=4)
+    short = replace(CONFIG, watch=Watch(checkpoint_every=4))
     steps, real = [], passes.StoreBatches.__next__
 
     def interrupt(self):
@@ -164,7 +165,7 @@ def test_two_notes_at_the_same_time_are_both_kept(store, tmp_path):
 def test_settings_of_moves_concern_only_saes_that_make_them(store, tmp_path, monkeypatch):
     given = {"stages": 2, "spare": 0}
     first = run_frontier(store, tmp_path, variants((4,), ("dense", "fixed")), CONFIG, **given, progress=False)
-    other = replace(CONFIG, rewire_entries=1)
+    other = replace(CONFIG, move_supports=MoveSupports(entries=1))
     monkeypatch.setattr(passes, "train", never)
     unmoved = [variant for variant in variants((4,), ("dense", "fixed")) if variant.family != "expander"]
     again = run_frontier(store, tmp_path, unmoved, other, **given, progress=False)
@@ -174,10 +175,12 @@ def test_settings_of_moves_concern_only_saes_that_make_them(store, tmp_path, mon
 
 
 def test_without_moves_their_settings_do_not_matter_but_that_there_are_none_does(store, tmp_path, monkeypatch):
-    given, still = {"stages": 2, "spare": 0}, replace(CONFIG, rewire_every=0)
-    first = run_frontier(store, tmp_path, variants((4,)), still, **given, progress=False)
+    given, still = {"stages": 2, "spare": 0}, replace(CONFIG, move_supports=None)
+    with monkeypatch.context() as earlier:  # releases that wrote down settings of moves that they did not make
+        earlier.setattr(TrainConfig, "to_dict", lambda config: flat(config) | {"rewire_entries": 1})
+        first = run_frontier(store, tmp_path, variants((4,)), still, **given, progress=False)
     monkeypatch.setattr(passes, "train", never)
-    again = run_frontier(store, tmp_path, variants((4,)), replace(still, rewire_entries=1), **given, progress=False)
+    again = run_frontier(store, tmp_path, variants((4,)), still, **given, progress=False)
     assert again.records == first.records
     with pytest.raises(ExpanderSaeError, match="rewire_every was 0, now 20"):
         run_frontier(store, tmp_path, variants((4,)), CONFIG, **given, progress=False)

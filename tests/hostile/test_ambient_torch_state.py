@@ -18,7 +18,7 @@ from expander_sae.ops import Codes, encode_topk, reconstruction_loss, sparse_dec
 from expander_sae.pursuit import Dictionary, Encoder, Stages, parse_reading, refit_codes
 from expander_sae.saes import DenseTopKSae, ExpanderSae, IrregularSae, load_sae
 from expander_sae.theory import CodeShares, certify_dictionary, posterior_certificates
-from expander_sae.training import TrainConfig, train
+from expander_sae.training import Coherence, Inputs, MoveSupports, TrainConfig, Watch, train
 
 SIZES = {"d_in": 16, "n_latents": 48, "k": 4}
 READINGS = ("encoder", "refit", "stages:2+2", "omp", "warm:2", "nnomp", "mp", "gradient", "cosamp", "niht")
@@ -170,7 +170,12 @@ def trained(x, folder):
     saes = {name: sae for name, sae in make().items() if name != "threshold"}
     saes["pursuit"] = ExpanderSae(**SIZES, degree=3, reading=Stages(2, 2))
     config = TrainConfig(
-        tokens=6 * 64, batch_size=64, rewire_every=2, heldout_every=3, log_every=2, statistics_tokens=100, coherence=0.1
+        tokens=6 * 64,
+        batch_size=64,
+        inputs=Inputs(statistics_tokens=100),
+        move_supports=MoveSupports(every=2),
+        coherence=Coherence(0.1),
+        watch=Watch(heldout_every=3, log_every=2),
     )
     train(saes, MemorySource(x, 64), config, folder=folder, progress=False, heldout=x[:20])
     return {f"{name} {part}": value for name, sae in saes.items() for part, value in sae.state_dict().items()} | {

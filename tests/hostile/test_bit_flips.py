@@ -13,7 +13,7 @@ from expander_sae.pursuit import Encoder
 from expander_sae.records import ExpanderSaeError
 from expander_sae.records.sealed import read_sealed, write_sealed
 from expander_sae.saes import ExpanderSae
-from expander_sae.training import TrainConfig, loop, train
+from expander_sae.training import TrainConfig, Watch, run, train
 from expander_sae.training.checkpointing import load_checkpoint, save_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
@@ -75,7 +75,7 @@ def test_a_flipped_bit_of_a_checkpoint_without_a_checksum_is_noticed_where_it_ma
 @pytest.mark.parametrize("fine_tune", [False, True])
 def test_a_checkpoint_of_an_earlier_release_is_gone_on_from(fine_tune, tmp_path, monkeypatch):
     x = sparse_activations()
-    config = TrainConfig(tokens=256 * 8, batch_size=256, checkpoint_every=0, fine_tune=fine_tune)
+    config = TrainConfig(tokens=256 * 8, batch_size=256, fine_tune=fine_tune, watch=Watch(checkpoint_every=0))
 
     def trained(folder, interrupt_at=None):
         source, sae = MemorySource(x), ExpanderSae(d_in=48, n_latents=96, degree=4, k=4, reading=Encoder())
@@ -88,7 +88,7 @@ def test_a_checkpoint_of_an_earlier_release_is_gone_on_from(fine_tune, tmp_path,
         trained("parts", interrupt_at=5)
     path = tmp_path / "parts" / "checkpoint.pt"
     asked = []  # where a fine-tuning begins was not part of its fingerprint
-    monkeypatch.setattr(loop, "load_checkpoint", lambda *_, before_seals: asked.append(before_seals))
+    monkeypatch.setattr(run, "load_checkpoint", lambda *_, before_seals: asked.append(before_seals))
     trained("asked")
     monkeypatch.undo()
     torch.save(torch.load(path, weights_only=True) | {"fingerprint": asked[0]}, path)

@@ -20,14 +20,15 @@ from expander_sae.ops import Codes
 from expander_sae.pursuit import Encoder
 from expander_sae.records import EvaluationRecord, ExpanderSaeError
 from expander_sae.saes import ExpanderSae, input_statistics, load_sae, ordinary_tokens
-from expander_sae.training import TrainConfig, heldout_sample, train
-from expander_sae.training.dead_latents import FiringHistory, resample
+from expander_sae.training import Inputs, TrainConfig, heldout_sample, train
+from expander_sae.training.firing import FiringHistory
+from expander_sae.training.parts.resample import resample
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from memory_source import MemorySource
 
 D_IN, TOKENS = 24, 2000
-CONFIG = TrainConfig(tokens=256 * 8, batch_size=256, statistics_tokens=1000)
+CONFIG = TrainConfig(tokens=256 * 8, batch_size=256, inputs=Inputs(statistics_tokens=1000))
 
 
 class Store(MemoryStore):
@@ -171,7 +172,7 @@ def test_nothing_is_resampled_from_a_residual_of_zeros():
     history = FiringHistory(96)
     history.firings[:48] = 100
     residual = torch.zeros(16, D_IN)
-    assert resample(sae(), torch.ones(16, D_IN), residual, history, 5, torch.Generator().manual_seed(0)) == 0
+    assert resample(sae(), residual, history, 5, torch.Generator().manual_seed(0)) == 0
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from expander_sae.records import (
     write_json,
 )
 from expander_sae.saes import DenseTopKSae, ExpanderSae, load_sae
-from expander_sae.training import StoreBatches, TrainConfig, train, with_own_encoder
+from expander_sae.training import Inputs, StoreBatches, TrainConfig, train, with_own_encoder
 
 COMMIT, OTHER = "a" * 40, "b" * 40
 SAME = [
@@ -98,7 +98,9 @@ def sae_of(place, layer, kind=ExpanderSae):
     return sae
 
 
-CONFIG = TrainConfig(tokens=512, batch_size=128, statistics_tokens=256, fine_tune=True, rewire_every=0)
+CONFIG = TrainConfig(
+    tokens=512, batch_size=128, fine_tune=True, inputs=Inputs(statistics_tokens=256), move_supports=None
+)
 
 
 def meet_evaluate(place, sae, store, folder):

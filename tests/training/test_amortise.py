@@ -1,17 +1,19 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from memory_source import MemorySource
-from test_rewire import CONFIG, block_activations, fvu, sae_with_stages
+from test_move_supports import CONFIG, block_activations, fvu, sae_with_stages
 
 from expander_sae.ops import Codes
 from expander_sae.pursuit import Encoder, Stages, parse_reading
 from expander_sae.records import ExpanderSaeError
-from expander_sae.saes import DenseTopKSae, ExpanderSae, load_sae
-from expander_sae.training import TrainConfig, amortisation_loss, train, with_own_encoder
+from expander_sae.saes import DenseTopKSae, ExpanderSae, input_statistics, load_sae
+from expander_sae.training import amortisation_loss, train, with_own_encoder
+from expander_sae.training.member import Member
 
-AMORTISE = TrainConfig(**(CONFIG.to_dict() | {"amortise": True, "aux_coefficient": 0.0, "tokens": 256 * 120}))
+AMORTISE = replace(CONFIG, amortise=True, revive=None, tokens=256 * 120)
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +109,14 @@ def test_what_cannot_be_amortised_is_an_error(sae):
 def test_a_tied_sae_cannot_be_trained_towards_pursuit(tmp_path):
     with pytest.raises(ExpanderSaeError, match="encoder of its own"):
         train({"sae": sae_with_stages()}, MemorySource(block_activations()), AMORTISE, folder=tmp_path, progress=False)
+
+
+def test_an_encoder_that_is_taught_further_starts_as_it_is(trained):
+    x, sae = block_activations(), with_own_encoder(trained)
+    with torch.no_grad():
+        sae.b_enc.normal_(std=0.5)
+        before = sae.encode(x, reading=Encoder())
+        Member("sae", sae, AMORTISE, input_statistics(x))
+        after = sae.encode(x, reading=Encoder())
+    assert float(sae.input_scale) != 1.0  # trained in other units
+    torch.testing.assert_close(after.values, before.values, rtol=1e-4, atol=1e-4)

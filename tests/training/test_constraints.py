@@ -1,6 +1,7 @@
 """Flat columns and low coherence as settings of training."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,18 @@ from expander_sae.pursuit import Stages
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import DenseTopKSae, ExpanderSae, load_sae
 from expander_sae.theory import dictionary_coherence, flatness
-from expander_sae.training import TrainConfig, train
-from expander_sae.training.constraints import coherence_penalty, keep_flat
+from expander_sae.training import Coherence, Flatness, MoveSupports, TrainConfig, Watch, train
 from expander_sae.training.flat_columns import flatten_columns
+from expander_sae.training.parts.coherence import coherence_penalty
+from expander_sae.training.parts.flatness import keep_flat
 
-CONFIG = TrainConfig(tokens=256 * 40, batch_size=256, learning_rate=1e-2, rewire_every=5, checkpoint_every=10)
+CONFIG = TrainConfig(
+    tokens=256 * 40,
+    batch_size=256,
+    learning_rate=1e-2,
+    move_supports=MoveSupports(every=5),
+    watch=Watch(checkpoint_every=10),
+)
 
 
 def expander(**options):
@@ -46,7 +54,7 @@ def test_columns_are_projected_where_they_are_uneven_and_left_alone_elsewhere():
 
 @pytest.mark.parametrize(("beta", "since"), [(1.0, 1.0), (1.5, 0.8), (3.0, 0.0)])
 def test_training_keeps_columns_flat_while_entries_move(tmp_path, beta, since):
-    sae = trained(tmp_path, TrainConfig(**(CONFIG.to_dict() | {"flatness": beta, "flatness_from": since})))
+    sae = trained(tmp_path, replace(CONFIG, flatness=Flatness(beta, since)))
     assert flatness(sae.values.detach().numpy()).largest <= beta * (1 + 1e-5)
     assert sae.mask.seed is None  # entries did move
     assert sae.metadata["training"]["config"]["flatness"] == beta
@@ -72,7 +80,7 @@ def test_the_penalty_is_that_of_the_gram_matrix(sae):
 
 def test_the_penalty_lowers_coherence(tmp_path):
     plain, apart = (
-        trained(tmp_path / str(weight), TrainConfig(**(CONFIG.to_dict() | {"coherence": weight})))
+        trained(tmp_path / str(weight), replace(CONFIG, coherence=Coherence(weight) if weight else None))
         for weight in (0.0, 3.0)
     )
     babel = [dictionary_coherence(sae.mask, sae.values.detach().numpy(), p_max=8).babel[8] for sae in (plain, apart)]
@@ -80,8 +88,7 @@ def test_the_penalty_lowers_coherence(tmp_path):
 
 
 def test_a_constrained_pass_resumes_bit_identical(tmp_path):
-    constraints = {"coherence": 0.5, "coherence_columns": 16, "flatness": 3.0, "flatness_from": 0.2}
-    config = TrainConfig(**(CONFIG.to_dict() | constraints))
+    config = replace(CONFIG, coherence=Coherence(0.5, columns=16), flatness=Flatness(3.0, since=0.2))
     whole, parts = expander(), expander()
     train({"sae": whole}, MemorySource(sparse_activations()), config, folder=tmp_path / "whole", progress=False)
     source = MemorySource(sparse_activations())
@@ -97,19 +104,19 @@ def test_a_constrained_pass_resumes_bit_identical(tmp_path):
 @pytest.mark.parametrize(
     "given",
     [
-        {"flatness": 0.9},
-        {"flatness": 0.0},
-        {"flatness_from": 1.1},
-        {"coherence": -1.0},
-        {"coherence": math.inf},
-        {"coherence_columns": 0},
-        {"amortise": True, "flatness": 2.0},
-        {"amortise": True, "coherence": 1.0},
+        lambda: Flatness(0.9),
+        lambda: Flatness(0.0),
+        lambda: Flatness(2.0, since=1.1),
+        lambda: Coherence(-1.0),
+        lambda: Coherence(math.inf),
+        lambda: Coherence(1.0, columns=0),
+        lambda: TrainConfig(amortise=True, flatness=Flatness(2.0)),
+        lambda: TrainConfig(amortise=True, coherence=Coherence(1.0)),
     ],
 )
 def test_impossible_constraints_are_refused(given):
-    with pytest.raises(ExpanderSaeError, match=r"expected .*(flatness|coherence)"):
-        TrainConfig(**given)
+    with pytest.raises(ExpanderSaeError, match=r"expected .*([Ff]latness|[Cc]oherence)"):
+        given()
 
 
 @pytest.mark.parametrize("beta", [1.0, 1.5, 4.0, 100.0])

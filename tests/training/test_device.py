@@ -78,10 +78,10 @@ def test_on_the_gpu(tmp_path):
     from memory_source import MemorySource, sparse_activations
 
     from expander_sae.saes import ExpanderSae
-    from expander_sae.training import TrainConfig, train
+    from expander_sae.training import MoveSupports, TrainConfig, train
 
     x = sparse_activations()
-    config = TrainConfig(tokens=256 * 60, batch_size=256, learning_rate=1e-2, rewire_every=10)
+    config = TrainConfig(tokens=256 * 60, batch_size=256, learning_rate=1e-2, move_supports=MoveSupports(every=10))
     losses = {}
     for device in ("cpu", "cuda"):
         sae = ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, reading=Stages(4, 4)).to(device)

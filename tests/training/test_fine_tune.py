@@ -11,7 +11,7 @@ from expander_sae.saes import ExpanderSae, input_statistics, load_sae, set_input
 from expander_sae.training import train
 from expander_sae.training.member import Member
 
-GENTLE = replace(SMALL, fine_tune=True, learning_rate=1e-4, tokens=256 * 5, rewire_every=0)
+GENTLE = replace(SMALL, fine_tune=True, learning_rate=1e-4, tokens=256 * 5, move_supports=None)
 
 
 @pytest.fixture(scope="module")

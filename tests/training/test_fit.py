@@ -86,11 +86,11 @@ def test_a_one_pass_sae_keeps_its_mask_and_its_reading():
 
 
 def test_an_interrupted_call_on_a_tensor_goes_on_and_a_finished_one_is_read_back(tmp_path, monkeypatch):
-    from expander_sae.training import loop
+    from expander_sae.training.run import Run
 
     x, whole = activations(), ExpanderSae(**SIZES)
     fit(whole, x, tokens=6000, progress=False)
-    step, calls = loop._Run._one_step, []
+    step, calls = Run._one_step, []
 
     def interrupted(run):
         calls.append(run.step)
@@ -98,7 +98,7 @@ def test_an_interrupted_call_on_a_tensor_goes_on_and_a_finished_one_is_read_back
             raise KeyboardInterrupt
         step(run)
 
-    monkeypatch.setattr(loop._Run, "_one_step", interrupted)
+    monkeypatch.setattr(Run, "_one_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit(ExpanderSae(**SIZES), x, tokens=6000, folder=tmp_path, progress=False)
     sae = ExpanderSae(**SIZES)

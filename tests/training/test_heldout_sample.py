@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from expander_sae.records import ExpanderSaeError
-from expander_sae.training import TrainConfig, heldout_sample
+from expander_sae.training import Inputs, TrainConfig, Watch, heldout_sample
 
-CONFIG = TrainConfig(outlier_medians=10)
+CONFIG = TrainConfig(inputs=Inputs(outlier_medians=10))
 
 
 class Store:
@@ -28,15 +28,15 @@ def test_outliers_are_left_out_and_special_tokens_unless_kept():
     x[7] *= 1000
     assert torch.equal(heldout_sample(Store(x), CONFIG), torch.cat([x[1:7], x[8:]]))
     assert torch.equal(heldout_sample(Store(x), CONFIG, keep_special_tokens=True), torch.cat([x[:7], x[8:]]))
-    assert torch.equal(heldout_sample(Store(x), replace(CONFIG, outlier_medians=None)), x[1:])
+    assert torch.equal(heldout_sample(Store(x), replace(CONFIG, inputs=Inputs(outlier_medians=None))), x[1:])
 
 
 @pytest.mark.parametrize("tokens", [1, 2])
 def test_without_two_tokens_or_any_measurement_there_is_none(tokens):
     assert heldout_sample(Store(torch.randn(tokens, 8)), CONFIG) is None
-    assert heldout_sample(Store(torch.randn(50, 8)), replace(CONFIG, heldout_every=0)) is None
+    assert heldout_sample(Store(torch.randn(50, 8)), replace(CONFIG, watch=Watch(heldout_every=0))) is None
 
 
 def test_measuring_less_than_never_is_refused():
     with pytest.raises(ExpanderSaeError, match=r"heldout_every >= 0 .* got -1"):
-        TrainConfig(heldout_every=-1)
+        Watch(heldout_every=-1)

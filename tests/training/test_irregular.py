@@ -1,5 +1,7 @@
 """Irregular degrees: one budget of entries at every moment, the same numbers as a regular SAE's kernels give."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +11,17 @@ from expander_sae.graphs import mask_from_rows
 from expander_sae.pursuit import Encoder, Stages
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import ExpanderSae, IrregularSae, load_sae
-from expander_sae.training import TrainConfig, train
+from expander_sae.training import Flatness, MoveSupports, TrainConfig, Watch, train
 from expander_sae.training.member import Member
-from expander_sae.training.rewire import keep_entries
+from expander_sae.training.parts.irregular import keep_entries
 
 CONFIG = TrainConfig(
-    tokens=256 * 80, batch_size=256, learning_rate=1e-2, rewire_every=5, checkpoint_every=20, dead_after_tokens=2000
+    tokens=256 * 80,
+    batch_size=256,
+    learning_rate=1e-2,
+    dead_after_tokens=2000,
+    move_supports=MoveSupports(every=5),
+    watch=Watch(checkpoint_every=20),
 )
 ENTRIES = 4 * 256
 
@@ -176,7 +183,7 @@ def test_impossible_budgets_are_refused(entries):
 def test_flatness_and_certificates_are_refused(tmp_path):
     from expander_sae.cli.certify import _sparse_sae
 
-    config = TrainConfig(**(CONFIG.to_dict() | {"flatness": 2.0}))
+    config = replace(CONFIG, flatness=Flatness(2.0))
     with pytest.raises(ExpanderSaeError, match="flatness"):
         train({"sae": irregular()}, MemorySource(uneven_activations(500)), config, folder=tmp_path, progress=False)
     with pytest.raises(ExpanderSaeError, match="left-regular"):
@@ -209,3 +216,14 @@ def test_amortise_and_the_saelens_object_are_refused(tmp_path):
         found = runner.invoke(app, arguments)
         assert found.exit_code != 0
         assert says in f"{found.output}{found.exception}"
+
+
+def test_a_checkpoint_has_the_names_of_the_first_releases(tmp_path):
+    source = MemorySource(uneven_activations(500))
+    source.interrupt_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        train({"sae": irregular()}, source, CONFIG, folder=tmp_path, progress=False)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["members"]["sae"]
+    member = {"sae", "optimizer", "history", "generator", "diverged", "last"}
+    assert set(state) == member | {"moved", "requests"} | {"energy"}  # and of the parts beside them
+    assert set(state["history"]) == {"tokens_since", "firings"}

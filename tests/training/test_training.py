@@ -10,19 +10,35 @@ from expander_sae.ops import Codes
 from expander_sae.pursuit import Encoder
 from expander_sae.records import ExpanderSaeError, read_json
 from expander_sae.saes import DenseTopKSae, ExpanderSae, load_sae
-from expander_sae.training import PRESETS, TrainConfig, paper_sae_options, train
-from expander_sae.training.dead_latents import FiringHistory, auxiliary_loss, resample
-from expander_sae.training.schedule import learning_rate
+from expander_sae.training import (
+    PRESETS,
+    Adam,
+    Inputs,
+    MoveSupports,
+    Resample,
+    Revive,
+    Schedule,
+    TrainConfig,
+    Watch,
+    train,
+)
+from expander_sae.training.firing import FiringHistory
+from expander_sae.training.parts.resample import resample
+from expander_sae.training.parts.revive import auxiliary_loss
 
 SMALL = TrainConfig(
-    tokens=256 * 60, batch_size=256, learning_rate=1e-2, log_every=10, checkpoint_every=20, dead_after_tokens=2000
+    tokens=256 * 60,
+    batch_size=256,
+    learning_rate=1e-2,
+    dead_after_tokens=2000,
+    watch=Watch(log_every=10, checkpoint_every=20),
 )
 
 
 def some_saes():
     return {
         "expander": ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, reading=Encoder()),
-        "signed": ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, **paper_sae_options()),
+        "signed": ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, signed=True, latent_bias=True, reading=Encoder()),
         "dense": DenseTopKSae(d_in=48, n_latents=256, k=8),
         "untied": DenseTopKSae(d_in=48, n_latents=64, k=8, tied=False, latent_bias=True),
     }
@@ -58,7 +74,7 @@ def test_a_pass_is_followed_on_held_out_activations_without_being_changed(tmp_pa
     x = sparse_activations()
     alone, followed = some_saes(), some_saes()
     train(alone, MemorySource(x), SMALL, folder=tmp_path / "alone", progress=False)
-    config, heldout = replace(SMALL, heldout_every=25), x[:300]
+    config, heldout = replace(SMALL, watch=Watch(log_every=10, heldout_every=25)), x[:300]
     train(followed, MemorySource(x), config, folder=tmp_path / "followed", progress=False, heldout=heldout)
     lines = [json.loads(line) for line in (tmp_path / "followed" / "metrics.jsonl").read_text().splitlines()]
     for name, sae in followed.items():
@@ -114,9 +130,17 @@ def test_a_pass_goes_on_however_it_is_watched(tmp_path):
     source = MemorySource(x)
     source.interrupt_at = 30
     with pytest.raises(KeyboardInterrupt):
-        train(saes, source, replace(SMALL, heldout_every=20), folder=tmp_path, progress=False, heldout=x[:50])
+        train(
+            saes, source, replace(SMALL, watch=Watch(heldout_every=20)), folder=tmp_path, progress=False, heldout=x[:50]
+        )
     saes = some_saes()
-    train(saes, MemorySource(x), replace(SMALL, log_every=7, heldout_every=0), folder=tmp_path, progress=False)
+    train(
+        saes,
+        MemorySource(x),
+        replace(SMALL, watch=Watch(log_every=7, heldout_every=0)),
+        folder=tmp_path,
+        progress=False,
+    )
     whole = some_saes()
     train(whole, MemorySource(x), SMALL, folder=tmp_path / "whole", progress=False)
     for name, sae in whole.items():
@@ -126,7 +150,7 @@ def test_a_pass_goes_on_however_it_is_watched(tmp_path):
 
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
     x = sparse_activations()
-    config = replace(SMALL, resample_every=25)
+    config = replace(SMALL, resample=Resample(every=25))
     whole, parts = some_saes(), some_saes()
     train(whole, MemorySource(x), config, folder=tmp_path / "whole", progress=False)
     source = MemorySource(x)
@@ -217,50 +241,62 @@ def test_firing_history():
 
 def test_resampling_points_rare_latents_at_residuals_on_their_support():
     sae = ExpanderSae(d_in=48, n_latents=256, degree=6, k=8, latent_bias=True, reading=Encoder())
-    history, x = FiringHistory(256), sparse_activations(300)
+    history = FiringHistory(256)
     history.firings += 100
     history.firings[7] = 4
     residual = torch.zeros(300, 48)
     residual[11] = torch.arange(48.0) + 1
     before = sae.columns.raw.detach().clone()
-    assert resample(sae, x, residual, history, 5, torch.Generator().manual_seed(0)) == 1
+    assert resample(sae, residual, history, 5, torch.Generator().manual_seed(0)) == 1
     wanted = residual[11][sae.rows[7].long()]
     # At a raw length of 1 / sqrt(degree), as in the paper: Adam turns it faster than the columns of about unit length.
     torch.testing.assert_close(sae.columns.raw[7].detach(), wanted / wanted.norm() / 6**0.5)
     unchanged = torch.arange(256) != 7
     assert torch.equal(sae.columns.raw[unchanged], before[unchanged])
     assert history.firings.sum() == 0
-    assert resample(sae, x, residual, history, 5, torch.Generator().manual_seed(0)) == 0  # all are candidates: skipped
+    assert resample(sae, residual, history, 5, torch.Generator().manual_seed(0)) == 0  # all are candidates: skipped
 
 
 def test_schedules():
-    config = TrainConfig(tokens=1000, batch_size=10, learning_rate=1.0, warmup=0.1, decay=0.2)
-    rates = [learning_rate(config, step) for step in range(100)]
+    config = TrainConfig(tokens=1000, batch_size=10, learning_rate=1.0, schedule=Schedule(warmup=0.1, decay=0.2))
+    rates = [config.rate(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[10:80] == [1.0] * 70
     assert rates[-1] == pytest.approx(0.05)
-    paper = PRESETS["paper"]
+    paper = PRESETS["paper"].training
     assert paper.steps == 5000
-    assert learning_rate(paper, 0) == pytest.approx(3e-4)
-    assert learning_rate(paper, 2500) == pytest.approx((3e-4 + 1e-5) / 2)
-    assert learning_rate(paper, 4999) == pytest.approx(1e-5, rel=1e-2)
+    assert paper.rate(0) == pytest.approx(3e-4)
+    assert paper.rate(2500) == pytest.approx((3e-4 + 1e-5) / 2)
+    assert paper.rate(4999) == pytest.approx(1e-5, rel=1e-2)
 
 
 def test_the_paper_preset_runs(tmp_path):
-    config = replace(PRESETS["paper"], tokens=256 * 30, resample_every=10)
-    sae = ExpanderSae(d_in=48, n_latents=128, degree=6, k=8, construction="repaired", **paper_sae_options())
+    config = replace(PRESETS["paper"].training, tokens=256 * 30, resample=Resample(every=10))
+    sae = ExpanderSae(d_in=48, n_latents=128, degree=6, k=8, construction="repaired", signed=True, latent_bias=True)
     record = train({"sae": sae}, MemorySource(sparse_activations()), config, folder=tmp_path, progress=False)["sae"]
     assert math.isfinite(record.final_fvu)
     assert float(load_sae(tmp_path / "sae").input_scale) == 1.0
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"tokens": 0}, {"clip": 0.0}, {"schedule": "step"}, {"warmup": 0.9, "decay": 0.2}, {"loss_unit": "l1"}],
+    "impossible",
+    [
+        lambda: TrainConfig(tokens=0),
+        lambda: TrainConfig(loss_unit="l1"),
+        lambda: Adam(clip=0.0),
+        lambda: Schedule("step"),
+        lambda: Schedule(warmup=0.9, decay=0.2),
+        lambda: Watch(log_every=0),
+        lambda: Inputs(statistics_tokens=0),
+        lambda: Revive(weight=0.0),
+        lambda: Resample(every=0),
+        lambda: MoveSupports(every=0),
+        lambda: MoveSupports(row_cap=0.5),
+    ],
 )
-def test_impossible_settings(change):
+def test_impossible_settings(impossible):
     with pytest.raises(ExpanderSaeError, match="expected"):
-        TrainConfig(**change)
+        impossible()
 
 
 def test_widths_and_names_are_checked(tmp_path):

@@ -20,20 +20,28 @@ from expander_sae.evaluation import evaluate
 from expander_sae.frontier import EvaluationSettings, plan, run_frontier
 from expander_sae.pursuit import Stages
 from expander_sae.saes import DenseTopKSae, ExpanderSae, IrregularSae, load_sae
-from expander_sae.training import TrainConfig, paper_sae_options, train, with_own_encoder
+from expander_sae.training import (
+    Coherence,
+    Flatness,
+    Inputs,
+    MoveSupports,
+    Resample,
+    TrainConfig,
+    Watch,
+    train,
+    with_own_encoder,
+)
 
 SIZES = {"d_in": 48, "n_latents": 256, "k": 8}
 CONFIG = TrainConfig(
     tokens=128 * 12,
     batch_size=128,
     learning_rate=1e-2,
-    checkpoint_every=5,
+    watch=Watch(checkpoint_every=5, log_every=1),
     dead_after_tokens=100,
-    resample_every=5,
-    resample_firings=10,
-    coherence=0.01,
-    rewire_every=3,
-    log_every=1,
+    resample=Resample(every=5, fewer_than=10),
+    coherence=Coherence(0.01),
+    move_supports=MoveSupports(every=3),
 )
 X = sparse_activations(600)
 
@@ -42,7 +50,7 @@ def some_saes(device):
     pursuit = {"degree": 6, "reading": Stages(2, 4)}
     saes = {
         "pursuit": ExpanderSae(**SIZES, **pursuit),
-        "paper": ExpanderSae(**SIZES, degree=6, **paper_sae_options()),
+        "paper": ExpanderSae(**SIZES, degree=6, signed=True, latent_bias=True),
         "irregular": IrregularSae.averaging(**SIZES, **pursuit),
         "dense": DenseTopKSae(**SIZES),
         "untied": DenseTopKSae(d_in=48, n_latents=64, k=8, tied=False, latent_bias=True),
@@ -54,8 +62,8 @@ def trained(device, folder):
     """Every kind, in three passes; what each was on the way and is in the end."""
     saes = some_saes(device)
     flat = {"flat": some_saes(device)["pursuit"]}
-    passes = {"all": (saes, CONFIG), "flat": (flat, replace(CONFIG, flatness=2.0, flatness_from=0.5))}
-    amortise = replace(CONFIG, amortise=True, aux_coefficient=0.0, resample_every=0, coherence=0.0)
+    passes = {"all": (saes, CONFIG), "flat": (flat, replace(CONFIG, flatness=Flatness(2.0, since=0.5)))}
+    amortise = replace(CONFIG, amortise=True, revive=None, resample=None, coherence=None)
     found = {}
     for name, (members, config) in passes.items():
         found |= one_pass(members, config, folder / name, device)
@@ -100,7 +108,7 @@ def frontier(device, folder):
     model = load_language_model(folder / "model", dtype="float32")
     store = ActivationStore.open(folder / "acts")
     variants = plan([4], ["dense", "pruned"], d_in=D_IN, n_latents=64, k=4, seeds=[0])
-    config = TrainConfig(tokens=500, batch_size=100, statistics_tokens=200)
+    config = TrainConfig(tokens=500, batch_size=100, inputs=Inputs(statistics_tokens=200))
     settings = EvaluationSettings(ce_tokens=50)
     with FarDevice() if device == "far" else nullcontext():
         found = run_frontier(

@@ -38,7 +38,7 @@ def amortise(
         article = "an" if loaded.kind[0] in "aeiou" else "a"
         raise ExpanderSaeError(f"expected an Expander SAE; {sae} holds {article} {loaded.kind} one")
     config = TrainConfig(
-        tokens=tokens, batch_size=batch_size, learning_rate=learning_rate, seed=seed, amortise=True, aux_coefficient=0.0
+        tokens=tokens, batch_size=batch_size, learning_rate=learning_rate, seed=seed, revive=None, amortise=True
     )
     name = sae.resolve().name
     stream = StoreBatches(ActivationStore.open(activations), config)

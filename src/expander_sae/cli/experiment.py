@@ -79,7 +79,7 @@ def experiment(
     tokens: Tokens = None,
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
-    stages: Stages = 8,
+    stages: Stages = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--set", help="NAME=VALUE of the experiment's own options, which --list shows; may be repeated."),

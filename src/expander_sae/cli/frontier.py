@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -21,7 +21,6 @@ from .options import (
     Device,
     Expansion,
     K,
-    KeepSpecialTokens,
     LearningRate,
     MaxTokens,
     Model,
@@ -30,6 +29,7 @@ from .options import (
     Quiet,
     Signed,
     Spare,
+    SpecialTokens,
     Stages,
     Tokens,
 )
@@ -76,7 +76,7 @@ def frontier(
     tokens: Tokens = None,
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
-    stages: Stages = 8,
+    stages: Stages = None,
     spare: Spare = None,
     inference: Annotated[
         str,
@@ -85,13 +85,19 @@ def frontier(
             "stages:T, omp, warm:M, nnomp, mp, gradient, cosamp, niht; see docs/pursuit.md."
         ),
     ] = "",
-    signed: Signed = False,
-    keep_special_tokens: KeepSpecialTokens = False,
+    signed: Signed = None,
+    keep_special_tokens: SpecialTokens = None,
     model: Model = None,
     ce: CrossEntropy = True,
     ce_tokens: CrossEntropyTokens = 16_384,
     max_tokens: MaxTokens = None,
-    splice: Annotated[str, typer.Option(help="ordinary or everywhere; see `expander-sae eval --help`.")] = "ordinary",
+    splice: Annotated[
+        str | None,
+        typer.Option(
+            help="ordinary or everywhere; see `expander-sae eval --help`.",
+            show_default="the preset's: ordinary, in paper everywhere",
+        ),
+    ] = None,
     compute_dtype: ComputeDtype = "auto",
     device: Device = "cpu",
     json: Annotated[Path | None, typer.Option(help="Also write frontier.json to this file.")] = None,
@@ -101,16 +107,22 @@ def frontier(
 
     All SAEs of a seed see the same batches. Pieces that an earlier run finished are not done again.
     """
-    from dataclasses import replace
-
     from expander_sae.activations import ActivationStore, load_language_model  # torch takes seconds to import
     from expander_sae.frontier import EvaluationSettings, plan, run_frontier, write_report
-    from expander_sae.training import PRESETS, paper_grid_options
+    from expander_sae.training import find_preset
 
     from .source import model_name, model_note
 
-    if preset not in PRESETS:
-        raise ExpanderSaeError(f"expected --preset out of {', '.join(PRESETS)}; got {preset!r}")
+    chosen = find_preset(preset).obeying(
+        tokens=tokens,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        signed=signed,
+        stages=stages,
+        spare=spare,
+        keep_special_tokens=keep_special_tokens,
+        splice=splice,
+    )
     console = output(json, quiet=quiet)
     store = ActivationStore.open(acts)
     notes: list[str] = []
@@ -125,12 +137,6 @@ def frontier(
     )
     for note in notes:
         console.print(f"Note: {note}")
-    given = {"tokens": tokens, "batch_size": batch_size, "learning_rate": learning_rate}
-    config = replace(PRESETS[preset], **{option: value for option, value in given.items() if value is not None})
-    options: dict[str, Any] = {"signed": signed, "stages": stages, "spare": spare}
-    if preset == "paper":
-        options = paper_grid_options()
-        keep_special_tokens, splice = True, "everywhere"
     # Before hours of training, not after: is there a model to evaluate with?
     name = model_name(model, store.manifest["settings"]) if ce else None
     about_model = None if name is None else model_note(name)
@@ -138,16 +144,16 @@ def frontier(
         store,
         out,
         variants,
-        config,
+        chosen.training,
         None if name is None else lambda: load_language_model(name, dtype=compute_dtype, device=device),
         evaluation=EvaluationSettings(
             max_tokens=max_tokens,
             ce_tokens=ce_tokens or None,
-            splice=splice,
-            keep_special_tokens=keep_special_tokens,
-            outlier_medians=config.outlier_medians,
+            splice=chosen.splice,
+            keep_special_tokens=chosen.keep_special_tokens,
+            outlier_medians=chosen.training.inputs.outlier_medians,
         ),
-        **options,
+        **chosen.sae_options(),
         readings=words(inference),
         device=device,
         command=shlex.join(["expander-sae", *sys.argv[1:]]),

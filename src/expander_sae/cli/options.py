@@ -14,7 +14,7 @@ Preset = Annotated[
     str,
     typer.Option(
         help="default, or paper: the recipe of arXiv 2607.01799 (its training, signed TopK, latent bias, uniform "
-        "masks, all tokens kept, spliced everywhere)."
+        "masks, all tokens kept, spliced everywhere). Options that are given stand above it."
     ),
 ]
 Tokens = Annotated[
@@ -23,19 +23,37 @@ Tokens = Annotated[
 BatchSize = Annotated[int | None, typer.Option(help="Training tokens per step.", show_default="the preset's")]
 LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate.", show_default="the preset's")]
 Stages = Annotated[
-    int,
+    int | None,
     typer.Option(
         help="How Expander SAEs find codes: 0 is the one-shot TopK encoder; T is block orthogonal matching pursuit in "
-        "T stages, which also lets training move the dictionary's entries to better rows."
+        "T stages, which also lets training move the dictionary's entries to better rows.",
+        show_default="the preset's: 8, in paper 0",
     ),
 ]
 Spare = Annotated[
     int | None,
     typer.Option(
-        help="Columns each of those stages picks beyond its share and drops again.", show_default="two for each it adds"
+        help="Columns each of those stages picks beyond its share and drops again.",
+        show_default="the preset's: two for each it adds, in paper 0",
     ),
 ]
-Signed = Annotated[bool, typer.Option("--signed", help="TopK without a ReLU, codes may be negative.")]
+Signed = Annotated[
+    bool | None,
+    typer.Option(
+        "--signed/--no-signed",
+        help="TopK without a ReLU, codes may be negative.",
+        show_default="the preset's: no, in paper yes",
+    ),
+]
+SpecialTokens = Annotated[
+    bool | None,
+    typer.Option(
+        "--keep-special-tokens/--no-keep-special-tokens",
+        help="Take first positions and special tokens too.",
+        show_default="the preset's: no, in paper yes",
+    ),
+]
+"""Of the verbs with a preset."""
 KeepSpecialTokens = Annotated[
     bool, typer.Option("--keep-special-tokens", help="Take first positions and special tokens too.")
 ]

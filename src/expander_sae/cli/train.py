@@ -18,7 +18,6 @@ from .options import (
     Expansion,
     Json,
     K,
-    KeepSpecialTokens,
     LearningRate,
     NLatents,
     Overwrite,
@@ -26,6 +25,7 @@ from .options import (
     Quiet,
     Signed,
     Spare,
+    SpecialTokens,
     Stages,
     Tokens,
 )
@@ -40,15 +40,18 @@ def train(
     expansion: Expansion = 8,
     n_latents: NLatents = None,
     construction: Annotated[
-        str,
-        typer.Option(help="How the mask is made: balanced, uniform, repaired (uniform, no row empty) or clustered."),
-    ] = "balanced",
+        str | None,
+        typer.Option(
+            help="How the mask is made: balanced, uniform, repaired (uniform, no row empty) or clustered.",
+            show_default="the preset's: balanced, in paper repaired",
+        ),
+    ] = None,
     preset: Preset = "default",
     tokens: Tokens = None,
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     seed: Annotated[int, typer.Option(help="Of the mask, the initial values and the order of the data.")] = 0,
-    stages: Stages = 8,
+    stages: Stages = None,
     spare: Spare = None,
     irregular: Annotated[
         bool,
@@ -57,8 +60,15 @@ def train(
             help="Let columns have different numbers of non-zeros, at most 4 degree + 4, `degree` on the average.",
         ),
     ] = False,
-    signed: Signed = False,
-    latent_bias: Annotated[bool, typer.Option("--latent-bias", help="Learn one bias per latent.")] = False,
+    signed: Signed = None,
+    latent_bias: Annotated[
+        bool | None,
+        typer.Option(
+            "--latent-bias/--no-latent-bias",
+            help="Learn one bias per latent.",
+            show_default="the preset's: no, in paper yes",
+        ),
+    ] = None,
     flatness: Annotated[
         float | None,
         typer.Option(help="Keep the magnitudes of every column within this factor, by projections in the last steps."),
@@ -70,7 +80,7 @@ def train(
         float | None,
         typer.Option(help="Where entries move: no row gets more columns than this many times the mean."),
     ] = None,
-    keep_special_tokens: KeepSpecialTokens = False,
+    keep_special_tokens: SpecialTokens = None,
     device: Device = "cpu",
     overwrite: Overwrite = False,
     json: Json = None,
@@ -84,47 +94,58 @@ def train(
     from expander_sae.activations import ActivationStore  # torch takes seconds to import
     from expander_sae.pursuit import in_stages
     from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, IrregularSae
-    from expander_sae.training import PRESETS, StoreBatches, heldout_sample, paper_grid_options
+    from expander_sae.training import Coherence, Flatness, StoreBatches, find_preset, heldout_sample
     from expander_sae.training import train as run
 
-    if preset not in PRESETS:
-        raise ExpanderSaeError(f"expected --preset out of {', '.join(PRESETS)}; got {preset!r}")
-    given = {"tokens": tokens, "batch_size": batch_size, "learning_rate": learning_rate}
-    given = {name: value for name, value in given.items() if value is not None}
-    config = replace(PRESETS[preset], seed=seed, **given)
-    config = replace(config, flatness=flatness, coherence=coherence, rewire_row_cap=row_cap)
-    options: dict[str, Any] = {"signed": signed, "latent_bias": latent_bias}
-    dense_draw = False
-    if preset == "paper":
-        options, keep_special_tokens = paper_grid_options(), True
-        construction, dense_draw, stages, spare = (
-            options.pop(name) for name in ("construction", "dense_draw", "stages", "spare")
-        )
+    chosen = find_preset(preset).obeying(
+        tokens=tokens,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        signed=signed,
+        latent_bias=latent_bias,
+        construction=construction,
+        stages=stages,
+        spare=spare,
+        keep_special_tokens=keep_special_tokens,
+    )
+    moves = chosen.training.move_supports
+    if moves is None and (row_cap is not None or irregular):
+        option = "--irregular" if irregular else "--row-cap"
+        raise ExpanderSaeError(f"expected no {option} beside --preset {preset}: no entry of it moves")
+    config = replace(
+        chosen.training,
+        seed=seed,
+        flatness=None if flatness is None else Flatness(flatness),
+        coherence=Coherence(coherence) if coherence else None,
+        move_supports=None if moves is None else replace(moves, row_cap=row_cap),
+    )
     store = ActivationStore.open(activations)
     shared: dict[str, Any] = {
         "d_in": store.d_in,
         "n_latents": expansion * store.d_in if n_latents is None else n_latents,
         "k": k,
         "seed": seed,
-        **options,
+        "signed": chosen.signed,
+        "latent_bias": chosen.latent_bias,
     }
-    reading = in_stages(stages, spare, k, shared["n_latents"])
+    reading = in_stages(chosen.stages, chosen.spare, k, shared["n_latents"])
     if irregular and not reading.least_squares:
-        raise ExpanderSaeError("expected --stages above 0 and the default preset beside --irregular: entries move")
+        raise ExpanderSaeError("expected --stages above 0 beside --irregular: entries move")
     saes: dict[str, AbstractSae] = {}
     for d in integers(degree, "--degree"):
-        given = {**shared, "reading": reading, "construction": construction}
+        given = {**shared, "reading": reading, "construction": chosen.construction}
         if irregular:
             saes[f"irregular-d{d}"] = IrregularSae.averaging(d, **given)
         else:
             saes[f"expander-d{d}"] = sae = ExpanderSae(**given, degree=d)
-            if dense_draw:
+            if chosen.dense_draw:
                 sae.draw_as_dense()
     if dense:
         saes["dense"] = DenseTopKSae(**shared)
     saes = {name: sae.to(device) for name, sae in saes.items()}
-    stream = StoreBatches(store, config, keep_special_tokens=keep_special_tokens)
-    heldout = heldout_sample(store, config, keep_special_tokens=keep_special_tokens)
+    kept = chosen.keep_special_tokens
+    stream = StoreBatches(store, config, keep_special_tokens=kept)
+    heldout = heldout_sample(store, config, keep_special_tokens=kept)
     records = run(
         saes,
         stream,

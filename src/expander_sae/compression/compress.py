@@ -150,7 +150,7 @@ def compress(
         batch_size=recipe.batch_size,
         learning_rate=LEARNING_RATES[recipe.encoder] if recipe.learning_rate is None else recipe.learning_rate,
         fine_tune=True,
-        rewire_every=0,
+        move_supports=None,
         seed=recipe.seed,
     )
     records = train(

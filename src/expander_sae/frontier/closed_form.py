@@ -39,7 +39,7 @@ def principal_saes(
         variants: of the family `pca` or `pca-topk`, one seed.
         store: the training tokens' mean and covariance are taken in float64, tokens of giant norm left out as in
             training.
-        config: `outlier_medians`, `statistics_tokens` and `seed` are used.
+        config: `inputs` and `seed` are used.
         folder: gets a folder for each SAE.
         keep_special_tokens: take first positions and special tokens too.
         train_tokens: the first so many tokens only.
@@ -79,9 +79,9 @@ def _principal(
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     """Mean [d_in], variances [d_in] falling, directions [d_in, d_in] (one a row), and how many tokens they are of."""
     largest = float("inf")
-    if config.outlier_medians is not None:
-        sample = store.sample("train", config.statistics_tokens, config.seed)
-        largest = norm_limit(token_norms(sample, "activations"), config.outlier_medians)
+    if config.inputs.outlier_medians is not None:
+        sample = store.sample("train", config.inputs.statistics_tokens, config.seed)
+        largest = norm_limit(token_norms(sample, "activations"), config.inputs.outlier_medians)
     left = train_tokens
     tokens = seen = 0
     shift: Tensor | None = None

@@ -41,7 +41,7 @@ class FirstTokens:
     def __next__(self) -> Tensor:
         """x [batch, d_in], float32."""
         size = self.config.batch_size
-        if self.config.with_replacement:
+        if self.config.inputs.with_replacement:
             return self.x[torch.randint(len(self.x), (size,), generator=self._generator, device="cpu")].float()
         while len(self._order) < size:
             self._order = torch.cat([self._order, torch.randperm(len(self.x), generator=self._generator, device="cpu")])

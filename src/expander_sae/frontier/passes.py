@@ -14,7 +14,7 @@ from expander_sae.records import TrainingRecord, write_atomically
 from expander_sae.saes import AbstractSae
 from expander_sae.training import StoreBatches, TrainConfig, heldout_sample, train
 from expander_sae.training.checkpointing import fingerprint
-from expander_sae.training.loop import METRICS
+from expander_sae.training.run import METRICS
 
 from .closed_form import principal_saes, pruned_sae
 from .first_tokens import FirstTokens
@@ -123,7 +123,7 @@ def _settings_of_pass(way: str, config: TrainConfig) -> TrainConfig:
     if way == "":
         return config
     # A support that is the question must not be moved by the training.
-    return replace(config, rewire_every=0, fine_tune=way == "pruned")
+    return replace(config, move_supports=None, fine_tune=way == "pruned")
 
 
 def _keep_logs(log: Path, names: Sequence[str]) -> None:

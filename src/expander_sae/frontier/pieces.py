@@ -15,7 +15,7 @@ from expander_sae.records import EvaluationRecord, ExpanderSaeError, TrainingRec
 from expander_sae.records.locks import locked
 from expander_sae.records.sealed import seal, unseal
 from expander_sae.training import TrainConfig
-from expander_sae.training.config import WATCHED
+from expander_sae.training.recorded import WATCHED
 
 from .variants import Variant
 
@@ -59,7 +59,7 @@ class Pieces:
         # Whether special tokens are kept is one setting for training and evaluation.
         kept = evaluation.keep_special_tokens
         # How often a pass writes its log and its checkpoint, or is measured, does not change what it learns.
-        learned = {name: v for name, v in asdict(config).items() if name not in _NOT_LEARNED}
+        learned = {name: v for name, v in config.to_dict().items() if name not in _NOT_LEARNED}
         self._train_mark = {"config": learned, **shared, "keep_special_tokens": kept, "activations": _identity(store)}
         if train_tokens is not None:  # left out otherwise, so that folders of earlier versions still fit
             self._train_mark["train_tokens"] = train_tokens
@@ -172,7 +172,7 @@ def _with_defaults(mark: Any) -> Any:
     """A mark with the settings that did not exist when it was made: they were at their defaults."""
     if not isinstance(mark, dict) or not isinstance(mark.get("config"), dict):
         return mark
-    known = {name: v for name, v in asdict(TrainConfig()).items() if name not in _NOT_LEARNED}
+    known = {name: v for name, v in TrainConfig().to_dict().items() if name not in _NOT_LEARNED}
     return {"spare": 0, "dense_draw": False, **mark, "config": {**known, **mark["config"]}}
 
 

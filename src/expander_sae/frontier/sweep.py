@@ -112,7 +112,7 @@ def run_frontier(
             "seeds": sorted({variant.seed for variant in variants}),
             "degrees": sorted({v.degree for v in variants if v.family == "expander" and v.degree is not None}),
             **shared,
-            "training": asdict(train_config),
+            "training": train_config.to_dict(),
             "evaluation": asdict(evaluation),
             "activations": settings_of(store.manifest),
             "train_tokens": train_tokens,

@@ -1,23 +1,42 @@
 """Training: many SAEs over one pass of the activations."""
 
-from .amortise import amortisation_loss, with_own_encoder
 from .batches import StoreBatches, heldout_sample
-from .config import DEFAULT_RECIPE, PRESETS, TrainConfig, paper_grid_options, paper_sae_options
+from .config import DEFAULT_RECIPE, Inputs, TrainConfig, Watch
 from .fit import fit
 from .loop import train
-from .member import ExtraLoss
+from .optimizer import Adam, Schedule
+from .parts import (
+    Coherence,
+    ExtraLoss,
+    Flatness,
+    MoveSupports,
+    Resample,
+    Revive,
+    amortisation_loss,
+    with_own_encoder,
+)
+from .presets import PRESETS, Preset, find_preset
 
 __all__ = [
     "DEFAULT_RECIPE",
     "PRESETS",
+    "Adam",
+    "Coherence",
     "ExtraLoss",
+    "Flatness",
+    "Inputs",
+    "MoveSupports",
+    "Preset",
+    "Resample",
+    "Revive",
+    "Schedule",
     "StoreBatches",
     "TrainConfig",
+    "Watch",
     "amortisation_loss",
+    "find_preset",
     "fit",
     "heldout_sample",
-    "paper_grid_options",
-    "paper_sae_options",
     "train",
     "with_own_encoder",
 ]

@@ -18,18 +18,18 @@ HELDOUT_TOKENS = 1024
 def heldout_sample(store: ActivationStore, config: TrainConfig, *, keep_special_tokens: bool = False) -> Tensor | None:
     """Activations of a store's "heldout" split [tokens, d_in], float32, for `train` to follow a pass on.
 
-    Tokens of a norm above `config.outlier_medians` times the sample's median are left out. None where the config asks
-    for no measurements, or where there are fewer than two tokens.
+    Tokens of a norm above `config.inputs.outlier_medians` times the sample's median are left out. None where the config
+    asks for no measurements, or where there are fewer than two tokens.
 
     Raises:
         ExpanderSaeError: a token is NaN or infinite.
     """
-    if not config.heldout_every:
+    if not config.watch.heldout_every:
         return None
     x = store.sample("heldout", HELDOUT_TOKENS, 0, keep_special_tokens=keep_special_tokens)
-    if config.outlier_medians is not None and len(x):
+    if config.inputs.outlier_medians is not None and len(x):
         norms = token_norms(x, "held-out activations")
-        x = x[norms <= norm_limit(norms, config.outlier_medians)]
+        x = x[norms <= norm_limit(norms, config.inputs.outlier_medians)]
     return x if len(x) > 1 else None
 
 
@@ -48,7 +48,7 @@ class StoreBatches:
             batch_size=config.batch_size,
             seed=config.seed,
             keep_special_tokens=keep_special_tokens,
-            with_replacement=config.with_replacement,
+            with_replacement=config.inputs.with_replacement,
         )
 
     def __next__(self) -> Tensor:

@@ -84,7 +84,7 @@ def _source(x: Any, config: TrainConfig) -> BatchSource:
     if hasattr(x, "__next__") and hasattr(x, "sample") and hasattr(x, "load_state_dict"):
         return x
     if isinstance(x, Iterable) and not isinstance(x, str | bytes | dict):
-        return IterableBatches(x, config.batch_size, config.statistics_tokens)
+        return IterableBatches(x, config.batch_size, config.inputs.statistics_tokens)
     raise ExpanderSaeError(
         "expected activations as a tensor or an array [..., d_in], or an iterable of such batches; got "
         f"{type(x).__name__}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
 from typing import Any
 
 from expander_sae.graphs.overlap import overlap_profile
@@ -29,7 +28,7 @@ _SETTINGS = {
     "rewire_entries": int,
     "rewire_until": float,
 }
-"""Settings of training that an option may change."""
+"""Settings of training that an option may change, by their names in records."""
 
 
 def measure(context: Context) -> Measured:
@@ -62,11 +61,11 @@ def constrained(config: TrainConfig, text: str) -> TrainConfig:
     """A training config with what a text like "flatness=2+rewire_row_cap=2" says; "none" changes nothing.
 
     Raises:
-        ExpanderSaeError: a setting that is not among those of `_SETTINGS`, or no number.
+        ExpanderSaeError: a setting that is not among those of `_SETTINGS`, no number, or a setting of a part that is
+            off.
     """
     if text == "none":
         return config
-    known = {field.name for field in fields(TrainConfig)} & set(_SETTINGS)
     changed: dict[str, Any] = {}
     for part in text.split("+"):
         name, sign, number = part.partition("=")
@@ -75,11 +74,11 @@ def constrained(config: TrainConfig, text: str) -> TrainConfig:
         except (KeyError, ValueError):
             raise ExpanderSaeError(
                 f"expected ways to train as none or SETTING=NUMBER joined by +, settings out of "
-                f"{', '.join(sorted(known))}; got {text!r}"
+                f"{', '.join(sorted(_SETTINGS))}; got {text!r}"
             ) from None
         if not sign:
             raise ExpanderSaeError(f"expected SETTING=NUMBER, got {part!r}")
-    return replace(config, **changed)
+    return TrainConfig.from_dict(config.to_dict() | changed)
 
 
 def _guarantees(sae: Any, k: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from expander_sae.evaluation.codes import TokenBatch, store_batches
 from expander_sae.records import ExpanderSaeError, FrontierRecord
 from expander_sae.records.sealed import read_sealed, write_sealed
 from expander_sae.saes import AbstractSae, load_sae
-from expander_sae.training import PRESETS, TrainConfig, paper_grid_options
+from expander_sae.training import Preset, TrainConfig, find_preset
 
 from ..pieces import EvaluationSettings
 from ..results import Frontier
@@ -40,15 +40,15 @@ class Settings:
     """Training tokens of each SAE, counting repeats; None: the preset's. So for the next two."""
     batch_size: int | None = None
     learning_rate: float | None = None
-    stages: int = 8
+    stages: int | None = None
+    """Of the pursuit that Expander SAEs encode by; None: the preset's."""
     max_tokens: int | None = None
     ce_tokens: int | None = 16_384
     options: Mapping[str, Any] = field(default_factory=dict)
     """Those of the experiment alone."""
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            raise ExpanderSaeError(f"expected a preset out of {', '.join(PRESETS)}; got {self.preset!r}")
+        find_preset(self.preset)
         if not self.seeds or not self.degrees:
             raise ExpanderSaeError("expected at least one seed and one degree; got none")
 
@@ -57,37 +57,41 @@ class Settings:
         """Whether this is the paper's recipe."""
         return self.preset == "paper"
 
+    def obeyed(self) -> Preset:
+        """The preset with what was given in its place."""
+        return find_preset(self.preset).obeying(
+            tokens=self.tokens, batch_size=self.batch_size, learning_rate=self.learning_rate, stages=self.stages
+        )
+
     def n_for(self, d_in: int) -> int:
         """Latents of the Expander and full dense SAEs."""
         return self.expansion * d_in if self.n_latents is None else self.n_latents
 
     def training(self) -> TrainConfig:
         """The preset with what was given."""
-        given = {"tokens": self.tokens, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
-        changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        config = replace(PRESETS[self.preset], **changed)
+        config = self.obeyed().training
         # Ten places along a short pass, too.
-        return replace(config, heldout_every=min(config.heldout_every, max(1, config.steps // 10)))
+        heldout_every = min(config.watch.heldout_every, max(1, config.steps // 10))
+        return replace(config, watch=replace(config.watch, heldout_every=heldout_every))
 
     def evaluation(self) -> EvaluationSettings:
         """How SAEs are measured."""
         return EvaluationSettings(
             max_tokens=self.max_tokens,
             ce_tokens=self.ce_tokens,
-            splice="everywhere" if self.paper else "ordinary",
-            keep_special_tokens=self.paper,
-            outlier_medians=self.training().outlier_medians,
+            splice=self.obeyed().splice,
+            keep_special_tokens=self.obeyed().keep_special_tokens,
+            outlier_medians=self.training().inputs.outlier_medians,
         )
 
     def sae_options(self) -> dict[str, Any]:
         """Options of every SAE, as `run_frontier` takes them."""
-        if self.paper:
-            return paper_grid_options()
-        return {"stages": min(self.stages, self.k)}
+        options = self.obeyed().sae_options()
+        return {**options, "stages": min(options["stages"], self.k)}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {**asdict(self), "options": dict(self.options)}
+        return {**asdict(self), "stages": self.obeyed().stages, "options": dict(self.options)}
 
 
 def written(folder: Path) -> str:

@@ -34,7 +34,7 @@ def measure(context: Context) -> Measured:
     readings = {way: [str(one) for one in context.option(way)] for way in ("dictionary_readings", "encoder_readings")}
     for reading in [reading for given in readings.values() for reading in given]:
         parse_reading(reading).check(settings.k, settings.n_for(context.store.d_in))  # before training, not after
-    if settings.paper or not settings.stages:
+    if settings.paper or not settings.sae_options()["stages"]:
         raise ExpanderSaeError("expected the default preset and --stages above 0: the encoders learn from pursuit")
     if not budgets or any(budget < 2 or budget % 2 or budget > context.store.d_in for budget in budgets):
         raise ExpanderSaeError(f"expected budgets as even numbers of 2 to d_in = {context.store.d_in}; got {budgets}")
@@ -58,8 +58,8 @@ def _with_encoders(
         context.settings.training(),
         seed=record.seed,
         learning_rate=context.option("learning_rate"),
+        revive=None,
         amortise=True,
-        aux_coefficient=0.0,
     )
     configs = {"taught": config, "end to end": replace(config, amortise=False, fine_tune=True, stages=0)}
     teacher = load_sae(source)

@@ -8,6 +8,7 @@ fires a few times in a batch, and what so few tokens ask for is mostly noise, ab
 replace are small.
 """
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -15,13 +16,100 @@ from torch import Tensor
 
 from expander_sae.graphs import mask_from_rows
 from expander_sae.ops import Codes, sparse_decode
-from expander_sae.saes import ExpanderSae, IrregularSae
+from expander_sae.records import ExpanderSaeError
+from expander_sae.saes import AbstractSae, ExpanderSae
+
+from .part import Found, Part, Step, Trained
 
 MARGIN = 1.2
 """A move must promise this many times the value it gives up: noise otherwise moves entries back and forth."""
 
 TOKENS_AT_ONCE = 4096
 """Tokens whose requests are summed in one go; their residuals, [tokens, d_in], are kept until then."""
+
+
+@dataclass(frozen=True)
+class MoveSupports:
+    """When and how far entries of a dictionary move to other rows.
+
+    Only those of Expander SAEs that encode by pursuit: learned supports crowd on strong coordinates, which one-shot
+    TopK cannot disentangle. While they move, each SAE holds n_latents * d_in floats of what tokens ask for (134 MB at
+    2048 x 16384) and residuals of up to 4,096 tokens.
+    """
+
+    every: int = 20
+    """Steps between moves."""
+    entries: int | None = None
+    """Most entries of one column moved at a time; None: a quarter of them, two at least."""
+    until: float = 0.85
+    """Share of the steps after which the mask stays as it is, so that the values can settle."""
+    row_cap: float | None = None
+    """No row gets more columns than this many times the mean; None: no bound."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or (self.entries or 1) < 1 or (self.row_cap or 1.0) < 1.0:
+            raise ExpanderSaeError(
+                "expected every >= 1, entries >= 1 (or none) and row_cap >= 1 (or none) in MoveSupports; got "
+                f"{self.every}, {self.entries}, {self.row_cap}. move_supports=None leaves the mask as it is."
+            )
+
+
+class MoveSupportsPart(Part):
+    """Sums what tokens ask for, and moves entries every so many steps."""
+
+    def __init__(self, config: MoveSupports, trained: Trained) -> None:
+        assert isinstance(trained.sae, ExpanderSae)
+        self.config, self.sae, self.optimizer = config, trained.sae, trained.optimizer
+        self.until = config.until * trained.steps
+        self.moved = 0
+        self.requests = Requests(self.sae.n_latents, self.sae.d_in, self.sae.b_dec.device) if self._learns(0) else None
+
+    @staticmethod
+    def can_move(sae: AbstractSae) -> bool:
+        """Whether an SAE's entries may move. An encoder of its own would have to move with the dictionary: teach it
+        once the rows are settled."""
+        return isinstance(sae, ExpanderSae) and sae.reading.least_squares and sae.tied
+
+    def moves_in(self, number: int) -> bool:
+        """Whether entries move at the end of this step, 0-based."""
+        return self._learns(number) and (number + 1) % self.config.every == 0
+
+    def _learns(self, number: int) -> bool:
+        return number < self.until
+
+    def wants_residual(self, step: Step) -> bool:
+        """While entries move."""
+        return self._learns(step.number)
+
+    def after_step(self, step: Step, found: Found) -> None:
+        """Add what this batch asks for, and move entries where that is due."""
+        if not self._learns(step.number):
+            self.requests = None  # no more moves: what was asked since the last one need not be kept
+            return
+        assert found.residual is not None
+        assert self.requests is not None
+        self.requests.add(found.codes, found.residual)
+        if self.moves_in(step.number):
+            entries = max(2, self.sae.degree // 4) if self.config.entries is None else self.config.entries
+            moves = plan_moves(self.sae, self.requests, entries, self.config.row_cap)
+            self.moved += apply_moves(self.sae, moves, self.optimizer)
+            self.requests.clear()
+
+    def logged(self) -> dict[str, float]:
+        """Entries moved so far, where there are any."""
+        return {"moved_entries": self.moved} if self.moved else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was asked since the last move, and how many entries have moved."""
+        return {"moved": self.moved, "requests": None if self.requests is None else self.requests.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.moved = state["moved"]
+        if state["requests"] is None:
+            self.requests = None
+        elif self.requests is not None:
+            self.requests.load_state_dict(state["requests"])
 
 
 class Moves(NamedTuple):
@@ -167,34 +255,3 @@ def apply_moves(sae: ExpanderSae, moves: Moves, optimizer: torch.optim.Optimizer
         tensor.copy_(tensor.gather(1, order))
     sae.set_mask(mask_from_rows(rows.cpu().numpy(), d_in=sae.d_in))
     return len(moves.latents)
-
-
-@torch.no_grad()
-def keep_entries(sae: IrregularSae, energy: Tensor, optimizer: torch.optim.Optimizer) -> int:
-    """Drop the entries that matter least until `sae.entries` are left, moments too; returns how many were dropped.
-
-    Dropping entry w_ij of a unit column raises the squared error by about `w_ij^2 S_j` with S_j the energy of the
-    column's codes, so that is the order; every column keeps half the mean degree (at least one entry), every row one.
-
-    Args:
-        sae: changed in place.
-        energy: S [n_latents], of recent codes, in any unit.
-        optimizer: Adam over its parameters.
-    """
-    raw = sae.columns.raw
-    worth = sae.values.square() * energy.clamp_min(1e-6 * float(energy.mean()))[:, None]
-    present = sae.present()
-    fewest = max(1, sae.entries // sae.n_latents // 2)
-    worth.scatter_(1, worth.topk(fewest, dim=1).indices, torch.inf)
-    rows = sae.rows.long().reshape(-1)
-    largest = worth.new_zeros(sae.d_in).scatter_reduce_(0, rows, worth.reshape(-1), "amax")
-    last = (worth == largest[rows].view_as(worth)) & worth.isfinite()
-    worth[last] = torch.finfo(worth.dtype).max  # after the columns' own
-    worth[~present] = -1.0
-    kept = torch.zeros_like(present)
-    kept.view(-1)[worth.view(-1).topk(min(sae.entries, int(present.sum()))).indices] = True
-    dropped = int((present & ~kept).sum())
-    state = optimizer.state[raw]
-    for tensor in (raw, *(state[name] for name in ("exp_avg", "exp_avg_sq") if name in state)):
-        tensor.mul_(kept)
-    return dropped

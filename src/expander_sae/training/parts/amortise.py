@@ -6,10 +6,10 @@ from torch import Tensor
 from expander_sae.ops import Codes
 from expander_sae.pursuit import Encoder
 from expander_sae.records import ExpanderSaeError
-from expander_sae.saes import ExpanderSae, InputStatistics
+from expander_sae.saes import AbstractSae, ExpanderSae
 
-from .config import TrainConfig
-from .member import Member
+from ..firing import FiringHistory
+from .part import Found, Part
 
 
 def with_own_encoder(sae: ExpanderSae) -> ExpanderSae:
@@ -77,10 +77,12 @@ def amortisation_loss(sae: ExpanderSae, x: Tensor, target: Codes, own: Codes) ->
     return error / target.values.square().sum().clamp_min(1e-30)
 
 
-class EncoderMember(Member):
-    """Trains the encoder of one SAE and leaves its dictionary alone."""
+class AmortisePart(Part):
+    """The loss of an encoder that is taught, and the only part beside it; the dictionary is left alone."""
 
-    def __init__(self, name: str, sae: ExpanderSae, config: TrainConfig, statistics: InputStatistics) -> None:
+    def __init__(
+        self, name: str, sae: AbstractSae, variance: float, history: FiringHistory, dead_after_tokens: int
+    ) -> None:
         if (
             not isinstance(sae, ExpanderSae)
             or sae.encoder is None
@@ -88,39 +90,29 @@ class EncoderMember(Member):
             or not sae.reading.least_squares
         ):
             raise ExpanderSaeError(
-                f"expected {name!r} to have an encoder of its own to amortise; see `with_own_encoder`"
+                f"expected an Expander SAE with an encoder of its own to amortise; {name!r} is {sae.kind}, without one "
+                "or without a pursuit to learn from. See `with_own_encoder`."
             )
-        center = sae.center().detach().clone()
-        super().__init__(name, sae, config, statistics)
-        with torch.no_grad():  # back from what a new SAE starts with, in the new units
-            sae.b_dec.copy_(center * sae.input_scale)
-        self.optimizer = torch.optim.Adam(
-            [sae.encoder, sae.b_enc], lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True
-        )
+        self.sae, self.variance = sae, variance
+        self.history, self.dead_after_tokens = history, dead_after_tokens
+        self.parameters = [sae.encoder, sae.b_enc]
 
-    def step(self, step: int, x: Tensor) -> None:
-        """One optimiser step of the encoder on x [batch, d_in]."""
-        if self.diverged:
-            return
+    def __call__(self, x: Tensor, *, keep_residual: bool = False) -> Found:
+        """`amortisation_loss` of x [batch, d_in], with the encoder's own codes."""
+        del keep_residual
         sae = self.sae
-        assert isinstance(sae, ExpanderSae)
         with torch.no_grad():
             target = sae.encode(x)
             own = sae.encode(x, reading=Encoder())
             fvu = (x - sae.decode(own)).square().sum() / (x.shape[0] * self.variance)
-        loss = amortisation_loss(sae, x, target, own)
-        if not bool(torch.isfinite(loss)):
-            self.diverged = True
-            return
-        self.descend(step, loss)
-        if self.diverged:
-            return
         fired = torch.zeros(sae.n_latents, dtype=torch.bool, device=x.device)
         fired[own.indices[own.values != 0]] = True
-        self.history.update(fired, x.shape[0])
-        dead = self.history.dead(self.config.dead_after_tokens)
-        self.last |= {"loss": float(loss.detach()), "fvu": float(fvu), "dead_fraction": dead.numel() / sae.n_latents}
+        return Found(amortisation_loss(sae, x, target, own), fvu, own, fired)
 
     def rebuild(self, x: Tensor) -> Tensor:
         """x_hat [tokens, d_in] by the encoder."""
         return self.sae.decode(self.sae.encode(x, reading=Encoder()))
+
+    def logged(self) -> dict[str, float]:
+        """The share of dead latents with this step counted, as there is no part that works with the one before."""
+        return {"dead_fraction": self.history.dead(self.dead_after_tokens).numel() / self.sae.n_latents}

@@ -1,4 +1,7 @@
-"""What a certificate asks of a dictionary, as training can give it: flat columns and little coherence."""
+"""Incoherent columns: a penalty on the largest inner products, as certificates ask for."""
+
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -6,39 +9,42 @@ from torch import Tensor
 from expander_sae.ops import encode_topk
 from expander_sae.ops.autograd import own_precision
 from expander_sae.records import ExpanderSaeError
-from expander_sae.saes import AbstractSae, ExpanderSae
+from expander_sae.saes import AbstractSae
 
-from .flat_columns import flatten_columns
+from .part import Found, Part, Step, Trained
 
 
-@torch.no_grad()
-def keep_flat(sae: ExpanderSae, flatness: float) -> int:
-    """Project every column on the nearest one with max_i |w_ij| / min_i |w_ij| <= flatness; how many were not.
+@dataclass(frozen=True)
+class Coherence:
+    """A penalty on the k largest inner products of sampled columns with others: the terms of the cumulative coherence
+    mu_1(k)."""
 
-    Args:
-        sae: its `columns.raw` [n_latents, degree] change in place, by `flatten_columns`.
-        flatness: at least 1; float32 rounding may leave a ratio a few ulp above it.
+    weight: float = 1.0
+    """Of their mean square in the loss."""
+    columns: int = 256
+    """Sampled in each step."""
 
-    Raises:
-        ExpanderSaeError: flatness below 1, or a column that is zero or not finite.
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < math.inf or self.columns < 1:
+            raise ExpanderSaeError(
+                "expected a finite weight > 0 and columns >= 1 in Coherence (--coherence); got "
+                f"{self.weight} and {self.columns}. coherence=None turns the penalty off."
+            )
 
-    Source: projected gradient steps; the projection is `flatten_columns`.
 
-    Example:
-        >>> sae = ExpanderSae(d_in=16, n_latents=32, degree=4, k=2)
-        >>> _ = keep_flat(sae, 2.0)
-        >>> bool((sae.values.abs().amax(1) / sae.values.abs().amin(1) < 2.001).all())
-        True
-    """
-    if not flatness >= 1:
-        raise ExpanderSaeError(f"expected a flatness of at least 1, saw {flatness}.")
-    raw = sae.columns.raw
-    size = raw.abs()
-    # A little slack, or the rounding of one projection would ask for the next.
-    uneven = (size.amax(dim=1) > flatness * (1 + 1e-6) * size.amin(dim=1)).nonzero()[:, 0]
-    if len(uneven):
-        raw[uneven] = torch.from_numpy(flatten_columns(raw[uneven].cpu().numpy(), flatness)).to(raw)
-    return len(uneven)
+class CoherencePart(Part):
+    """Adds `coherence_penalty` of columns that it draws in each step."""
+
+    def __init__(self, config: Coherence, trained: Trained) -> None:
+        self.config, self.sae, self.generator = config, trained.sae, trained.generator
+
+    def before_step(self, step: Step, found: Found) -> Tensor:
+        """The penalty, times its weight."""
+        del step, found
+        sae = self.sae
+        sampled = torch.randperm(sae.n_latents, generator=self.generator, device="cpu")[: self.config.columns]
+        penalty = coherence_penalty(sae, sampled.to(sae.b_dec.device), min(sae.k, sae.n_latents - 1))
+        return self.config.weight * penalty
 
 
 @own_precision

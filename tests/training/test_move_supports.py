@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,11 +8,17 @@ from memory_source import MemorySource
 from expander_sae.ops import Codes
 from expander_sae.pursuit import Encoder, Stages
 from expander_sae.saes import ExpanderSae, load_sae
-from expander_sae.training import TrainConfig, rewire, train
-from expander_sae.training.rewire import Requests, apply_moves, plan_moves
+from expander_sae.training import MoveSupports, TrainConfig, Watch, train
+from expander_sae.training.parts import move_supports
+from expander_sae.training.parts.move_supports import Requests, apply_moves, plan_moves
 
 CONFIG = TrainConfig(
-    tokens=256 * 80, batch_size=256, learning_rate=1e-2, rewire_every=5, checkpoint_every=20, dead_after_tokens=2000
+    tokens=256 * 80,
+    batch_size=256,
+    learning_rate=1e-2,
+    dead_after_tokens=2000,
+    move_supports=MoveSupports(every=5),
+    watch=Watch(checkpoint_every=20),
 )
 
 
@@ -43,7 +51,7 @@ def test_learned_supports_beat_fixed_ones_and_pursuit_beats_one_shot(tmp_path):
         "learned": sae_with_stages(),
     }
     for name, sae in saes.items():
-        config = CONFIG if name == "learned" else TrainConfig(**(CONFIG.to_dict() | {"rewire_every": 0}))
+        config = CONFIG if name == "learned" else replace(CONFIG, move_supports=None)
         train({name: sae}, MemorySource(x), config, folder=tmp_path / name, progress=False)
     errors = {name: fvu(load_sae(tmp_path / name / name), x) for name in saes}
     assert errors["learned"] < 0.8 * errors["fixed"]
@@ -67,7 +75,7 @@ def test_the_mask_stays_left_regular_and_is_saved_as_rows(tmp_path):
 @pytest.mark.parametrize(("interrupt_at", "at_once"), [(41, 4096), (44, 600), (71, 4096)])
 def test_resumed_rewiring_is_bit_identical(tmp_path, monkeypatch, interrupt_at, at_once):
     monkeypatch.setattr(
-        rewire, "TOKENS_AT_ONCE", at_once
+        move_supports, "TOKENS_AT_ONCE", at_once
     )  # 600: two batches are summed and one waits; 71: no more moves
     x = block_activations()
     whole, parts = sae_with_stages(), sae_with_stages()
@@ -116,7 +124,9 @@ def test_moves_against_the_formula():
 def test_what_batches_ask_for_adds_up_until_it_is_forgotten(monkeypatch):
     sae, out, _ = planned()
     assert out.residual is not None
-    monkeypatch.setattr(rewire, "TOKENS_AT_ONCE", 200)  # some of the batches below are summed, the last ones wait
+    monkeypatch.setattr(
+        move_supports, "TOKENS_AT_ONCE", 200
+    )  # some of the batches below are summed, the last ones wait
     parts, whole = asked(out.codes, out.residual, parts=7), asked(out.codes, out.residual, parts=1)
     again = Requests(256, 48, torch.device("cpu"))
     again.load_state_dict(parts.state_dict())
@@ -131,7 +141,7 @@ def test_what_batches_ask_for_adds_up_until_it_is_forgotten(monkeypatch):
 
 @pytest.mark.parametrize(("given", "most"), [(None, 2), (4, 4), (1, 1)])
 def test_a_quarter_of_a_column_may_move_at_a_time(tmp_path, given, most):
-    config = TrainConfig(**(CONFIG.to_dict() | {"tokens": 256 * 5, "rewire_entries": given}))
+    config = replace(CONFIG, tokens=256 * 5, move_supports=MoveSupports(every=5, entries=given))
     sae = sae_with_stages()
     before = sae.mask.rows.copy()
     train({"sae": sae}, MemorySource(block_activations()), config, folder=tmp_path, progress=False)

@@ -1,0 +1,104 @@
+"""Whole recipes by name: how SAEs are built, trained and measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from expander_sae.records import ExpanderSaeError
+
+from .config import DEFAULT_RECIPE, Inputs, TrainConfig, Watch
+from .optimizer import Schedule
+from .parts import Resample
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One recipe. What a user says stands above it: `obeying`."""
+
+    training: TrainConfig = DEFAULT_RECIPE
+    signed: bool = False
+    """TopK without a ReLU."""
+    latent_bias: bool = False
+    """A learned bias per latent."""
+    construction: str = "balanced"
+    """How masks are made."""
+    dense_draw: bool = False
+    """Expander SAEs start at the values of the dense SAE of their seed."""
+    stages: int = 8
+    """Of the pursuit that Expander SAEs encode by; 0: one-shot TopK."""
+    spare: int | None = None
+    """Columns each of those stages picks beyond its share and drops again; None: two for each it adds."""
+    keep_special_tokens: bool = False
+    """Train and measure on first positions and special tokens too."""
+    splice: str = "ordinary"
+    """Where reconstructions go for the cross entropy: "ordinary" tokens or "everywhere"."""
+
+    def obeying(
+        self,
+        *,
+        tokens: int | None = None,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        **given: Any,
+    ) -> Preset:
+        """This recipe with what was said explicitly, a field of it or one of the three of `training`; None: not said.
+
+        Example:
+            >>> changed = PRESETS["paper"].obeying(stages=4, signed=False, latent_bias=None, tokens=1000)
+            >>> changed.stages, changed.signed, changed.latent_bias, changed.training.steps
+            (4, False, True, 4)
+        """
+        trained = {"tokens": tokens, "batch_size": batch_size, "learning_rate": learning_rate}
+        return replace(self, training=replace(self.training, **_said(trained)), **_said(given))
+
+    def sae_options(self) -> dict[str, Any]:
+        """How many SAEs are built, as `expander_sae.frontier.run_frontier` takes it."""
+        names = ("signed", "latent_bias", "construction", "dense_draw", "stages", "spare")
+        return {name: getattr(self, name) for name in names}
+
+
+PRESETS = {
+    "default": Preset(),
+    # arXiv 2607.01799: 5,000 steps of 256 draws with replacement, raw squared error, cosine 3e-4 -> 1e-5, no warm-up,
+    # residual resampling every 1,000 steps; signed TopK with a latent bias on uniform masks without an empty row.
+    "paper": Preset(
+        training=TrainConfig(
+            tokens=5_000 * 256,
+            batch_size=256,
+            learning_rate=3e-4,
+            stages=None,
+            spare=None,
+            loss_unit="token",
+            schedule=Schedule("cosine", warmup=0.0, decay=0.0, final=1e-5),
+            inputs=Inputs(scale=False, center=False, outlier_medians=None, with_replacement=True),
+            revive=None,
+            resample=Resample(every=1_000),
+            move_supports=None,
+            watch=Watch(heldout_every=250),
+        ),
+        signed=True,
+        latent_bias=True,
+        construction="repaired",
+        dense_draw=True,
+        stages=0,
+        spare=0,
+        keep_special_tokens=True,
+        splice="everywhere",
+    ),
+}
+
+
+def find_preset(name: str) -> Preset:
+    """The recipe of a name.
+
+    Raises:
+        ExpanderSaeError: there is none.
+    """
+    if name not in PRESETS:
+        raise ExpanderSaeError(f"expected --preset (preset=) out of {', '.join(PRESETS)}; got {name!r}")
+    return PRESETS[name]
+
+
+def _said(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,183 @@
+"""The moving state of one pass: which step it is at, its members, and what is written on the way."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from expander_sae.records import ExpanderSaeError, disk_errors
+from expander_sae.records.interrupts import held_back
+from expander_sae.records.progress import Bars
+from expander_sae.saes.init import token_norms
+
+from .checkpointing import CHECKPOINT, load_checkpoint, save_checkpoint, truncate_metrics
+from .config import TrainConfig
+from .member import Member
+
+METRICS = "metrics.jsonl"
+
+
+class BatchSource(Protocol):
+    """Where activations come from; `expander_sae.activations.ActivationStream` is one."""
+
+    def __next__(self) -> Tensor:
+        """x [batch, d_in], float32."""
+        ...
+
+    def sample(self, n: int, *, seed: int) -> Tensor:
+        """Some ordinary activations [at most n, d_in]."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What the activations are, for records and for refusing to resume on others."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream is."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where it was."""
+        ...
+
+
+class Run:
+    """The moving state of one pass."""
+
+    def __init__(
+        self,
+        folder: Path,
+        members: list[Member],
+        stream: BatchSource,
+        config: TrainConfig,
+        mark: str,
+        largest_norm: float | None,
+        heldout: Tensor | None,
+    ) -> None:
+        self.folder, self.members, self.stream = folder, members, stream
+        self.config, self.mark, self.largest_norm = config, mark, largest_norm
+        self.heldout = heldout
+        self.step, self.tokens, self.seconds, self.outliers = 0, 0, 0.0, 0
+        self.saved: int | None = None
+
+    def resume(self, before_seals: str, overwrite: bool) -> None:
+        """Load the checkpoint of an interrupted pass, if there is one; `overwrite` begins anew where it is not of this
+        pass."""
+        try:
+            state = load_checkpoint(self.folder, self.mark, before_seals=before_seals)
+        except ExpanderSaeError:
+            if not overwrite:
+                raise
+            (self.folder / CHECKPOINT).unlink()
+            state = None
+        names = {member.name for member in self.members}
+        truncate_metrics(self.folder / METRICS, state["step"] if state else 0, names)
+        if state is None:
+            return
+        self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
+        self.outliers = state["outliers"]
+        self.stream.load_state_dict(state["stream"])
+        for member in self.members:
+            member.load_state_dict(state["members"][member.name])
+
+    def save(self) -> None:
+        """Write a checkpoint, unless the last one is of this step."""
+        if self.saved == self.step:
+            return
+        save_checkpoint(
+            self.folder,
+            {
+                "fingerprint": self.mark,
+                "step": self.step,
+                "tokens": self.tokens,
+                "seconds": self.seconds,
+                "outliers": self.outliers,
+                "stream": self.stream.state_dict(),
+                "members": {member.name: member.state_dict() for member in self.members},
+            },
+        )
+        self.saved = self.step
+
+    def to_the_end(self, show: "_Show") -> None:
+        """Every step that is left."""
+        config, watch = self.config, self.config.watch
+        # A checkpoint must see the stream and the members at the same step, and must be written whole: an interrupt
+        # waits for both, however often it comes.
+        with held_back() as interrupts:
+            while self.step < config.steps:
+                started = time.perf_counter()
+                self._one_step()
+                self.seconds += time.perf_counter() - started
+                measured = self._measures_heldout()
+                if measured or self.step % watch.log_every == 0 or self.step == config.steps:
+                    self._log(measured)
+                    show(self)
+                if interrupts or (watch.checkpoint_every and self.step % watch.checkpoint_every == 0):
+                    self.save()
+                if interrupts:
+                    break
+
+    def _one_step(self) -> None:
+        x = next(self.stream)
+        norms = token_norms(x, f"activations in the batch of step {self.step}")
+        if self.largest_norm is not None:
+            keep = norms <= self.largest_norm
+            if not bool(keep.all()):
+                self.outliers += int((~keep).sum())
+                x = x[keep]
+        if x.shape[0]:
+            there: dict[torch.device, Tensor] = {}
+            for member in self.members:
+                if member.device not in there:
+                    there[member.device] = x.to(member.device)
+                member.step(self.step, there[member.device])
+        self.step += 1
+        self.tokens += x.shape[0]
+
+    def _measures_heldout(self) -> bool:
+        every = self.config.watch.heldout_every
+        return self.heldout is not None and every > 0 and (self.step % every == 0 or self.step == self.config.steps)
+
+    def _log(self, measured: bool) -> None:
+        there: dict[torch.device, Tensor] = {}
+        lines = []
+        for member in self.members:
+            line = {"step": self.step - 1, "tokens": self.tokens, "name": member.name, **member.last}
+            if measured and self.heldout is not None:
+                if member.device not in there:
+                    there[member.device] = self.heldout.to(member.device)
+                line |= member.measure(there[member.device])
+            lines.append(json.dumps(line | {"diverged": member.diverged}) + "\n")
+        path = self.folder / METRICS
+        with disk_errors(path), open(path, "a", encoding="utf-8") as metrics:
+            metrics.write("".join(lines))
+
+
+class _Show(Protocol):
+    def __call__(self, run: Run) -> None: ...
+
+
+@contextmanager
+def bar(progress: bool, steps: int, done: int) -> Iterator[_Show]:
+    """A progress bar with the numbers of all SAEs in the pass: best and worst."""
+    with Bars("train", show=progress) as bars:
+        one = bars.begin(total=steps, done=done)
+
+        def show(run: Run) -> None:
+            live = [member.last for member in run.members if member.last]
+            if not live:
+                return
+            spans = [
+                f"{name} {min(m[key] for m in live):.3f}"
+                + (f"..{max(m[key] for m in live):.3f}" if len(live) > 1 else "")
+                for name, key in (("loss", "loss"), ("fvu", "fvu"), ("dead", "dead_fraction"))
+            ]
+            speed = run.tokens / run.seconds if run.seconds else 0.0
+            bars.update(one, done=run.step, text=f"{'  '.join(spans)}  {speed:,.0f} tokens/s")
+
+        yield show
