@@ -106,7 +106,7 @@ def test_a_damaged_or_lost_shard_is_written_again(model, text, tmp_path):
 def test_other_settings_are_refused_and_nothing_is_touched(model, text, tmp_path):
     harvest(model, text, tmp_path / "h", **SETTINGS)
     before = files(tmp_path / "h")
-    with pytest.raises(ExpanderSaeError, match="layer = 0, found 1"):
+    with pytest.raises(ExpanderSaeError, match="layer = 0; got 1"):
         harvest(model, text, tmp_path / "h", **{**SETTINGS, "layer": 0})
     other = write_jsonl(tmp_path / "other.jsonl", make_documents(24, seed=5))
     with pytest.raises(ExpanderSaeError, match="text_sha256"):

@@ -243,7 +243,7 @@ def test_bad_texts(model, tmp_path):
         with pytest.raises(ExpanderSaeError, match="expected"):
             list(read_documents(tmp_path / name))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ExpanderSaeError, match="found none"):
+    with pytest.raises(ExpanderSaeError, match="got none"):
         list(read_documents(tmp_path / "empty"))
     with pytest.raises(ExpanderSaeError, match="no such file"):
         list(read_documents("surely-no/such-dataset"))

@@ -161,7 +161,7 @@ def test_helpers(is_dense):
         ({"tolerance": float("nan")}, "tolerance"),
         ({"steps": 3}, "steps is for"),
         ({"steps": 0, "method": "mp"}, "steps >= 1"),
-        ({"backend": "cuda"}, "backend must be one of"),
+        ({"backend": "cuda"}, "expected backend as one of"),
         ({"center": torch.zeros(3)}, "center"),
         ({"warm_start": Codes(torch.zeros(3, 5, dtype=torch.int64), torch.zeros(3, 5))}, "at most k"),
         ({"warm_start": Codes(torch.full((3, 2), 30), torch.zeros(3, 2))}, "not below n_latents"),

@@ -113,7 +113,9 @@ def train(
         "spare": usual_spare(k, stages, shared["n_latents"]) if spare is None else spare,
     }
     if irregular and not stages:
-        raise ExpanderSaeError("expected --stages above 0 and the default preset beside --irregular: entries move")
+        raise ExpanderSaeError(
+            "expected --stages above 0 and the default preset beside --irregular; got others, by which no entries move"
+        )
     saes: dict[str, AbstractSae] = {}
     for d in integers(degree, "--degree"):
         given = {**shared, **pursuit, "construction": construction}

@@ -172,23 +172,23 @@ def _check(
     outlier_medians: float | None,
 ) -> None:
     if not saes:
-        raise ExpanderSaeError("expected at least one SAE to evaluate, got none")
+        raise ExpanderSaeError("expected at least one SAE to evaluate; got none")
     settings = store.manifest["settings"]
     for name, sae in saes.items():
         if sae.d_in != store.d_in:
             raise ExpanderSaeError(
                 f"expected SAEs of d_in {store.d_in}, that of the activations "
-                f"({settings['model_id']}, {settings.get('module') or settings['layer']}), "
-                f"but {name} has {sae.d_in}. Was it trained on another model?"
+                f"({settings['model_id']}, {settings.get('module') or settings['layer']}); "
+                f"got {name} of {sae.d_in}. Was it trained on another model?"
             )
     if splice not in SPLICES:
-        raise ExpanderSaeError(f"expected splice to be one of {', '.join(SPLICES)}, got {splice!r}")
+        raise ExpanderSaeError(f"expected splice to be one of {', '.join(SPLICES)}; got {splice!r}")
     for what, number in (("batch size", batch_size), ("number of tokens", max_tokens)):
         if number is not None and number < 1:
-            raise ExpanderSaeError(f"expected a positive {what}, got {number}")
+            raise ExpanderSaeError(f"expected a positive {what}; got {number}")
     if outlier_medians is not None and outlier_medians <= 1:
         raise ExpanderSaeError(
-            f"expected an outlier limit above 1 median, got {outlier_medians}: half of all tokens are above "
+            f"expected an outlier limit above 1 median; got {outlier_medians}: half of all tokens are above "
             "the median itself. Leave it unset to keep every token."
         )
 
@@ -198,7 +198,7 @@ def _place(store: ActivationStore) -> int | str:
     settings = store.manifest["settings"]
     if settings.get("items", False):
         raise ExpanderSaeError(
-            "expected activations of a language model's text for the cross entropy; these are of whole items. "
+            "expected activations of a language model's text for the cross entropy; got those of whole items. "
             "Leave it out with --no-ce."
         )
     return settings.get("module") or settings["layer"]

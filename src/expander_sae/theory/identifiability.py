@@ -72,7 +72,7 @@ def stopping_distance_from_expansion(size: int, loss: float) -> int:
         8
     """
     if size < 1 or not 0 <= loss < 0.5:
-        raise ExpanderSaeError(f"expected a size of at least 1 and a loss in [0, 1/2), saw {size} and {loss}.")
+        raise ExpanderSaeError(f"expected a size of at least 1 and a loss in [0, 1/2); got {size} and {loss}.")
     if size == 1:
         return 2
     if loss == 0:
@@ -115,7 +115,7 @@ def stable_size(overlap_babel: np.ndarray, degree: int, beta: float) -> int:
         7
     """
     if not beta >= 1:
-        raise ExpanderSaeError(f"expected a flatness ratio beta of at least 1, saw {beta}.")
+        raise ExpanderSaeError(f"expected a flatness ratio beta of at least 1; got {beta}.")
     loss = expansion_loss_bound(overlap_babel, degree)
     below = loss < 1 / (1 + beta) - _SLACK
     return int(len(loss) if below.all() else np.argmin(below)) - 1

@@ -31,7 +31,7 @@ def keep_flat(sae: ExpanderSae, flatness: float) -> int:
         True
     """
     if not flatness >= 1:
-        raise ExpanderSaeError(f"expected a flatness of at least 1, saw {flatness}.")
+        raise ExpanderSaeError(f"expected a flatness of at least 1; got {flatness}")
     raw = sae.columns.raw
     size = raw.abs()
     # A little slack, or the rounding of one projection would ask for the next.
@@ -67,7 +67,7 @@ def coherence_penalty(sae: AbstractSae, columns: Tensor, p: int) -> Tensor:
         0.5
     """
     if not 1 <= p < sae.n_latents:
-        raise ExpanderSaeError(f"expected p from 1 to {sae.n_latents - 1}, saw {p}.")
+        raise ExpanderSaeError(f"expected p from 1 to {sae.n_latents - 1}; got {p}")
     rows, values, _ = sae.dictionary()
     chosen = _dense(rows, values, columns, sae.d_in)
     with torch.no_grad():
