@@ -136,7 +136,7 @@ def test_manifest_of_something_else(folder, broken):
 def test_manifest_of_another_format_or_with_false_counts(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "format_version": 2}))
-    refused(folder, "format 1", "found 2")
+    refused(folder, "format 1", "got 2")
     manifest["tokens"]["train"]["ordinary"] += 1
     (folder / "manifest.json").write_text(json.dumps(manifest))
     refused(folder, "add up")

@@ -122,8 +122,8 @@ def load_language_model(
     missing = sorted(info.get("missing_keys", ()))
     if missing:  # transformers would go on with random weights in their place
         raise ExpanderSaeError(
-            f"expected all weights of {name}; got files without {len(missing)} of them ({missing[0]}, ...). "
-            " Download or convert it again."
+            f"expected all weights of {name}; got files with {len(missing)} missing ({missing[0]}, ...). "
+            "Download or convert it again."
         )
     model.requires_grad_(False)
     model.eval().to(device)

@@ -285,7 +285,7 @@ class _Sums:
             if math.isnan(loss):
                 raise ExpanderSaeError(
                     f"expected logits that are numbers; got NaN in the {run if isinstance(run, str) else run[1]} run. "
-                    " Run the language model with --compute-dtype float32, or check its weights."
+                    "Run the language model with --compute-dtype float32, or check its weights."
                 )
         clean, zero, mean = (self.loss[run] / self.predictions for run in ("clean", "zero", "mean"))
         out = {}

@@ -183,7 +183,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     except RecursionError as error:
         raise ExpanderSaeError(f"expected JSON in {path}; got one nested too deep to be read") from error
     except ValueError as error:  # not JSON, not UTF-8, or an integer too long to be read
-        raise ExpanderSaeError(f"expected JSON in {path}; got something else: {error}") from error
+        raise ExpanderSaeError(f"expected JSON in {path}; got a damaged file: {error}") from error
     except OSError as error:
         raise ExpanderSaeError(f"cannot read {path}: {error.strerror or error}") from error
 
