@@ -50,6 +50,8 @@ def test_stored_activations_are_those_of_the_model(model, text, tmp_path):
         everything = torch.cat(list(store.blocks(split, keep_special_tokens=True, rows_at_once=50)))
         torch.testing.assert_close(everything.float(), hidden[real], rtol=2e-3, atol=2e-3)
         ordinary = torch.cat(list(store.blocks(split)))
+        first = list(store.blocks(split, max_tokens=70, rows_at_once=50))
+        assert torch.equal(torch.cat(first), ordinary[:70])
         torch.testing.assert_close(ordinary.float(), hidden[~tokens.special], rtol=2e-3, atol=2e-3)
         assert store.n_tokens(split) == len(ordinary)
         assert store.n_tokens(split, keep_special_tokens=True) == len(everything) == tokens.n_tokens

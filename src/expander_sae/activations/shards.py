@@ -178,15 +178,27 @@ class ActivationStore:
             column = tensors.get_tensor(name)
         return column.to(torch.bool) if name == "special" else column
 
-    def blocks(self, split: str, *, keep_special_tokens: bool = False, rows_at_once: int = 8192) -> Iterator[Tensor]:
+    def blocks(
+        self,
+        split: str,
+        *,
+        keep_special_tokens: bool = False,
+        max_tokens: int | None = None,
+        rows_at_once: int = 8192,
+    ) -> Iterator[Tensor]:
         """Yield x [tokens, d_in] in stored order and dtype, at most `rows_at_once` rows at a time.
 
-        Only ordinary tokens by default: first positions and special tokens are left out.
+        Only ordinary tokens by default: first positions and special tokens are left out. `max_tokens`: no more than the
+        first so many in all; what lies behind them is not read.
         """
+        left = max_tokens
         for file, tokens in self.shards(split):
             for start in range(0, tokens, rows_at_once):
+                if left == 0:
+                    return
                 stop = min(start + rows_at_once, tokens)
-                x = self.read_rows(file, start, stop, keep_special_tokens=keep_special_tokens)
+                x = self.read_rows(file, start, stop, keep_special_tokens=keep_special_tokens)[:left]
+                left = None if left is None else left - len(x)
                 if len(x):
                     yield x
 

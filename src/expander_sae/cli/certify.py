@@ -134,13 +134,9 @@ def _codes(
         raise ExpanderSaeError(f"expected activations of d_in {sae.d_in}, that of the SAE; got {store.d_in} in {acts}.")
     mismatches = check_provenance(name, sae, Provenance.of_settings(store.manifest["settings"]))
     reader = sae if inference is None else sae.read_by(inference)
-    shares, left = CodeShares(sae.rows, sae.values.detach(), d_in=sae.d_in, signed=sae.signed), max_tokens
+    shares = CodeShares(sae.rows, sae.values.detach(), d_in=sae.d_in, signed=sae.signed)
     with torch.no_grad():
-        for block in store.blocks(split):
-            x = block[:left].float()
+        for block in store.blocks(split, max_tokens=max_tokens):
+            x = block.float()
             shares.update(x - sae.center(), reader.encode(x))
-            if left is not None:
-                left -= len(x)
-                if left <= 0:
-                    break
     return {"inference": inference, "split": split, "mismatches": mismatches, **shares.summary()}

@@ -89,7 +89,7 @@ def evaluate(
         sae.eval()
     try:
         with _bar(progress) as bar:
-            tokens = _tokens(store, split, keep_special_tokens, max_tokens)
+            tokens = store.blocks(split, keep_special_tokens=keep_special_tokens, max_tokens=max_tokens)
             reconstruction = _reconstruct(saes, tokens, batch_size, outlier_medians, bar)
             metrics = {name: sums.result() for name, sums in reconstruction.accumulators.items()}
             losses: dict[str, CrossEntropyMetrics] = {}
@@ -210,18 +210,6 @@ def _other_model(activations: Provenance, language_model: LanguageModel) -> list
     found = activations.differences(given)
     warn_of_differences("the activations come from another model than the cross entropy", found, stacklevel=3)
     return [f"cross entropy: {difference}" for difference in found]
-
-
-def _tokens(store: ActivationStore, split: str, keep_special_tokens: bool, max_tokens: int | None) -> Iterator[Tensor]:
-    left = max_tokens
-    for x in store.blocks(split, keep_special_tokens=keep_special_tokens):
-        if left is not None:
-            x = x[:left]
-            left -= len(x)
-        if len(x):
-            yield x
-        if left == 0:
-            return
 
 
 def _giant_norm(tokens: Iterator[Tensor], medians: float | None) -> tuple[float | None, Iterator[Tensor]]:

@@ -155,11 +155,6 @@ def spectral_loss_floor(mask: Mask, size: int) -> float:
     return max(0.0, 1 - degree * size / met) if met > 0 else 0.0
 
 
-def neighbour_count(mask: Mask, columns: np.ndarray) -> int:
-    """|N(S)|: how many rows the listed columns use between them."""
-    return int(np.unique(mask.rows[columns]).size)
-
-
 def is_stopping_set(mask: Mask, columns: np.ndarray) -> bool:
     """Whether the set is non-empty and no row is used by exactly one of its columns.
 

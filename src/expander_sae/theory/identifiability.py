@@ -1,6 +1,6 @@
 """When a mask or a dictionary lets no two sparse codes have the same image."""
 
-from math import ceil, inf
+from math import ceil
 
 import numpy as np
 
@@ -160,13 +160,3 @@ def spark_from_babel(babel: np.ndarray) -> int:
         2
     """
     return int(np.searchsorted(babel, 1 - _SLACK, side="left"))
-
-
-def half_loss_ceiling(d_in: int, degree: int) -> float:
-    """2 m / d: eps_s < 1/2 needs s below it whatever the mask, because |N(S)| <= m.
-
-    Example:
-        >>> round(half_loss_ceiling(512, 7))
-        146
-    """
-    return 2 * d_in / degree if degree else inf
