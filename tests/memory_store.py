@@ -21,11 +21,11 @@ class MemoryStore:
     def n_tokens(self, split):
         return len(self.x[split])
 
-    def blocks(self, split, *, keep_special_tokens=False):
+    def blocks(self, split, *, keep_special_tokens=False, max_tokens=None):
         x = self.x[split]
         if not keep_special_tokens:
             x = x[~self.special[split]]
-        yield from x.split(100)
+        yield from x[:max_tokens].split(100)
 
     def tokens(self, split):
         return self.text[split]

@@ -50,6 +50,8 @@ def test_stored_activations_are_those_of_the_model(model, text, tmp_path):
         everything = torch.cat(list(store.blocks(split, keep_special_tokens=True, rows_at_once=50)))
         torch.testing.assert_close(everything.float(), hidden[real], rtol=2e-3, atol=2e-3)
         ordinary = torch.cat(list(store.blocks(split)))
+        first = list(store.blocks(split, max_tokens=70, rows_at_once=50))
+        assert torch.equal(torch.cat(first), ordinary[:70])
         torch.testing.assert_close(ordinary.float(), hidden[~tokens.special], rtol=2e-3, atol=2e-3)
         assert store.n_tokens(split) == len(ordinary)
         assert store.n_tokens(split, keep_special_tokens=True) == len(everything) == tokens.n_tokens
@@ -106,7 +108,7 @@ def test_a_damaged_or_lost_shard_is_written_again(model, text, tmp_path):
 def test_other_settings_are_refused_and_nothing_is_touched(model, text, tmp_path):
     harvest(model, text, tmp_path / "h", **SETTINGS)
     before = files(tmp_path / "h")
-    with pytest.raises(ExpanderSaeError, match="layer = 0, found 1"):
+    with pytest.raises(ExpanderSaeError, match="layer = 0; got 1"):
         harvest(model, text, tmp_path / "h", **{**SETTINGS, "layer": 0})
     other = write_jsonl(tmp_path / "other.jsonl", make_documents(24, seed=5))
     with pytest.raises(ExpanderSaeError, match="text_sha256"):

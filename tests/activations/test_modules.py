@@ -222,7 +222,7 @@ def test_items_that_cannot_be_harvested(tmp_path):
     for out, batches, options, says in (
         ("full", images(), {}, "empty folder"),
         ("a", images(1)[:0], {}, "both splits"),
-        ("b", images(), {"module": "nowhere"}, "no 'nowhere'"),
+        ("b", images(), {"module": "nowhere"}, "got 'nowhere'"),
         ("c", images(), {"dtype": "float64"}, "stored dtype"),
         ("d", images(), {"heldout_share": 1.0}, "held-out share"),
         ("e", images(), {"special": lambda hidden: torch.zeros(2, 2, dtype=torch.bool)}, "`special`"),

@@ -139,7 +139,7 @@ def test_impossible_settings(arguments, said):
 
 def test_saes_of_another_width_or_none_at_all_or_no_tokens():
     store = MemoryStore({"heldout": torch.randn(9, D_IN + 1)})
-    with pytest.raises(ExpanderSaeError, match=f"d_in {D_IN + 1}.*d4 has {D_IN}"):
+    with pytest.raises(ExpanderSaeError, match=f"d_in {D_IN + 1}.*got d4 of {D_IN}"):
         evaluate(make_saes(), store, progress=False)
     with pytest.raises(ExpanderSaeError, match="at least one SAE"):
         evaluate({}, store, progress=False)

@@ -193,7 +193,7 @@ def test_what_is_refused(place, tmp_path):
         call("frontier", place / "acts", "--out", tmp_path / "f", "--degrees", "4,x", "--no-ce")
     with pytest.raises(ExpanderSaeError, match="--preset"):
         call("frontier", place / "acts", "--out", tmp_path / "f", "--preset", "new", "--no-ce")
-    with pytest.raises(ExpanderSaeError, match="found no manifest"):
+    with pytest.raises(ExpanderSaeError, match="got no manifest"):
         call("eval", tmp_path, tmp_path / "fresh", "--no-ce")
 
 

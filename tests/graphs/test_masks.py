@@ -97,7 +97,7 @@ def test_repaired_masks_move_entries_where_rows_are_missed() -> None:
 
 
 def test_a_mask_that_cannot_be_repaired_says_so() -> None:
-    with pytest.raises(ExpanderSaeError, match="draws left some empty"):
+    with pytest.raises(ExpanderSaeError, match="got some empty in each of"):
         make_mask("repaired", d_in=5000, n_latents=5000, degree=1, seed=0)
 
 

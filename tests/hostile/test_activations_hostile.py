@@ -136,7 +136,7 @@ def test_manifest_of_something_else(folder, broken):
 def test_manifest_of_another_format_or_with_false_counts(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "format_version": 2}))
-    refused(folder, "format 1", "found 2")
+    refused(folder, "format 1", "got 2")
     manifest["tokens"]["train"]["ordinary"] += 1
     (folder / "manifest.json").write_text(json.dumps(manifest))
     refused(folder, "add up")
@@ -243,7 +243,7 @@ def test_bad_texts(model, tmp_path):
         with pytest.raises(ExpanderSaeError, match="expected"):
             list(read_documents(tmp_path / name))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ExpanderSaeError, match="found none"):
+    with pytest.raises(ExpanderSaeError, match="got none"):
         list(read_documents(tmp_path / "empty"))
     with pytest.raises(ExpanderSaeError, match="no such file"):
         list(read_documents("surely-no/such-dataset"))

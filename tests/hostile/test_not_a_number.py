@@ -176,7 +176,7 @@ def test_nothing_is_resampled_from_a_residual_of_zeros():
 
 
 @pytest.mark.parametrize(
-    ("block", "message"), [(0, "of the language model where it is spliced"), (2, "clean run are NaN")]
+    ("block", "message"), [(0, "of the language model where it is spliced"), (2, "NaN in the clean run")]
 )
 def test_a_language_model_that_gives_nan_is_an_error(block, message, tmp_path):
     lm = load_language_model(make_tiny_model(tmp_path / "model"), dtype="float32")

@@ -48,7 +48,7 @@ KINDS = [as_jsonl, as_parquet, as_dataset]
 def test_nulls_are_left_out_and_other_values_named(tmp_path, kind):
     assert list(read_documents(kind(tmp_path, TEXTS))) == ["one text", "another text"]
     (tmp_path / "n").mkdir()
-    with pytest.raises(ExpanderSaeError, match=r"(line|row) 1, found a int: 3"):
+    with pytest.raises(ExpanderSaeError, match=r"(line|row) 1; got a int: 3"):
         list(read_documents(kind(tmp_path / "n", [3, 4])))
     with pytest.raises(ExpanderSaeError, match="'body'"):
         list(read_documents(kind(tmp_path, TEXTS), field="body"))
@@ -77,8 +77,8 @@ def test_lone_surrogates_become_a_sign_that_can_be_written(tmp_path, raw, found)
         ("b.jsonl", b'{"text": "a"}\n{"text": "caf\xe9"}\n', "UTF-8"),
         ("c.jsonl", b'{"text": ' + b"[" * 100_000 + b"\n", "one JSON object a line"),
         ("d.jsonl", b'{"text": "a", "n": ' + b"9" * 10_000 + b"}\n", "one JSON object a line"),
-        ("e.jsonl", b"[1]\n", "found a list"),
-        ("f.jsonl", b'{"text": {"a": 1}}\n', "line 1, found a dict"),
+        ("e.jsonl", b"[1]\n", "got a list"),
+        ("f.jsonl", b'{"text": {"a": 1}}\n', "line 1; got a dict"),
         ("g.csv", b"text\na\n", "ending in"),
         ("h.parquet", b"", "parquet"),
     ],
@@ -109,7 +109,9 @@ def test_a_dataset_that_stops_says_to_go_on(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_args, **_options: _Failing())
     documents = read_documents("owner/name")
     assert next(documents) == "first"
-    with pytest.raises(ExpanderSaeError, match=r"after row 1: the connection was reset\. Run the same command again"):
+    with pytest.raises(
+        ExpanderSaeError, match=r"after row 1 got the connection was reset\. Run the same command again"
+    ):
         next(documents)
 
 

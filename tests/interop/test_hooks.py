@@ -255,7 +255,7 @@ def test_mistakes(models):
     model, sae = models["llama"], tiny_sae()
     with pytest.raises(ExpanderSaeError, match=r"model\.layers\.1"), read_codes(model, "model.layer.1", sae):
         pass
-    with pytest.raises(ExpanderSaeError, match="no ''"):
+    with pytest.raises(ExpanderSaeError, match="got ''"):
         named_module(model, "")
     with pytest.raises(ExpanderSaeError, match="32 wide"), splice(model, "lm_head", sae):
         logits(model)

@@ -45,7 +45,7 @@ def test_what_saebench_checks(kind):
 
 def test_the_model_is_taken_from_the_record_or_asked_for():
     sae = KINDS["expander"]()
-    with pytest.raises(ExpanderSaeError, match="not on record"):
+    with pytest.raises(ExpanderSaeError, match="in its metadata; got neither"):
         SaeBenchAdapter(sae)
     sae.metadata = {"activations": {"model_id": "tiny", "layer": 2, "context": 64, "bos": True}}
     config = SaeBenchAdapter(sae).cfg

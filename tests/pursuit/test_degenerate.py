@@ -191,7 +191,7 @@ def test_impossible_readings_and_dictionaries_are_refused_where_they_are_made(ma
         (Stages(5), {}, "stages as a whole number in 1..4"),
         (Stages(2, 27), {}, r"spare in 0\.\.n_latents - k = 26"),
         (WarmOMP(5), {}, "latents of the encoder as a whole number in 1..4"),
-        (OMP(), {"backend": "cuda"}, "backend must be one of"),
+        (OMP(), {"backend": "cuda"}, "expected backend as one of"),
         (OMP(), {"x": torch.zeros(3, 13)}, "expected x"),
     ],
 )

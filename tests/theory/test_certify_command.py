@@ -35,10 +35,10 @@ def test_a_trained_sae_and_its_codes(tmp_path: Path, monkeypatch: pytest.MonkeyP
         def open(path: Path) -> "Store":
             return Store()
 
-        def blocks(self, split: str):
+        def blocks(self, split: str, *, max_tokens: int | None = None):
             generator = torch.Generator().manual_seed(0)
-            for _ in range(3):
-                yield torch.randn(10, 32, generator=generator).bfloat16()
+            x = torch.cat([torch.randn(10, 32, generator=generator) for _ in range(3)])
+            yield from x[:max_tokens].bfloat16().split(10)
 
     monkeypatch.setattr("expander_sae.activations.ActivationStore", Store)
     ExpanderSae(d_in=32, n_latents=96, degree=4, k=3, reading=Encoder()).save(tmp_path / "sae")

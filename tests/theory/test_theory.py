@@ -16,7 +16,6 @@ from expander_sae.theory.coherence import babel_from_overlaps, largest_sums
 from expander_sae.theory.flatness import inner_product_bound, mass_bound, unit_columns
 from expander_sae.theory.identifiability import (
     generic_size,
-    half_loss_ceiling,
     spark_from_babel,
     stability_constant,
     stable_size,
@@ -59,7 +58,7 @@ def test_flatness_of_zero_entries_and_columns() -> None:
     assert flatness(np.array([[0.0, 1.0], [1.0, 1.0]])).largest == np.inf
     assert inner_product_bound(np.array([0, 1]), 7, np.inf).tolist() == [0, 1]
     assert mass_bound(0.1, np.inf) == 1
-    with pytest.raises(ExpanderSaeError, match="column 1 is zero"):
+    with pytest.raises(ExpanderSaeError, match="zeros in column 1"):
         flatness(np.array([[1.0, 1.0], [0.0, 0.0]]))
     with pytest.raises(ExpanderSaeError, match="finite"):
         flatness(np.array([[np.nan, 1.0]]))
@@ -180,7 +179,6 @@ def test_stability_constant_is_never_beaten(seed: int) -> None:
         mass = (np.abs(w[:, subset]).sum(axis=0) * np.abs(code)).sum()
         assert np.abs(w[:, subset] @ code).sum() >= constant * mass - 1e-9
     assert stable_size(np.zeros(5, int), 7, 1.0) == 5
-    assert half_loss_ceiling(512, 7) > 146
 
 
 def test_layered_graphs_attain_the_stability_constant() -> None:

@@ -42,7 +42,7 @@ def d_in_of(model: Any) -> int:
     width = getattr(text_config(model), "hidden_size", None)
     if isinstance(width, bool) or not isinstance(width, int):
         raise ExpanderSaeError(
-            f"expected a hidden_size in the configuration of {type(model).__name__}, found {width!r}. "
+            f"expected a hidden_size in the configuration of {type(model).__name__}; got {width!r}. "
             "This model family is not supported."
         )
     return width
@@ -57,7 +57,7 @@ def text_config(model: Any) -> Any:
     config = getattr(model, "config", None)
     if config is None:
         raise ExpanderSaeError(
-            f"expected a causal language model of transformers, got {type(model).__name__}, which has no configuration"
+            f"expected a causal language model of transformers; got {type(model).__name__}, which has no configuration"
         )
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
@@ -108,7 +108,7 @@ def _found(model: nn.Module, lists: list[nn.ModuleList]) -> nn.ModuleList:
 
 def _unsupported(model: Any, expected: str) -> ExpanderSaeError:
     return ExpanderSaeError(
-        f"expected {expected} in {type(model).__name__}, found none. This model family is not supported by layer; "
+        f"expected {expected} in {type(model).__name__}; got none. This model family is not supported by layer; "
         "take the output of a module by its name (--module)."
     )
 

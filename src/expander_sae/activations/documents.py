@@ -19,13 +19,12 @@ _SUFFIXES = (".txt", ".jsonl", ".parquet")
 
 
 def read_documents(source: TextSource, *, field: str = "text", dataset_split: str = "train") -> Iterator[str]:
-    """Yield the documents of a source in a fixed order, leaving out empty ones and nulls. What is no Unicode
-    text (half of a surrogate pair) becomes U+FFFD.
+    """Yield the documents of a source in a fixed order, without empty ones and nulls.
 
-    A source is a .txt file (one document), a .jsonl or .parquet file (one document a row, in `field`), a
-    folder of such files (by name), a folder written by `datasets` (`save_to_disk`), several of these, or the
-    name of a dataset on the hub ("owner/name" or "owner/name:configuration"; `dataset_split` says which
-    split).
+    A source is a .txt file (one document), a .jsonl or .parquet file (one document a row, in `field`), a folder of such
+    files (by name), a folder written by `datasets` (`save_to_disk`), several of these, or the name of a dataset on the
+    hub ("owner/name" or "owner/name:configuration"; `dataset_split` names the split). What is not Unicode text (half of
+    a surrogate pair) becomes U+FFFD.
 
     Raises:
         ExpanderSaeError: nothing is there, the field is missing, or a file is damaged.
@@ -40,7 +39,7 @@ def read_documents(source: TextSource, *, field: str = "text", dataset_split: st
     elif path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in _SUFFIXES)
         if not files:
-            raise ExpanderSaeError(f"expected files ending in {', '.join(_SUFFIXES)} in {path}, found none")
+            raise ExpanderSaeError(f"expected files ending in {', '.join(_SUFFIXES)} in {path}; got none")
         documents = (text for file in files for text in _file(file, field))
     elif path.is_file():
         documents = _file(path, field)
@@ -48,7 +47,7 @@ def read_documents(source: TextSource, *, field: str = "text", dataset_split: st
         documents = _hub_dataset(source, field, dataset_split)
     else:
         raise ExpanderSaeError(
-            f"expected text at {path}, but there is no such file or folder. Give a .txt, .jsonl or .parquet "
+            f"expected text at {path}; got no such file or folder. Give a .txt, .jsonl or .parquet "
             "file, a folder of them, a `datasets` folder or the name of a dataset on the hub."
         )
     for text in documents:
@@ -75,14 +74,14 @@ def _file(path: Path, field: str) -> Iterator[str | None]:
         return _parquet(path, field)
     if suffix == ".txt":
         return _plain(path)
-    raise ExpanderSaeError(f"expected a file ending in {', '.join(_SUFFIXES)}, got {path}")
+    raise ExpanderSaeError(f"expected a file ending in {', '.join(_SUFFIXES)}; got {path}")
 
 
 def _plain(path: Path) -> Iterator[str | None]:
     try:
         yield path.read_text(encoding="utf-8-sig")
     except (UnicodeDecodeError, OSError) as error:
-        raise ExpanderSaeError(f"expected UTF-8 text in {path}: {error}. {_advice(path)}") from error
+        raise ExpanderSaeError(f"expected UTF-8 text in {path}; got {error}. {_advice(path)}") from error
 
 
 def _advice(path: Path) -> str:
@@ -104,31 +103,31 @@ def _jsonl(path: Path, field: str) -> Iterator[str | None]:
                     yield _field_of(json.loads(line), field, f"{path}, line {number}")
     except UnicodeDecodeError as error:
         raise ExpanderSaeError(
-            f"expected UTF-8 text in {path}, but after line {number}: {error}. {_advice(path)}"
+            f"expected UTF-8 text in {path}; after line {number} got {error}. {_advice(path)}"
         ) from error
     except ExpanderSaeError:
         raise
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
         raise ExpanderSaeError(
-            f"expected one JSON object a line in {path}, but after line {max(number - 1, 0)}: {error}"
+            f"expected one JSON object a line in {path}; after line {max(number - 1, 0)} got {error}"
         ) from error
     except OSError as error:
-        raise ExpanderSaeError(f"expected to read {path}, but after line {number}: {error}") from error
+        raise ExpanderSaeError(f"expected to read {path}; after line {number} got {error}") from error
 
 
 def _field_of(row: Any, field: str, where: str) -> str | None:
     """The text in a row, None where it is null."""
     if not isinstance(row, Mapping):
-        raise ExpanderSaeError(f"expected text in the field {field!r} at {where}, found a {type(row).__name__}")
+        raise ExpanderSaeError(f"expected text in the field {field!r} at {where}; got a {type(row).__name__}")
     if field not in row:
         raise ExpanderSaeError(
-            f"expected text in the field {field!r} at {where}, found fields {sorted(map(str, row))}. "
+            f"expected text in the field {field!r} at {where}; got fields {sorted(map(str, row))}. "
             "Give the field with --text-field."
         )
     value = row[field]
     if value is not None and not isinstance(value, str):
         raise ExpanderSaeError(
-            f"expected text in the field {field!r} at {where}, found a {type(value).__name__}: {repr(value)[:60]}"
+            f"expected text in the field {field!r} at {where}; got a {type(value).__name__}: {repr(value)[:60]}"
         )
     return value
 
@@ -141,7 +140,7 @@ def _parquet(path: Path, field: str) -> Iterator[str | None]:
         with pyarrow.parquet.ParquetFile(path) as file:
             if field not in file.schema_arrow.names:
                 raise ExpanderSaeError(
-                    f"expected a column {field!r} in {path}, found {', '.join(file.schema_arrow.names)}"
+                    f"expected a column {field!r} in {path}; got {', '.join(file.schema_arrow.names)}"
                 )
             number = 0
             for batch in file.iter_batches(columns=[field], batch_size=256):
@@ -151,7 +150,7 @@ def _parquet(path: Path, field: str) -> Iterator[str | None]:
     except ExpanderSaeError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise ExpanderSaeError(f"expected a parquet file at {path}, but it cannot be read: {error}") from error
+        raise ExpanderSaeError(f"expected a parquet file at {path}; got one that cannot be read: {error}") from error
 
 
 def _dataset_folder(path: Path, field: str, dataset_split: str) -> Iterator[str | None]:
@@ -161,7 +160,7 @@ def _dataset_folder(path: Path, field: str, dataset_split: str) -> Iterator[str 
         loaded: Any = datasets.load_from_disk(str(path))
     except Exception as error:  # anything from FileNotFoundError to Arrow's own classes
         raise ExpanderSaeError(
-            f"expected a folder that `datasets` wrote at {path}, but it cannot be read: {_reason(error)}"
+            f"expected a folder that `datasets` wrote at {path}; got one that cannot be read: {_reason(error)}"
         ) from error
     yield from _dataset_rows(loaded, field, dataset_split, str(path))
 
@@ -176,14 +175,14 @@ def _hub_dataset(name: str, field: str, dataset_split: str) -> Iterator[str | No
     settings: Any = datasets.config  # pyright: ignore[reportAttributeAccessIssue]
     if not settings.HF_HUB_OFFLINE and hub_is_off():
         raise ExpanderSaeError(
-            f"expected text at {name}, but there is no such file or folder, and as a dataset on the hub it cannot be "
+            f"expected text at {name}; got no such file or folder, and as a dataset on the hub it cannot be "
             f"loaded. {offline_hint()}"
         )
     try:
         loaded: Any = datasets.load_dataset(identifier, configuration or None, **options)
     except Exception as error:  # `datasets` raises anything from ConnectionError to its own classes
         raise ExpanderSaeError(
-            f"expected text at {name}, but there is no such file or folder, and as a dataset on the hub it "
+            f"expected text at {name}; got no such file or folder, and as a dataset on the hub it "
             f"cannot be loaded: {_reason(error)}"
         ) from error
     yield from _dataset_rows(loaded, field, dataset_split, name)
@@ -198,7 +197,7 @@ def _dataset_rows(loaded: Any, field: str, dataset_split: str, where: str) -> It
 
     if isinstance(loaded, datasets.DatasetDict | datasets.IterableDatasetDict):
         if dataset_split not in loaded:
-            raise ExpanderSaeError(f"expected a split {dataset_split!r} in {where}, found {sorted(loaded)}")
+            raise ExpanderSaeError(f"expected a split {dataset_split!r} in {where}; got {sorted(loaded)}")
         loaded = loaded[dataset_split]
     number = 0
     try:
@@ -209,7 +208,7 @@ def _dataset_rows(loaded: Any, field: str, dataset_split: str, where: str) -> It
         raise
     except Exception as error:  # a dataset is read as it is iterated: the network or a file may fail at any row
         raise ExpanderSaeError(
-            f"expected to read {where} to its end, but after row {number}: {_reason(error)}. Run the same command "
+            f"expected to read {where} to its end; after row {number} got {_reason(error)}. Run the same command "
             "again: it goes on, shards that are written are kept. If that fails too, check the network and the disk."
         ) from error
 
@@ -230,7 +229,7 @@ def split_rule(documents: Iterable[str], *, heldout_share: float, seed: int) -> 
         documents.
     """
     if not 0 <= heldout_share < 1:
-        raise ExpanderSaeError(f"expected a held-out share from 0 up to but not including 1, got {heldout_share}")
+        raise ExpanderSaeError(f"expected a held-out share from 0 up to but not including 1; got {heldout_share}")
 
     def place(digest: bytes) -> float:
         """Where in [0, 1) the document falls."""
@@ -250,7 +249,7 @@ def split_rule(documents: Iterable[str], *, heldout_share: float, seed: int) -> 
         else:
             if len(places) < 2:
                 raise ExpanderSaeError(
-                    "expected at least two different documents to hold some of them out, found "
+                    "expected at least two different documents to hold some of them out; got "
                     f"{len(places)}. A .txt file is one document: give a folder of files or a .jsonl file, "
                     "or set the held-out share to 0."
                 )

@@ -82,24 +82,23 @@ def harvest(
     name such as "model.layers.3.mlp", of a text to the folder `out`.
 
     `dtype` is what is stored: "float16", "bfloat16", "float32", or "auto": of the first two what the range of a first
-    batch asks for.
-    `compute_dtype` is what the model runs in ("float32", "bfloat16", or "auto": bfloat16 where the hardware has it),
-    `batch_size` counts blocks of `context` tokens. The limits, `bos` and `min_piece` are those of `tokenize`. A second
-    call with the same arguments goes on after an interruption, keeps intact shards, and ends with the same bytes.
+    batch asks for. `compute_dtype` is what the model runs in ("float32", "bfloat16", or "auto": bfloat16 where the
+    hardware has it), `batch_size` counts blocks of `context` tokens. The limits, `bos` and `min_piece` are those of
+    `tokenize`. A second call with the same arguments goes on after an interruption, keeps intact shards, and ends with
+    the same bytes.
 
     Raises:
-        ExpanderSaeError: model, text or settings are impossible; `out` holds a harvest with other settings;
-        the disk
-            is too small; an activation is not finite or does not fit `dtype`.
+        ExpanderSaeError: model, text or settings are impossible; `out` holds a harvest with other settings; the disk is
+            too small; an activation is not finite or does not fit `dtype`.
 
     Example:
         >>> store = harvest("EleutherAI/pythia-70m", "articles.jsonl", "harvest", layer=3)  # doctest: +SKIP
     """
     if dtype not in ("auto", *STORED_DTYPES):
-        raise ExpanderSaeError(f"expected a stored dtype out of auto, {', '.join(STORED_DTYPES)}, got {dtype}")
+        raise ExpanderSaeError(f"expected a stored dtype out of auto, {', '.join(STORED_DTYPES)}; got {dtype}")
     if batch_size < 1 or shard_tokens < 1:
         raise ExpanderSaeError(
-            f"expected a batch size and shard size of at least 1, got {batch_size} and {shard_tokens}"
+            f"expected a batch size and shard size of at least 1; got {batch_size} and {shard_tokens}"
         )
     lm = (
         model
@@ -107,12 +106,12 @@ def harvest(
         else load_language_model(model, revision=revision, dtype=compute_dtype, device=device)
     )
     if module is not None and layer is not None:
-        raise ExpanderSaeError(f"expected a layer or a module, got both: {layer} and {module!r}")
+        raise ExpanderSaeError(f"expected a layer or a module; got both: {layer} and {module!r}")
     if module is None and layer is None:
         layer = (n_blocks(lm.model) - 1) // 2  # the middle: half of the blocks have run
     if layer is not None and not 0 <= layer < n_blocks(lm.model):
         raise ExpanderSaeError(
-            f"expected a layer from 0 to {n_blocks(lm.model) - 1} (blocks are counted from 0), got {layer}"
+            f"expected a layer from 0 to {n_blocks(lm.model) - 1} (blocks are counted from 0); got {layer}"
         )
     check_context(lm.model, context)
     tokenized = tokenize(
@@ -205,7 +204,7 @@ class _Writer:
             self._take_over(read_json(self.folder / MANIFEST))
         elif self.folder.is_dir() and any(self.folder.glob("shard-*.safetensors")):
             raise ExpanderSaeError(
-                f"expected an empty folder at {self.folder}, found shards without a {MANIFEST}. "
+                f"expected an empty folder at {self.folder}; got shards without a {MANIFEST}. "
                 "Choose another --out or delete the folder."
             )
         self.check_space()
@@ -227,7 +226,7 @@ class _Writer:
             version_seen = earlier["format_version"]
         except (KeyError, TypeError, ValueError) as error:
             raise ExpanderSaeError(
-                f"expected a harvest in {self.folder}, but its {MANIFEST} is damaged (it lacks {error}). "
+                f"expected a harvest in {self.folder}; got a damaged {MANIFEST} (it lacks {error}). "
                 "Delete the folder and harvest again, or choose another --out."
             ) from error
         settings["format_version"] = version_seen
@@ -236,8 +235,8 @@ class _Writer:
         if differing:
             key = differing[0]
             raise ExpanderSaeError(
-                f"{self.folder} holds a harvest with other settings: expected {key} = {wanted.get(key)}, "
-                f"found {settings.get(key)} ({len(differing)} differ: {', '.join(differing)}). Choose "
+                f"{self.folder} holds a harvest with other settings: expected {key} = {wanted.get(key)}; "
+                f"got {settings.get(key)} ({len(differing)} differ: {', '.join(differing)}). Choose "
                 "another --out, delete the folder, or use the same settings to go on."
             )
         self.manifest["dtype"] = dtype
@@ -260,7 +259,7 @@ class _Writer:
         free = shutil.disk_usage(place).free
         if needed > free:
             raise ExpanderSaeError(
-                f"expected {needed / 1e9:.2f} GB of free disk for {len(left)} shards at {self.folder}, found "
+                f"expected {needed / 1e9:.2f} GB of free disk for {len(left)} shards at {self.folder}; got "
                 f"{free / 1e9:.2f} GB. Free some space, choose another --out or lower --max-tokens."
             )
 
@@ -311,7 +310,7 @@ class _Writer:
         largest = float(x.float().abs().max())  # NaN if any is
         if not largest < float("inf"):
             raise ExpanderSaeError(
-                f"expected finite activations at {self.settings.get('module', self.settings['layer'])}, found NaN or "
+                f"expected finite activations at {self.settings.get('module', self.settings['layer'])}; got NaN or "
                 "infinity. "
                 "Harvest with --compute-dtype float32, or check the model's weights."
             )
@@ -319,7 +318,7 @@ class _Writer:
             self.manifest["dtype"] = "float16" if largest < FLOAT16_MAX / 4 else "bfloat16"
         if self.manifest["dtype"] == "float16" and largest > FLOAT16_MAX:
             raise ExpanderSaeError(
-                f"expected activations that fit float16 (at most {FLOAT16_MAX:.0f}), found {largest:.4g}. "
+                f"expected activations that fit float16 (at most {FLOAT16_MAX:.0f}); got {largest:.4g}. "
                 "Harvest again into another folder with --dtype bfloat16."
             )
         return x.to(STORED_DTYPES[self.manifest["dtype"]])

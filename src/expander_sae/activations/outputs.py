@@ -44,7 +44,7 @@ def with_hidden(output: Any, hidden: Tensor) -> Any:
     before = hidden_of(output)
     if hidden.shape != before.shape:
         raise ExpanderSaeError(
-            f"expected a change to keep the shape {tuple(before.shape)} of the activations, got {tuple(hidden.shape)}"
+            f"expected a change to keep the shape {tuple(before.shape)} of the activations; got {tuple(hidden.shape)}"
         )
     return in_form_of(output, hidden.to(device=before.device, dtype=before.dtype))
 

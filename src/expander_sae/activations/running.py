@@ -87,8 +87,7 @@ def _embeddings(model: Any) -> Any:
 
 
 def text_inputs(model: Any, input_ids: Tensor, attention_mask: Tensor | None) -> dict[str, Any]:
-    """The keyword arguments of a forward pass over token ids [batch, position], without a cache where that can be
-    said."""
+    """Keyword arguments of a forward pass over token ids [batch, position], without a cache where models have one."""
     device = input_device(model)
     inputs: dict[str, Any] = {"input_ids": input_ids.to(device, torch.int64)}
     if attention_mask is not None:

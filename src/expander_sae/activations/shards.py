@@ -83,25 +83,24 @@ class ActivationStore:
         Checksums are compared when a shard is read for the first time, or all at once by `verify`.
 
         Raises:
-            ExpanderSaeError: there is no finished harvest here, or a file is damaged; says which and what to
-            do.
+            ExpanderSaeError: there is no finished harvest here, or a file is damaged; says which and what to do.
         """
         folder = Path(path)
         if not (folder / MANIFEST).is_file():
             raise ExpanderSaeError(
-                f"expected a harvest in {folder}, found no {MANIFEST}. Run `expander-sae harvest` first."
+                f"expected a harvest in {folder}; got no {MANIFEST}. Run `expander-sae harvest` first."
             )
         try:
             manifest = read_json(folder / MANIFEST)
             store = cls(folder, manifest)
             if manifest["format_version"] != FORMAT_VERSION:
                 raise ExpanderSaeError(
-                    f"expected harvest format {FORMAT_VERSION} in {folder}, found "
+                    f"expected harvest format {FORMAT_VERSION} in {folder}; got "
                     f"{manifest['format_version']}. Harvest again with this version."
                 )
             if not manifest["complete"]:
                 raise ExpanderSaeError(
-                    f"expected a finished harvest in {folder}, but it was interrupted after "
+                    f"expected a finished harvest in {folder}; got one that was interrupted after "
                     f"{len(manifest['shards'])} shards. Run the same harvest command again; it goes on from "
                     "there."
                 )
@@ -136,7 +135,7 @@ class ActivationStore:
         """
         if self.module is not None:
             raise ExpanderSaeError(
-                f"expected activations of the residual stream after a block; these are the output of {self.module}"
+                f"expected activations of the residual stream after a block; got the output of {self.module}"
             )
         return int(self.manifest["settings"]["layer"])
 
@@ -179,15 +178,27 @@ class ActivationStore:
             column = tensors.get_tensor(name)
         return column.to(torch.bool) if name == "special" else column
 
-    def blocks(self, split: str, *, keep_special_tokens: bool = False, rows_at_once: int = 8192) -> Iterator[Tensor]:
+    def blocks(
+        self,
+        split: str,
+        *,
+        keep_special_tokens: bool = False,
+        max_tokens: int | None = None,
+        rows_at_once: int = 8192,
+    ) -> Iterator[Tensor]:
         """Yield x [tokens, d_in] in stored order and dtype, at most `rows_at_once` rows at a time.
 
-        Only ordinary tokens by default: first positions and special tokens are left out.
+        Only ordinary tokens by default: first positions and special tokens are left out. `max_tokens`: no more than the
+        first so many in all; what lies behind them is not read.
         """
+        left = max_tokens
         for file, tokens in self.shards(split):
             for start in range(0, tokens, rows_at_once):
+                if left == 0:
+                    return
                 stop = min(start + rows_at_once, tokens)
-                x = self.read_rows(file, start, stop, keep_special_tokens=keep_special_tokens)
+                x = self.read_rows(file, start, stop, keep_special_tokens=keep_special_tokens)[:left]
+                left = None if left is None else left - len(x)
                 if len(x):
                     yield x
 
@@ -239,7 +250,7 @@ class ActivationStore:
         for entry in (*self.manifest["shards"], *self.manifest["tokens"].values()):
             if entry["file"] == file:
                 return entry["sha256"]
-        raise ExpanderSaeError(f"expected a file of the harvest in {self.path}, got {file}")
+        raise ExpanderSaeError(f"expected a file of the harvest in {self.path}; got {file}")
 
     def _check_sum(self, file: str, expected: str | None = None) -> None:
         if file in self._intact:
@@ -259,7 +270,7 @@ class ActivationStore:
         if not path.is_file():
             raise _damaged(path, "it is missing")
         if path.stat().st_size != expected:
-            raise _damaged(path, f"expected {expected} bytes, found {path.stat().st_size}")
+            raise _damaged(path, f"expected {expected} bytes; got {path.stat().st_size}")
 
     def _check_shard(self, entry: dict[str, Any]) -> None:
         """Size, names, shapes and dtypes, from the header alone."""
@@ -271,17 +282,17 @@ class ActivationStore:
                     column = tensors.get_slice(name)
                     shape = [entry["tokens"], self.d_in] if name == "x" else [entry["tokens"]]
                     if column.get_shape() != shape:
-                        raise _damaged(path, f"expected {name} of shape {shape}, found {column.get_shape()}")
+                        raise _damaged(path, f"expected {name} of shape {shape}; got {column.get_shape()}")
                     found = column[:0].dtype
                     if found != (dtype or self.dtype):
-                        raise _damaged(path, f"expected {name} as {dtype or self.dtype}, found {found}")
+                        raise _damaged(path, f"expected {name} as {dtype or self.dtype}; got {found}")
         except (OSError, SafetensorError) as error:
             raise _damaged(path, str(error)) from error
 
 
 def _check_split(split: str) -> None:
     if split not in SPLITS:
-        raise ExpanderSaeError(f"expected a split out of {', '.join(SPLITS)}, got {split!r}")
+        raise ExpanderSaeError(f"expected a split out of {', '.join(SPLITS)}; got {split!r}")
 
 
 def _damaged(path: Path, why: str) -> ExpanderSaeError:

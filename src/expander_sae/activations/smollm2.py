@@ -1,8 +1,7 @@
 """A SmolLM2 file of llama.cpp (GGUF) to a Hugging Face folder.
 
-Forty lines of our own rather than the `gguf_file=` loading of transformers: that needs one more package and
-splits newlines before digits differently from the model's own tokenizer. Both give the same tensors after
-rounding.
+Forty lines of our own rather than the `gguf_file=` loading of transformers: that needs one more package and splits
+newlines before digits differently from the model's own tokenizer. Both give the same tensors after rounding.
 """
 
 import math
@@ -65,7 +64,7 @@ def write_model(gguf_file: Path, folder: Path) -> None:
         data.get("tokenizer.ggml.pre"),
     )
     if seen != ("llama", "gpt2", "smollm"):
-        raise ExpanderSaeError(f"expected a SmolLM2 model in {gguf_file.name}, found {seen}")
+        raise ExpanderSaeError(f"expected a SmolLM2 model in {gguf_file.name}; got {seen}")
     heads = {"attn_q": data["llama.attention.head_count"], "attn_k": data["llama.attention.head_count_kv"]}
     tensors: dict[str, Tensor] = {}
     for entry in reader.tensors:

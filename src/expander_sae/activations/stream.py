@@ -25,18 +25,17 @@ def _generator(*parts: int) -> torch.Generator:
 
 
 class ActivationStream:
-    """An iterator over shuffled batches x [batch, d_in] float32 of one split, the same ones for the same
-    seed.
+    """Shuffled batches x [batch, d_in] float32 of one split, the same ones for the same seed.
 
-    Every epoch shows every token once. The shards are cut into segments; an epoch shuffles the segments,
-    fills a buffer with as many as fit, shuffles its rows and hands them out. When the whole split fits into
-    the buffer, it is read once and reshuffled every epoch.
+    Every epoch shows every token once. The shards are cut into segments; an epoch shuffles the segments, fills a buffer
+    with as many as fit, shuffles its rows and hands them out. When the whole split fits into the buffer, it is read
+    once and reshuffled every epoch.
 
-    `with_replacement` draws every row independently instead: from the whole split where it fits into the
-    buffer, else from the group of segments in hand.
+    `with_replacement` draws every row independently instead: from the whole split where it fits into the buffer, else
+    from the group of segments in hand.
 
-    With `epochs=None` the stream never ends and a batch may reach over into the next epoch; otherwise it ends
-    after that many epochs, and the last batch of each may be short.
+    With `epochs=None` the stream never ends and a batch may reach over into the next epoch; otherwise it ends after
+    that many epochs, and the last batch of each may be short.
 
     Raises:
         ExpanderSaeError: the split is empty, a setting is impossible, or a shard is damaged.
@@ -62,7 +61,7 @@ class ActivationStream:
         self.buffer_tokens = min(_BUFFER_TOKENS, fitting) if buffer_tokens is None else buffer_tokens
         if batch_size < 1 or self.buffer_tokens < 1 or (epochs is not None and epochs < 1):
             raise ExpanderSaeError(
-                f"expected a batch size, a buffer and a number of epochs of at least 1, got {batch_size}, "
+                f"expected a batch size, a buffer and a number of epochs of at least 1; got {batch_size}, "
                 f"{self.buffer_tokens} and {epochs}"
             )
         self.store, self.split, self.batch_size, self.seed = store, split, batch_size, seed
@@ -70,7 +69,7 @@ class ActivationStream:
         self.with_replacement = with_replacement
         self.tokens_per_epoch = store.n_tokens(split, keep_special_tokens=keep_special_tokens)
         if self.tokens_per_epoch == 0:
-            raise ExpanderSaeError(f"expected activations in the split {split!r} of {store.path}, it has none")
+            raise ExpanderSaeError(f"expected activations in the split {split!r} of {store.path}; got none")
         self._fits = self.tokens_per_epoch <= self.buffer_tokens
         self._buffer: Tensor | None = None
         self._held: list[_Segment] = []
@@ -202,7 +201,7 @@ class ActivationStream:
         for name, value in self._identity().items():
             if state.get(name) != value:
                 raise ExpanderSaeError(
-                    f"expected a stream state with {name} = {value}, got {state.get(name)}. Resume with the "
+                    f"expected a stream state with {name} = {value}; got {state.get(name)}. Resume with the "
                     "same activations and settings, or start anew."
                 )
         self._epoch, self._group = int(state["epoch"]), int(state["group"])

@@ -74,7 +74,9 @@ class TokenBlocks:
             tensors = load_file(path)
             return cls(tensors["input_ids"], tensors["lengths"], tensors["special"].to(torch.bool))
         except (OSError, SafetensorError, KeyError) as error:
-            raise ExpanderSaeError(f"expected token blocks in {path}, but it cannot be read: {error}") from error
+            raise ExpanderSaeError(
+                f"expected token blocks in {path}; got a file that cannot be read: {error}"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -136,12 +138,12 @@ def tokenize(
     bos = adds_bos(tokenizer) if bos is None else bos
     if bos and tokenizer.bos_token_id is None:
         raise ExpanderSaeError(
-            "expected a tokenizer with a beginning-of-sequence token, this one has none; use --no-bos"
+            "expected a tokenizer with a beginning-of-sequence token; got one without. Use --no-bos."
         )
     if min_piece < 1:
-        raise ExpanderSaeError(f"expected pieces of at least 1 token, got a least length of {min_piece}")
+        raise ExpanderSaeError(f"expected pieces of at least 1 token; got a least length of {min_piece}")
     if context < 2 + bos:
-        raise ExpanderSaeError(f"expected a context of at least {2 + bos} tokens, got {context}")
+        raise ExpanderSaeError(f"expected a context of at least {2 + bos} tokens; got {context}")
     if max_heldout_tokens is None and max_tokens is not None:
         max_heldout_tokens = max(context, round(max_tokens * heldout_share / (1 - heldout_share)))
 
@@ -170,11 +172,11 @@ def tokenize(
     blocks = {split: cutters[split].blocks(padding, specials) for split in SPLITS}
     if len(blocks["train"]) == 0:
         raise ExpanderSaeError(
-            f"expected at least one document of {min(min_piece, context)} tokens to train on, found none in {source}"
+            f"expected at least one document of {min(min_piece, context)} tokens to train on; got none in {source}"
         )
     if heldout_share > 0 and len(blocks["heldout"]) == 0:
         raise ExpanderSaeError(
-            f"expected held-out documents of at least {min(min_piece, context)} tokens, found none. "
+            f"expected held-out documents of at least {min(min_piece, context)} tokens; got none. "
             "Give more text, a larger held-out share or another seed."
         )
     return TokenizedText(blocks, {split: cutters[split].n_documents for split in SPLITS}, digest.hexdigest(), bool(bos))

@@ -60,9 +60,9 @@ class _Watch:
         self.calls += 1
         if self.calls > 1:
             raise ExpanderSaeError(
-                f"expected {self.name} of {type(self.model).__name__} to run once in a forward pass, but it runs "
-                "again: its layers share it, so what it returns belongs to no one place. Name a module that is used "
-                "once."
+                f"expected {self.name} of {type(self.model).__name__} to run once in a forward pass; got a "
+                "second run: its layers share it, so what it returns belongs to no one place. Name a module that is "
+                "used once."
             )
 
     def check(self, hidden: Tensor) -> Tensor:
@@ -142,8 +142,8 @@ def changed(
 
     None from `change` leaves them alone. What it returns is cast back to their dtype and device. With `residual` the
     module returns a pair (update, residual) and its activations are their sum, as with the blocks of vLLM. With
-    `reads_only`, `change` is not called when a backward pass computes the activations again. The model is in eval mode
-    meanwhile.
+    `reads_only`, `change` is not called when a backward pass computes the activations again. Meanwhile the
+    model is in eval mode.
 
     Raises:
         ExpanderSaeError: the module returns no activations (or no such pair), runs more than once in a forward pass,

@@ -39,8 +39,9 @@ _KEPT_TEMPLATES = {"lang", "nowrap", "transl", "transliteration", "small", "abbr
 
 
 def strip_markup(wikitext: str) -> str:
-    """Plain text of an article: no templates, tables, references, markup or closing lists; headings keep a
-    line.
+    """Plain text of an article, without templates, tables, references, markup and closing lists.
+
+    Headings keep a line of their own.
 
     Example:
         >>> strip_markup("'''Albedo''' is a [[number|figure]]{{cn}}.<ref>x</ref>")

@@ -36,7 +36,7 @@ def amortise(
     loaded = load_sae(sae)
     if not isinstance(loaded, ExpanderSae) or loaded.kind != ExpanderSae.kind:
         article = "an" if loaded.kind[0] in "aeiou" else "a"
-        raise ExpanderSaeError(f"expected an Expander SAE; {sae} holds {article} {loaded.kind} one")
+        raise ExpanderSaeError(f"expected an Expander SAE in {sae}; got {article} {loaded.kind} one")
     config = TrainConfig(
         tokens=tokens, batch_size=batch_size, learning_rate=learning_rate, seed=seed, revive=None, amortise=True
     )

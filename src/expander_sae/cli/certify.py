@@ -37,7 +37,7 @@ def certify(
     console = output(json, quiet=quiet)
     if ":" in source and not Path(source).exists():
         if acts is not None:
-            raise ExpanderSaeError("expected the folder of an SAE with --acts, saw a mask. A mask has no codes.")
+            raise ExpanderSaeError("expected the folder of an SAE with --acts; got a mask. A mask has no codes.")
         mask = _mask(source)
         k = 32 if k is None else k
         console.print(_cost(mask))
@@ -97,7 +97,7 @@ def _mask(source: str) -> Any:
     construction, *numbers = source.split(":")
     if len(numbers) != 4 or not all(number.isdecimal() for number in numbers):
         raise ExpanderSaeError(
-            f"expected CONSTRUCTION:D_IN:N_LATENTS:DEGREE:SEED, for instance uniform:512:4096:7:0, saw {source!r}."
+            f"expected CONSTRUCTION:D_IN:N_LATENTS:DEGREE:SEED, for instance uniform:512:4096:7:0; got {source!r}."
         )
     d_in, n_latents, degree, seed = map(int, numbers)
     return make_mask(construction, d_in=d_in, n_latents=n_latents, degree=degree, seed=seed)
@@ -110,11 +110,11 @@ def _sparse_sae(source: str) -> Any:
     sae = load_sae(Path(source)).eval()
     if isinstance(sae, IrregularSae):
         raise ExpanderSaeError(
-            f"expected an SAE with as many entries in every column, saw one of irregular degrees in {source}: the "
+            f"expected an SAE with as many entries in every column; got one of irregular degrees in {source}: the "
             "certificates count on a left-regular mask. Train it without --irregular."
         )
     if getattr(sae, "mask", None) is None:
-        raise ExpanderSaeError(f"expected an SAE with a sparse dictionary, saw one of kind {sae.kind!r} in {source}.")
+        raise ExpanderSaeError(f"expected an SAE with a sparse dictionary; got one of kind {sae.kind!r} in {source}.")
     return sae
 
 
@@ -129,19 +129,15 @@ def _codes(
     from expander_sae.theory import CodeShares
 
     if max_tokens is not None and max_tokens < 1:
-        raise ExpanderSaeError(f"expected --max-tokens of at least 1, saw {max_tokens}.")
+        raise ExpanderSaeError(f"expected --max-tokens of at least 1; got {max_tokens}.")
     store = ActivationStore.open(acts)
     if store.d_in != sae.d_in:
-        raise ExpanderSaeError(f"expected activations of d_in {sae.d_in}, that of the SAE, saw {store.d_in} in {acts}.")
+        raise ExpanderSaeError(f"expected activations of d_in {sae.d_in}, that of the SAE; got {store.d_in} in {acts}.")
     mismatches = check_provenance(name, sae, Provenance.of_settings(store.manifest["settings"]))
     reader = sae if inference is None else sae.read_by(parse_reading(inference))
-    shares, left = CodeShares(sae.rows, sae.values.detach(), d_in=sae.d_in, signed=sae.signed), max_tokens
+    shares = CodeShares(sae.rows, sae.values.detach(), d_in=sae.d_in, signed=sae.signed)
     with torch.no_grad():
-        for block in store.blocks(split):
-            x = block[:left].float()
+        for block in store.blocks(split, max_tokens=max_tokens):
+            x = block.float()
             shares.update(x - sae.center(), reader.encode(x))
-            if left is not None:
-                left -= len(x)
-                if left <= 0:
-                    break
     return {"inference": inference, "split": split, "mismatches": mismatches, **shares.summary()}

@@ -101,13 +101,15 @@ def compress(
     store = ActivationStore.open(acts)
     loaded: Any = read_sae(dense)
     if loaded.dictionary().rows is not None:
-        raise ExpanderSaeError(f"expected a dense SAE to compress; {dense} holds a sparse one")
+        raise ExpanderSaeError(f"expected a dense SAE to compress in {dense}; got a sparse one")
     language_model = None
     if ce:
         name = model_name(model, store.manifest["settings"])
         language_model = load_language_model(name, dtype=compute_dtype)
     elif degree == "auto" and target_metric == "ce_recovered":
-        raise ExpanderSaeError("expected --ce with --target-metric ce_recovered; or take explained_variance")
+        raise ExpanderSaeError(
+            "expected --ce with --target-metric ce_recovered; got --no-ce. Or take explained_variance."
+        )
     source = describe_source(dense, loaded)
     readings = [parse_reading(part.strip()) for part in (inference or "").split(",") if part.strip()]
     found: dict[int, CompressionRecord] = {}

@@ -67,13 +67,13 @@ def encode(
     from expander_sae.saes import load_sae
 
     if (acts is None) == (not text):
-        raise ExpanderSaeError("expected either --acts FOLDER or --text SOURCE, and not both")
+        raise ExpanderSaeError(f"expected either --acts FOLDER or --text SOURCE; got {'both' if text else 'neither'}")
     loaded = load_sae(sae).to(device).read_by(None if inference is None else parse_reading(inference))
     if acts is not None:
         store = ActivationStore.open(acts)
         if store.d_in != loaded.d_in:
             raise ExpanderSaeError(
-                f"expected activations of d_in {loaded.d_in}, that of the SAE, got {store.d_in} in {acts}. "
+                f"expected activations of d_in {loaded.d_in}, that of the SAE; got {store.d_in} in {acts}. "
                 "Were they harvested from another model?"
             )
         settings = store.manifest["settings"]
@@ -152,7 +152,9 @@ def _from_text(
     trained_on = sae.metadata.get("activations") or {}
     place = layer if layer is not None else trained_on.get("module", trained_on.get("layer"))
     if place is None:
-        raise ExpanderSaeError("the layer this SAE was trained on is not on record. Give it with --layer.")
+        raise ExpanderSaeError(
+            "expected the layer this SAE was trained on in its metadata; got none. Give it with --layer."
+        )
     language_model = load_language_model(model_name(model, trained_on), dtype=compute_dtype, device=device)
     if isinstance(place, int):
         check_width(sae, language_model)

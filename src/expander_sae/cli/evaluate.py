@@ -129,7 +129,7 @@ def sae_names(folders: list[Path]) -> dict[str, Path]:
     """
     paths = [folder.resolve() for folder in folders]
     if len(set(paths)) < len(paths):
-        raise ExpanderSaeError("expected every SAE folder once, got one twice")
+        raise ExpanderSaeError("expected every SAE folder once; got one twice")
     parts = 1
     while len({path.parts[-parts:] for path in paths}) < len(paths):
         parts += 1

@@ -101,7 +101,9 @@ def experiment(
         output(quiet=quiet, soft_wrap=False).print(_all_experiments())
         return
     if name is None or out is None:
-        raise ExpanderSaeError("expected the name of an experiment and --out FOLDER; --list shows the names")
+        raise ExpanderSaeError(
+            "expected the name of an experiment and --out FOLDER; got only one of them. --list shows the names."
+        )
 
     from expander_sae.activations import ActivationStore, load_language_model  # torch takes seconds to import
     from expander_sae.frontier import load_recipe, recipe_of
@@ -117,7 +119,8 @@ def experiment(
         plan = recipe_of(model) if model is not None and not acts and "activations" in chosen.needs else None
     if plan is None and (layer is not None or text is not None):
         raise ExpanderSaeError(
-            "expected --layer and --text only beside --recipe or the --model of one; --acts says it all by itself"
+            "expected --layer and --text only beside --recipe or the --model of one; got them without. --acts says it "
+            "all by itself."
         )
     defaults = plan or Settings()
     settings = Settings(
@@ -143,7 +146,9 @@ def experiment(
         made = make_offline(wheels, out / "offline")
         model, text = str(made.model), str(made.text)
     elif wheels is not None:
-        raise ExpanderSaeError("expected --wheels only beside --recipe smollm2-135m without --model and --text")
+        raise ExpanderSaeError(
+            "expected --wheels only beside --recipe smollm2-135m without --model and --text; got it elsewhere"
+        )
     if plan is not None:
         own = plan.layers if chosen.every_layer else plan.layers[:1]
         layers = own if layer is None else integers(layer, "--layer")
@@ -177,7 +182,7 @@ def _pairs(texts: list[str]) -> dict[str, str]:
     pairs = [text.partition("=") for text in texts]
     wrong = [text for text, (_, sign, _) in zip(texts, pairs, strict=True) if not sign]
     if wrong:
-        raise ExpanderSaeError(f"expected --set NAME=VALUE, got {wrong[0]!r}")
+        raise ExpanderSaeError(f"expected --set NAME=VALUE; got {wrong[0]!r}")
     return {name.strip(): value for name, _, value in pairs}
 
 

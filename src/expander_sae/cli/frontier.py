@@ -182,7 +182,7 @@ def integers(text: str, option: str) -> list[int]:
     try:
         return [int(part) for part in words(text)]
     except ValueError as error:
-        raise ExpanderSaeError(f"expected whole numbers with commas between them for {option}, got {text!r}") from error
+        raise ExpanderSaeError(f"expected whole numbers with commas between them for {option}; got {text!r}") from error
 
 
 def table(found: "Frontier") -> Table:

@@ -38,7 +38,7 @@ def import_(
     sae = read_sae(path, format)
     if isinstance(sae, ThresholdSae):
         raise ExpanderSaeError(
-            f"expected a TopK SAE over unit columns, which this package can hold; {path} is a {sae.activation} SAE"
+            f"expected a TopK SAE over unit columns, which this package can hold, in {path}; got a {sae.activation} SAE"
             + (" over columns of uneven length. " if sae.activation == "topk" else ". ")
             + "`expander-sae compress` and expander_sae.interop.read_sae read it as it is."
         )

@@ -19,8 +19,7 @@ said: list[int] = []
 
 
 def say_interrupted(stop: KeyboardInterrupt, verb: str | None, params: dict[str, Any]) -> int:
-    """Say it on standard error, and return the exit code: 130 for Ctrl-C, 143 for SIGTERM, 129 for a closed
-    terminal."""
+    """Say it on standard error; the exit code: 130 for Ctrl-C, 143 for SIGTERM, 129 for a closed terminal."""
     number = getattr(stop, "number", signal.SIGINT)
     out = params.get("out")
     if verb not in _GO_ON or out is None:

@@ -59,5 +59,7 @@ def push(
 def _records(path: Path) -> dict[str, EvaluationRecord]:
     found = read_json(path)
     if not isinstance(found, dict) or not all(isinstance(record, dict) for record in found.values()):
-        raise ExpanderSaeError(f"expected records by name in {path}, as `expander-sae eval --json` writes them")
+        raise ExpanderSaeError(
+            f"expected records by name in {path}, as `expander-sae eval --json` writes them; got {type(found).__name__}"
+        )
     return {name: EvaluationRecord.from_dict(record) for name, record in found.items()}

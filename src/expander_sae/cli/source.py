@@ -17,11 +17,13 @@ def model_name(given: str | None, harvested: Mapping[str, Any]) -> str:
         return given
     name, revision = harvested.get("model_id"), str(harvested.get("model_revision", ""))
     if not name:
-        raise ExpanderSaeError("the language model behind these activations is not on record. Give it with --model.")
+        raise ExpanderSaeError(
+            "expected the activations' language model in their settings; got none. Give it with --model."
+        )
     # A content hash instead of a hub commit: the model was in a folder, and the id is that folder's own name.
     if revision.startswith("sha256:") and not (Path(name) / "config.json").is_file():
         raise ExpanderSaeError(
-            f"the activations come from a model in a folder called {name}, whose place is not on record. "
+            f"expected the place of the activations' language model; got the name of its folder alone, {name}. "
             "Give it with --model FOLDER, or leave the cross entropy out with --no-ce."
         )
     return str(name)

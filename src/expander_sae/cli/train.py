@@ -130,7 +130,7 @@ def train(
     }
     reading = in_stages(chosen.stages, chosen.spare, k, shared["n_latents"])
     if irregular and not reading.least_squares:
-        raise ExpanderSaeError("expected --stages above 0 beside --irregular: entries move")
+        raise ExpanderSaeError("expected --stages above 0 beside --irregular; got 0, by which no entries move")
     saes: dict[str, AbstractSae] = {}
     for d in integers(degree, "--degree"):
         given = {**shared, "reading": reading, "construction": chosen.construction}

@@ -62,7 +62,7 @@ def firing_agreement(
             counts[name] += torch.stack([there.sum(0), now.sum(0), (there & now).sum(0)])
         seen += len(x)
     if not seen:
-        raise ExpanderSaeError("expected at least one token to compare firing on, got none")
+        raise ExpanderSaeError("expected at least one token to compare firing on; got none")
     return {name: Agreement(found[0], found[1], found[2], seen) for name, found in counts.items()}
 
 

@@ -172,7 +172,7 @@ def _already_there(folder: Path, wanted: dict[str, Any]) -> ExpanderSae:
     sae = load_sae(folder)
     if found != wanted or not isinstance(sae, ExpanderSae):
         raise ExpanderSaeError(
-            f"expected no SAE in {folder}, or one compressed by the same recipe; found another. Choose another "
+            f"expected no SAE in {folder}, or one compressed by the same recipe; got another. Choose another "
             "folder, or replace it with --overwrite (overwrite=True)."
         )
     # Of a process that was killed between saving this SAE and removing the checkpoint: it would bar other degrees.

@@ -38,11 +38,12 @@ class Target:
             above, below = getattr(compressed, name), getattr(dense, name)
             if above is None or below is None:
                 raise ExpanderSaeError(
-                    f"expected {name} to search by, but no language model ran. Give one, or take explained_variance."
+                    f"expected {name} to search by; got none: no language model ran. Give one, or take "
+                    "explained_variance."
                 )
             if not below > 0 or not math.isfinite(above):
                 raise ExpanderSaeError(
-                    f"expected a dense SAE whose {name} is above 0, to keep a share of; it is {below}, and "
+                    f"expected a dense SAE whose {name} is above 0, to keep a share of; got {below}, and "
                     f"{above} after compression. A degree can be chosen by hand."
                 )
             shares.append(above / below)

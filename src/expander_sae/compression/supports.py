@@ -80,8 +80,8 @@ def balanced_support(columns: Tensor, degree: int, row_cap: float) -> Support:
     bound = int(row_cap * n_latents * degree / d_in)
     if bound * (d_in - degree + 1) <= n_latents * degree:
         raise ExpanderSaeError(
-            f"expected a row bound above {n_latents * degree / (d_in - degree + 1):.1f} columns; {row_cap:g} times the "
-            f"mean is {bound}. Raise it."
+            f"expected a row bound above {n_latents * degree / (d_in - degree + 1):.1f} columns; got {bound}, which is "
+            f"{row_cap:g} times the mean. Raise row_cap."
         )
     left = columns.abs().clone()
     chosen = torch.zeros(n_latents, d_in, dtype=torch.bool, device="cpu")

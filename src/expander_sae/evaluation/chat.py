@@ -64,7 +64,7 @@ class ChatJudge:
     ) -> None:
         _check_address(url)
         if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key):
-            raise ExpanderSaeError("expected an API key of printable ASCII characters; it has others, or blanks")
+            raise ExpanderSaeError("expected an API key of printable ASCII characters; got others, or blanks")
         self.ids, self.blocks, self.tokenizer = token_ids, blocks, tokenizer
         self.url, self.model, self.width, self.timeout = url, model, width, timeout
         self._headers = {"Content-Type": "application/json"}
@@ -105,7 +105,7 @@ class ChatJudge:
             if found is not None and len(found) == wanted:
                 return torch.tensor(found, dtype=torch.float64, device="cpu")
         raise ExpanderSaeError(
-            f"expected a JSON list of {wanted} numbers from {self.model} at {self.url}, got {_ATTEMPTS} times "
+            f"expected a JSON list of {wanted} numbers from {self.model} at {self.url}; got {_ATTEMPTS} times "
             f"something else, at last: {answer[:200]!r}. A model that follows instructions better may do."
         )
 
@@ -145,7 +145,7 @@ class ChatJudge:
 
     def _no_answer(self, seen: str) -> ExpanderSaeError:
         return ExpanderSaeError(
-            f"expected an answer in the OpenAI chat protocol from the judge {self.model} at {self.url}, got {seen}. "
+            f"expected an answer in the OpenAI chat protocol from the judge {self.model} at {self.url}; got {seen}. "
             "SAEs that were judged are kept: run the same command again once it answers."
         )
 
@@ -178,7 +178,9 @@ def _check_address(url: str) -> None:
         parts = urllib.parse.urlsplit(url)
         sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
         if parts.username is not None or parts.password is not None:
-            raise ExpanderSaeError("expected no credentials in the address of a chat endpoint: records would have them")
+            raise ExpanderSaeError(
+                "expected no credentials in the address of a chat endpoint; got some, which records would show"
+            )
     except ExpanderSaeError:
         raise
     except ValueError:

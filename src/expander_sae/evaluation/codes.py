@@ -108,7 +108,7 @@ def write_codes(
         if progress is not None:
             progress(count)
     if done == 0:
-        raise ExpanderSaeError("expected at least one token to encode, found none")
+        raise ExpanderSaeError("expected at least one token to encode; got none")
     write_tensors(path, {name: torch.cat(part) for name, part in parts.items()}, metadata)
     return done
 
@@ -118,6 +118,6 @@ def check_width(sae: AbstractSae, language_model: LanguageModel) -> None:
     width = d_in_of(language_model.model)
     if sae.d_in != width:
         raise ExpanderSaeError(
-            f"expected an SAE of d_in {width}, that of {language_model.model_id}, got one of {sae.d_in}. "
+            f"expected an SAE of d_in {width}, that of {language_model.model_id}; got one of {sae.d_in}. "
             "Was it trained on another model?"
         )

@@ -112,7 +112,7 @@ def detection(
     names = torch.unique(blocks)
     if len(names) < 2:
         raise ExpanderSaeError(
-            "expected at least two blocks of text, to find examples in one half and ask in the other"
+            "expected at least two blocks of text, to find examples in one half and ask in the other; got fewer"
         )
     draw = torch.Generator().manual_seed(seed)
     shuffled = names[torch.randperm(len(names), generator=draw, device="cpu")]

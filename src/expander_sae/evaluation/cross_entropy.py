@@ -57,10 +57,10 @@ def spread_blocks(blocks: TokenBlocks, predicted_tokens: int | None) -> TokenBlo
         ExpanderSaeError: no block has two tokens, or `predicted_tokens` is not positive.
     """
     if predicted_tokens is not None and predicted_tokens < 1:
-        raise ExpanderSaeError(f"expected at least one token for the cross entropy, got {predicted_tokens}")
+        raise ExpanderSaeError(f"expected at least one token for the cross entropy; got {predicted_tokens}")
     usable = torch.nonzero(blocks.lengths > 1).flatten()
     if len(usable) == 0:
-        raise ExpanderSaeError("expected held-out text with at least two tokens in a sequence, found none")
+        raise ExpanderSaeError("expected held-out text with at least two tokens in a sequence; got none")
     predictions = int((blocks.lengths[usable].long() - 1).sum())
     wanted = len(usable)
     if predicted_tokens is not None:
@@ -140,9 +140,9 @@ def spliced_cross_entropy(
 ) -> dict[str, CrossEntropyMetrics]:
     """`cross_entropy` for SAEs whose provenance has been compared already."""
     if splice not in SPLICES:
-        raise ExpanderSaeError(f"expected splice to be one of {', '.join(SPLICES)}, got {splice!r}")
+        raise ExpanderSaeError(f"expected splice to be one of {', '.join(SPLICES)}; got {splice!r}")
     if len(blocks.lengths) == 0 or int(blocks.lengths.max()) < 2:
-        raise ExpanderSaeError("expected text with at least two tokens in a sequence, found none")
+        raise ExpanderSaeError("expected text with at least two tokens in a sequence; got none")
     model = language_model.model
     check_context(model, int(blocks.lengths.max()))
     second_half = SecondHalf(model, layer) if isinstance(layer, int) else AtModule(model, layer)
@@ -154,7 +154,7 @@ def spliced_cross_entropy(
         hidden, logits = (there.to(device) for there in second_half.run_clean(batch.input_ids, batch.attention_mask))
         if hidden.shape[-1] != mean.numel():
             raise ExpanderSaeError(
-                f"expected a language model of d_in {mean.numel()} (that of the activations), "
+                f"expected a language model of d_in {mean.numel()} (that of the activations); "
                 f"got {hidden.shape[-1]}. Was another model harvested?"
             )
         replaced = _replaced_positions(batch, hidden, splice, giant_norm)
@@ -222,7 +222,7 @@ def _reconstructed(name: str, reconstruct: Reconstruct, x: Tensor) -> Tensor:
         device = x.device if own is None else own.device
     x_hat = reconstruct(x.to(device)).to(x.device)
     if x_hat.shape != x.shape:
-        raise ExpanderSaeError(f"expected {name} to return shape {list(x.shape)}, got {list(x_hat.shape)}")
+        raise ExpanderSaeError(f"expected {name} to return shape {list(x.shape)}; got {list(x_hat.shape)}")
     return x_hat
 
 
@@ -284,8 +284,8 @@ class _Sums:
         for run, loss in self.loss.items():
             if math.isnan(loss):
                 raise ExpanderSaeError(
-                    f"expected logits that are numbers; those of the {run if isinstance(run, str) else run[1]} run are "
-                    "NaN. Run the language model with --compute-dtype float32, or check its weights."
+                    f"expected logits that are numbers; got NaN in the {run if isinstance(run, str) else run[1]} run. "
+                    "Run the language model with --compute-dtype float32, or check its weights."
                 )
         clean, zero, mean = (self.loss[run] / self.predictions for run in ("clean", "zero", "mean"))
         out = {}

@@ -89,7 +89,7 @@ def evaluate(
         sae.eval()
     try:
         with _bar(progress) as bar:
-            tokens = _tokens(store, split, keep_special_tokens, max_tokens)
+            tokens = store.blocks(split, keep_special_tokens=keep_special_tokens, max_tokens=max_tokens)
             reconstruction = _reconstruct(saes, tokens, batch_size, outlier_medians, bar)
             metrics = {name: sums.result() for name, sums in reconstruction.accumulators.items()}
             losses: dict[str, CrossEntropyMetrics] = {}
@@ -172,23 +172,23 @@ def _check(
     outlier_medians: float | None,
 ) -> None:
     if not saes:
-        raise ExpanderSaeError("expected at least one SAE to evaluate, got none")
+        raise ExpanderSaeError("expected at least one SAE to evaluate; got none")
     settings = store.manifest["settings"]
     for name, sae in saes.items():
         if sae.d_in != store.d_in:
             raise ExpanderSaeError(
                 f"expected SAEs of d_in {store.d_in}, that of the activations "
-                f"({settings['model_id']}, {settings.get('module') or settings['layer']}), "
-                f"but {name} has {sae.d_in}. Was it trained on another model?"
+                f"({settings['model_id']}, {settings.get('module') or settings['layer']}); "
+                f"got {name} of {sae.d_in}. Was it trained on another model?"
             )
     if splice not in SPLICES:
-        raise ExpanderSaeError(f"expected splice to be one of {', '.join(SPLICES)}, got {splice!r}")
+        raise ExpanderSaeError(f"expected splice to be one of {', '.join(SPLICES)}; got {splice!r}")
     for what, number in (("batch size", batch_size), ("number of tokens", max_tokens)):
         if number is not None and number < 1:
-            raise ExpanderSaeError(f"expected a positive {what}, got {number}")
+            raise ExpanderSaeError(f"expected a positive {what}; got {number}")
     if outlier_medians is not None and outlier_medians <= 1:
         raise ExpanderSaeError(
-            f"expected an outlier limit above 1 median, got {outlier_medians}: half of all tokens are above "
+            f"expected an outlier limit above 1 median; got {outlier_medians}: half of all tokens are above "
             "the median itself. Leave it unset to keep every token."
         )
 
@@ -198,7 +198,7 @@ def _place(store: ActivationStore) -> int | str:
     settings = store.manifest["settings"]
     if settings.get("items", False):
         raise ExpanderSaeError(
-            "expected activations of a language model's text for the cross entropy; these are of whole items. "
+            "expected activations of a language model's text for the cross entropy; got those of whole items. "
             "Leave it out with --no-ce."
         )
     return settings.get("module") or settings["layer"]
@@ -210,18 +210,6 @@ def _other_model(activations: Provenance, language_model: LanguageModel) -> list
     found = activations.differences(given)
     warn_of_differences("the activations come from another model than the cross entropy", found, stacklevel=3)
     return [f"cross entropy: {difference}" for difference in found]
-
-
-def _tokens(store: ActivationStore, split: str, keep_special_tokens: bool, max_tokens: int | None) -> Iterator[Tensor]:
-    left = max_tokens
-    for x in store.blocks(split, keep_special_tokens=keep_special_tokens):
-        if left is not None:
-            x = x[:left]
-            left -= len(x)
-        if len(x):
-            yield x
-        if left == 0:
-            return
 
 
 def _giant_norm(tokens: Iterator[Tensor], medians: float | None) -> tuple[float | None, Iterator[Tensor]]:

@@ -33,7 +33,7 @@ def best_cosine(sae: AbstractSae, other: AbstractSae, *, at_once: int = 1024) ->
         ExpanderSaeError: the two have different widths.
     """
     if sae.d_in != other.d_in:
-        raise ExpanderSaeError(f"expected SAEs of one d_in, got {sae.d_in} and {other.d_in}")
+        raise ExpanderSaeError(f"expected SAEs of one d_in; got {sae.d_in} and {other.d_in}")
     theirs = dense_columns(other)
     parts = [
         (dense_columns(sae, first, first + at_once) @ theirs.T).abs().amax(1)

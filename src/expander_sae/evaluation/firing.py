@@ -56,7 +56,7 @@ def firings(
         blocks.append(batch.block[:count].long())
         done += count
     if done == 0:
-        raise ExpanderSaeError("expected at least one token to encode, found none")
+        raise ExpanderSaeError("expected at least one token to encode; got none")
     token, latent, value = (torch.cat(parts) for parts in zip(*found, strict=True))
     return Firings(token, latent, value, done, sae.n_latents), torch.cat(ids), torch.cat(blocks)
 
@@ -113,7 +113,7 @@ def best_jaccard(mine: Firings, others: Firings, *, memory: int = 1 << 28) -> Te
     """
     if mine.n_tokens != others.n_tokens:
         raise ExpanderSaeError(
-            f"expected firings on the same tokens, got {mine.n_tokens:,} and {others.n_tokens:,} of them"
+            f"expected firings on the same tokens; got {mine.n_tokens:,} and {others.n_tokens:,} of them"
         )
     n = others.n_latents
     starts = torch.zeros(others.n_tokens + 1, dtype=torch.int64, device="cpu")

@@ -68,7 +68,7 @@ class ReconstructionAccumulator:
         """
         if x.ndim != 2 or x.shape[1] != self.d_in or x_hat.shape != x.shape or len(codes.indices) != len(x):
             raise ExpanderSaeError(
-                f"expected x and x_hat [batch, {self.d_in}] and codes of the same batch, "
+                f"expected x and x_hat [batch, {self.d_in}] and codes of the same batch; "
                 f"got x {list(x.shape)}, x_hat {list(x_hat.shape)} and codes {list(codes.indices.shape)}"
             )
         if len(x) == 0:
@@ -102,7 +102,7 @@ class ReconstructionAccumulator:
         fired = codes.indices[codes.values != 0].reshape(-1).cpu()
         if len(fired) and (int(fired.min()) < 0 or int(fired.max()) >= self.n_latents):
             raise ExpanderSaeError(
-                f"expected latent indices in 0..{self.n_latents - 1}, got {int(fired.min())}..{int(fired.max())}"
+                f"expected latent indices in 0..{self.n_latents - 1}; got {int(fired.min())}..{int(fired.max())}"
             )
         return torch.bincount(fired, minlength=self.n_latents)
 
@@ -116,7 +116,7 @@ class ReconstructionAccumulator:
         """
         if (other.d_in, other.n_latents) != (self.d_in, self.n_latents):
             raise ExpanderSaeError(
-                f"expected accumulators of one shape, got (d_in, n_latents) {(self.d_in, self.n_latents)} "
+                f"expected accumulators of one shape; got (d_in, n_latents) {(self.d_in, self.n_latents)} "
                 f"and {(other.d_in, other.n_latents)}"
             )
         if other._reference is None:
@@ -146,7 +146,7 @@ class ReconstructionAccumulator:
             ExpanderSaeError: no token was seen.
         """
         if self.tokens == 0 or self._reference is None:
-            raise ExpanderSaeError("expected at least one token to evaluate on, got none")
+            raise ExpanderSaeError("expected at least one token to evaluate on; got none")
         shift = self._shifted_sum / self.tokens
         variance = self._shifted_square - self.tokens * float(shift.square().sum())
         # Rounding leaves about 1e-15 of the sums and 1e-32 of the power: at that level all tokens are equal.

@@ -191,4 +191,4 @@ def _lowest(score: np.ndarray, stream: CounterStream) -> int:
 
 def _check(s_max: int, restarts: int) -> None:
     if s_max < 1 or restarts < 1:
-        raise ExpanderSaeError(f"expected s_max and restarts of at least 1, saw {s_max} and {restarts}.")
+        raise ExpanderSaeError(f"expected s_max and restarts of at least 1; got {s_max} and {restarts}.")

@@ -82,7 +82,7 @@ def _pairs_above(rows: np.ndarray, d_in: int, cap: int) -> list[tuple[int, int]]
         return [(int(i), int(j)) for i, j in columns_sharing(mask, cap + 1)]
     if n_latents**2 > _MOST_COUNTERS:
         raise ExpanderSaeError(
-            f"expected a mask whose overlaps can be counted, saw {n_latents} columns of degree {degree}: "
+            f"expected a mask whose overlaps can be counted; got {n_latents} columns of degree {degree}: "
             f"{n_latents}^2 counters. Choose 'galois', whose overlap is known, or 'balanced'."
         )
     found = []

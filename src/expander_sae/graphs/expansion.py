@@ -52,7 +52,7 @@ def core_size(mask: Mask, s: int) -> int:
         3
     """
     if s < 1:
-        raise ExpanderSaeError(f"expected s of at least 1, saw {s}.")
+        raise ExpanderSaeError(f"expected s of at least 1; got {s}.")
     rows = mask.rows
     while len(rows):
         survivors = Mask(rows, d_in=mask.d_in, construction="rows", seed=None)
@@ -147,17 +147,12 @@ def spectral_loss_floor(mask: Mask, size: int) -> float:
     """
     n_latents, degree = mask.n_latents, mask.degree
     if not 1 <= size <= n_latents:
-        raise ExpanderSaeError(f"expected a size from 1 to {n_latents}, saw {size}.")
+        raise ExpanderSaeError(f"expected a size from 1 to {n_latents}; got {size}.")
     square = float((mask.right_degrees().astype(np.float64) ** 2).sum())
     mean = (n_latents * degree - square / n_latents) / mask.d_in
     share = size / n_latents
     met = share**2 * square + mean * size * (1 - share)
     return max(0.0, 1 - degree * size / met) if met > 0 else 0.0
-
-
-def neighbour_count(mask: Mask, columns: np.ndarray) -> int:
-    """|N(S)|: how many rows the listed columns use between them."""
-    return int(np.unique(mask.rows[columns]).size)
 
 
 def is_stopping_set(mask: Mask, columns: np.ndarray) -> bool:

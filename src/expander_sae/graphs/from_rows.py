@@ -26,5 +26,5 @@ def mask_from_rows(rows: np.ndarray, *, d_in: int) -> Mask:
     """
     rows = np.asarray(rows)
     if rows.ndim != 2:
-        raise ExpanderSaeError(f"expected rows [n_latents, degree], saw shape {rows.shape}.")
+        raise ExpanderSaeError(f"expected rows [n_latents, degree]; got shape {rows.shape}.")
     return Mask(np.sort(rows, axis=1), d_in=d_in, construction="rows", seed=None)

@@ -47,7 +47,7 @@ class GaloisPlan:
         q = largest_prime_power_up_to(d_in // degree)
         if q < degree:
             raise ExpanderSaeError(
-                f"expected a prime power q with degree <= q <= d_in / degree, saw d_in {d_in} and degree {degree}: the "
+                f"expected a prime power q with degree <= q <= d_in / degree; got d_in {d_in} and degree {degree}: the "
                 f"largest up to {d_in // degree} is {q or 'none'}. Choose a smaller degree (about sqrt(d_in) at most) "
                 "or the construction 'greedy'."
             )
@@ -56,7 +56,7 @@ class GaloisPlan:
             terms += 1
         if terms > degree:
             raise ExpanderSaeError(
-                f"expected n_latents <= q^degree = {q}^{degree}, saw {n_latents}: there are no more distinct columns. "
+                f"expected n_latents <= q^degree = {q}^{degree}; got {n_latents}: there are no more distinct columns. "
                 "Choose a larger degree or d_in."
             )
         self.q, self.terms, self.degree = q, terms, degree

@@ -40,10 +40,10 @@ def make_mask(construction: str = "balanced", *, d_in: int, n_latents: int, degr
     Args:
         construction: "balanced" (right degrees differ by at most one), "uniform" (i.i.d. d-subsets), "repaired" (the
             paper's: uniform, with an entry moved into every empty row), "clustered" (disjoint row blocks, a control),
-            "greedy" (smallest overlap that a greedy search
-            keeps; seconds to minutes), "capped" (balanced, the few large overlaps taken apart), "galois" (algebraic,
-            overlap known without counting, rows by a formula; needs a degree of about sqrt(d_in) at most) or
-            "polynomial" (the same over prime fields only, kept for masks that were made by it).
+            "greedy" (smallest overlap that a greedy search keeps; seconds to minutes), "capped" (balanced, the few
+            large overlaps taken apart), "galois" (algebraic, overlap known without counting, rows by a formula; needs a
+            degree of about sqrt(d_in) at most) or "polynomial" (the same over prime fields only, kept for masks that
+            were made by it).
         d_in: rows of the dictionary, at most 2^24.
         n_latents: columns.
         degree: rows per column, at most d_in.
@@ -63,12 +63,12 @@ def make_mask(construction: str = "balanced", *, d_in: int, n_latents: int, degr
     """
     if construction not in _BUILDERS:
         raise ExpanderSaeError(
-            f"expected a construction out of {', '.join(CONSTRUCTIONS)}, saw {construction!r}. "
+            f"expected a construction out of {', '.join(CONSTRUCTIONS)}; got {construction!r}. "
             "Rows of your own go through mask_from_rows."
         )
     check_sizes(d_in, n_latents, degree)
     if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 1 << 64:
-        raise ExpanderSaeError(f"expected seed to be an integer in [0, 2^64), saw {seed!r}.")
+        raise ExpanderSaeError(f"expected seed to be an integer in [0, 2^64); got {seed!r}.")
     d_in, n_latents, degree, seed = int(d_in), int(n_latents), int(degree), int(seed)
     stream = CounterStream(f"{construction}|{d_in}|{n_latents}|{degree}|{seed}")
     rows = _BUILDERS[construction](d_in, n_latents, degree, stream)

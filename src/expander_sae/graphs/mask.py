@@ -26,12 +26,12 @@ def check_sizes(d_in: int, n_latents: int, degree: int) -> None:
     """
     for name, size in (("d_in", d_in), ("n_latents", n_latents), ("degree", degree)):
         if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
-            raise ExpanderSaeError(f"expected {name} to be a positive integer, saw {size!r}.")
+            raise ExpanderSaeError(f"expected {name} to be a positive integer; got {size!r}.")
     if d_in > MAX_D_IN:
-        raise ExpanderSaeError(f"expected d_in of at most {MAX_D_IN}, saw {d_in}.")
+        raise ExpanderSaeError(f"expected d_in of at most {MAX_D_IN}; got {d_in}.")
     if degree > d_in:
         raise ExpanderSaeError(
-            f"expected degree <= d_in, saw degree {degree} and d_in {d_in}: a column cannot have "
+            f"expected degree <= d_in; got degree {degree} and d_in {d_in}: a column cannot have "
             f"{degree} distinct rows out of {d_in}. Choose a degree of at most {d_in}."
         )
 
@@ -50,8 +50,7 @@ class Mask:
         seed: the seed they were made with; None when they cannot be made again from a seed.
 
     Raises:
-        ExpanderSaeError: rows is not an integer matrix, leaves [0, d_in), or a column is not strictly
-            increasing.
+        ExpanderSaeError: rows is not an integer matrix, leaves [0, d_in), or a column does not strictly increase.
 
     Example:
         >>> Mask(np.array([[0, 2], [1, 2]]), d_in=3, construction="rows", seed=None).right_degrees()
@@ -67,17 +66,17 @@ class Mask:
         rows = np.asarray(self.rows)
         if rows.ndim != 2 or rows.dtype.kind not in "iu":
             raise ExpanderSaeError(
-                f"expected rows as integers [n_latents, degree], saw shape {rows.shape} of {rows.dtype}."
+                f"expected rows as integers [n_latents, degree]; got shape {rows.shape} of {rows.dtype}."
             )
         check_sizes(self.d_in, *rows.shape)
         if rows.min() < 0 or rows.max() >= self.d_in:
-            raise ExpanderSaeError(f"expected rows in [0, {self.d_in}), saw values from {rows.min()} to {rows.max()}.")
+            raise ExpanderSaeError(f"expected rows in [0, {self.d_in}); got values from {rows.min()} to {rows.max()}.")
         bad = np.flatnonzero((rows[:, 1:] <= rows[:, :-1]).any(axis=1))
         if bad.size:
             raise ExpanderSaeError(
-                f"expected the rows of every column sorted and distinct, but column {bad[0]} is "
+                f"expected the rows of every column sorted and distinct; got column {bad[0]} as "
                 f"{rows[bad[0]].tolist()} ({bad.size} such columns). "
-                "mask_from_rows sorts for you; repeated rows must be replaced."
+                "mask_from_rows sorts for you; replace repeated rows."
             )
         # A private copy: a mask whose rows change under it would no longer match its hash.
         stored = np.array(rows, dtype=row_dtype(self.d_in), order="C")

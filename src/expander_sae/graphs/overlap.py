@@ -92,7 +92,7 @@ def overlap_profile(mask: Mask, *, p_max: int = 128, budget: int = DEFAULT_BUDGE
         2
     """
     if p_max < 1 or budget < 1:
-        raise ExpanderSaeError(f"expected p_max and budget of at least 1, saw {p_max} and {budget}.")
+        raise ExpanderSaeError(f"expected p_max and budget of at least 1; got {p_max} and {budget}.")
     start = time.perf_counter()
     n_latents, cost = mask.n_latents, overlap_cost(mask).increments
     columns = np.arange(n_latents, dtype=np.int64)

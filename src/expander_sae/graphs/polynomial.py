@@ -34,7 +34,7 @@ def polynomial_rows(d_in: int, n_latents: int, degree: int, stream: CounterStrea
     q = _largest_prime_up_to(d_in // degree)
     if q < degree:
         raise ExpanderSaeError(
-            f"expected a prime q with degree <= q <= d_in / degree, saw d_in {d_in} and degree {degree}: the largest "
+            f"expected a prime q with degree <= q <= d_in / degree; got d_in {d_in} and degree {degree}: the largest "
             f"prime up to {d_in // degree} is {q or 'none'}. Choose a smaller degree (about sqrt(d_in) at most) "
             "or the construction 'greedy'."
         )
@@ -43,7 +43,7 @@ def polynomial_rows(d_in: int, n_latents: int, degree: int, stream: CounterStrea
         terms += 1
     if terms > degree:
         raise ExpanderSaeError(
-            f"expected n_latents <= q^degree = {q}^{degree}, saw {n_latents}: there are no more distinct columns. "
+            f"expected n_latents <= q^degree = {q}^{degree}; got {n_latents}: there are no more distinct columns. "
             "Choose a larger degree or d_in."
         )
     coefficients = _coefficients(q, terms, n_latents, stream)

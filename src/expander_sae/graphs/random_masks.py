@@ -110,21 +110,6 @@ def stopping_log_terms(d_in: int, n_latents: int, degree: int) -> Iterator[float
         yield float(choose[t] + min(0.0, term))
 
 
-def random_collapse_size(d_in: int, degree: int, epsilon: float) -> int:
-    """The smallest s at which s random columns reach expansion loss epsilon on average.
-
-    E |N(S)| = m (1 - (1 - d / m)^s); no mask escapes this by much, so beyond it worst-case claims are hopeless.
-
-    Example:
-        >>> random_collapse_size(512, 7, 0.5)
-        118
-    """
-    size = 1
-    while d_in * (1 - (1 - degree / d_in) ** size) > (1 - epsilon) * degree * size:
-        size += 1
-    return size
-
-
 def neighbour_log_law(d_in: int, degree: int, size: int) -> np.ndarray:
     """log P(|N(S)| = u) for `size` independent uniform columns, float64 [d_in + 1].
 

@@ -33,8 +33,8 @@ def repaired_rows(d_in: int, n_latents: int, degree: int, stream: CounterStream)
         if _fill_empty_rows(rows, d_in, stream):
             return rows
     raise ExpanderSaeError(
-        f"expected to reach all {d_in} rows with {n_latents} columns of {degree} entries; {1 + _REDRAWS} draws left "
-        "some empty. Use the construction balanced."
+        f"expected to reach all {d_in} rows with {n_latents} columns of {degree} entries; got some empty in "
+        f"each of {1 + _REDRAWS} draws. Use the construction balanced."
     )
 
 

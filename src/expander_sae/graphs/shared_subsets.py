@@ -35,11 +35,11 @@ def columns_sharing(mask: Mask, rows_shared: int) -> np.ndarray:
     """
     t, n_latents = rows_shared, mask.n_latents
     if not 1 <= t <= mask.degree:
-        raise ExpanderSaeError(f"expected rows_shared from 1 to the degree {mask.degree}, saw {t}.")
+        raise ExpanderSaeError(f"expected rows_shared from 1 to the degree {mask.degree}; got {t}.")
     keys = n_latents * comb(mask.degree, t)
     if keys > MOST_KEYS or mask.d_in**t >= 1 << 64:
         raise ExpanderSaeError(
-            f"expected at most {MOST_KEYS} subsets of rows, each below 2^64, saw {keys} of {t} rows out of "
+            f"expected at most {MOST_KEYS} subsets of rows, each below 2^64; got {keys} of {t} rows out of "
             f"{mask.d_in}. Count overlaps with overlap_profile instead."
         )
     rows = mask.rows.astype(np.uint64)

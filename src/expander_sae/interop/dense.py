@@ -59,12 +59,12 @@ def dense_weights(sae: AbstractSae | ThresholdSae, *, reading: Reading | None = 
     wanted = reading or sae.reading
     if not isinstance(wanted, Encoder):
         raise ExpanderSaeError(
-            f"this SAE reads its codes by {wanted}; a dense file holds one encoder and TopK, which gives other codes. "
-            "Export it as saelens, which keeps the reading, or accept the encoder's codes with --inference encoder."
+            f"expected an SAE that encodes in one pass, all a dense file can hold; got one that encodes by {wanted}. "
+            "Export it as saelens, which keeps the reading, or take the encoder's other codes: --inference encoder."
         )
     if sae.signed:
         raise ExpanderSaeError(
-            "this SAE is signed (TopK without a ReLU), which no dense format has. Export it as saelens instead."
+            "expected an SAE with a ReLU, as every dense format has; got a signed SAE. Export it as saelens instead."
         )
     w = sae.dictionary().detached()
     dense, bias = w.dense().clone(), w.bias

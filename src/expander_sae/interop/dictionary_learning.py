@@ -89,8 +89,8 @@ def _class_of(arrays: Arrays) -> str | None:
         return "AutoEncoderNew"
     if "k" in arrays:
         raise ExpanderSaeError(
-            f"{arrays.path} may be TopK or BatchTopK, which hold the same arrays; expected {CONFIG} beside it, with "
-            "trainer.dict_class"
+            f"expected {CONFIG} with trainer.dict_class beside {arrays.path}; got none: TopK and BatchTopK hold the "
+            "same arrays"
         )
     return None
 
@@ -169,7 +169,7 @@ def write_dictionary_learning(weights: DenseWeights, folder: str | Path, *, dtyp
         ExpanderSaeError: it is not TopK, or the folder cannot be written.
     """
     if weights.activation != "topk" or weights.k is None:
-        raise ExpanderSaeError(f"only TopK SAEs are written for dictionary_learning; this one is {weights.activation}")
+        raise ExpanderSaeError(f"expected a TopK SAE to write for dictionary_learning; got {weights.activation}")
     folder = Path(folder)
     state = {
         "k": torch.tensor(weights.k, dtype=torch.int32, device="cpu"),

@@ -47,7 +47,7 @@ def detect_format(path: str | Path) -> str:
     raise ExpanderSaeError(
         f"expected an SAE in {path}: cfg.json with {saelens_files.ARRAYS} (SAELens) or {sparsify.ARRAYS} (sparsify), "
         f"{dictionary_learning.ARRAYS} (dictionary_learning), config.json with {sparsify.ARRAYS} (ours), or a .pt file "
-        "(OpenAI); found none. Give the folder of one SAE, or name the format."
+        "(OpenAI); got none. Give the folder of one SAE, or name the format."
     )
 
 

@@ -76,7 +76,7 @@ def write_openai(weights: DenseWeights, path: str | Path, *, dtype: torch.dtype 
         ExpanderSaeError: it is not TopK, or the file cannot be written.
     """
     if weights.activation != "topk" or weights.k is None:
-        raise ExpanderSaeError(f"only TopK SAEs are written in OpenAI's format; this one is {weights.activation}")
+        raise ExpanderSaeError(f"expected a TopK SAE to write in OpenAI's format; got {weights.activation}")
     path = Path(path)
     n_latents = weights.n_latents
     state: dict[str, Any] = {

@@ -78,7 +78,9 @@ class SaeBenchAdapter(nn.Module):
         model_name = source.get("model_id") if model_name is None else model_name
         layer = source.get("layer") if layer is None else layer
         if model_name is None or layer is None:
-            raise ExpanderSaeError("the model and layer this SAE was trained on are not on record: give both")
+            raise ExpanderSaeError(
+                "expected the model and layer this SAE was trained on in its metadata; got neither or one. Give both."
+            )
         check_provenance("that SAEBench is given", sae, Provenance(model=model_name, layer=layer))
         self.core = folded(sae).eval()
         w = self.core.dictionary().detached()

@@ -86,8 +86,8 @@ class _CoreInside:
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("W_dec", "W_enc", "b_dec", "b_enc"):
             raise ExpanderSaeError(
-                f"{name} of an SAE with a sparse dictionary is computed and cannot be set. Change a dense copy: "
-                "to_saelens(sae, dense=True)"
+                f"expected {name} of a sparse dictionary to be read only, as it is computed; got a new value. Change a "
+                "dense copy: to_saelens(sae, dense=True)"
             )
         super().__setattr__(name, value)
 
@@ -98,7 +98,9 @@ class _CoreInside:
 
     def _encode(self, x: Tensor) -> Tensor:
         if not self.rows_known:
-            raise ExpanderSaeError("this SAE has no seed for its mask: load its weights before use")
+            raise ExpanderSaeError(
+                "expected the weights to be loaded before use, as this SAE's mask has no seed; got none"
+            )
         sae: Any = self
         x = sae.run_time_activation_norm_fn_in(sae.hook_sae_input(sae.reshape_fn_in(x.to(self.dtype))))
         acts = spread_codes(self.core, x.reshape(-1, x.shape[-1]).float(), self.cfg.code_scale)

@@ -13,7 +13,7 @@ try:
     from sae_lens.saes.sae import TrainingSAEConfig  # pyright: ignore[reportMissingImports]
 except ImportError as error:
     raise ExpanderSaeError(
-        f"expected SAELens 6 to be installed; importing it failed: {error}. pip install 'expander-sae[saelens]'"
+        f"expected SAELens 6 to be installed; got {error}. pip install 'expander-sae[saelens]'"
     ) from error
 
 
@@ -46,7 +46,9 @@ class _Fields:
         """Refuse what the class would ignore."""
         cfg: Any = self
         if not cfg.apply_b_dec_to_input:
-            raise ExpanderSaeError("expected apply_b_dec_to_input True: b_dec is subtracted before encoding")
+            raise ExpanderSaeError(
+                "expected apply_b_dec_to_input True, since b_dec is subtracted before encoding; got False"
+            )
         if cfg.normalize_activations not in ("none", "expected_average_only_in"):
             raise ExpanderSaeError(
                 "expected normalize_activations 'none' or 'expected_average_only_in', which can be folded into the "

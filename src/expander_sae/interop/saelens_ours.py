@@ -109,7 +109,7 @@ def _mask(config: Mapping[str, Any], mask_bytes: Tensor | None) -> Mask:
     if config["mask_seed"] is not None:
         mask = make_mask(config["mask_construction"], seed=config["mask_seed"], **sizes)
     elif mask_bytes is None:
-        raise ExpanderSaeError("the mask has no seed, so expected its rows as mask_bytes beside the values; found none")
+        raise ExpanderSaeError("expected the rows of a mask without a seed as mask_bytes beside the values; got none")
     else:
         mask = mask_from_rows(rows_from_bytes(mask_bytes), d_in=config["d_in"])
     if config["mask_sha256"] not in (None, mask.sha256()):
@@ -149,7 +149,10 @@ def rows_from_bytes(mask_bytes: Tensor) -> np.ndarray:
         or not 1 <= len(values) <= 4
         or bool(((values < 0) | (values > 255) | (values % 1 != 0)).any())
     ):
-        raise ExpanderSaeError("expected mask_bytes as whole numbers 0..255, [1..4 bytes, n_latents, degree]")
+        raise ExpanderSaeError(
+            "expected mask_bytes as whole numbers 0..255, [1..4 bytes, n_latents, degree]; got "
+            f"{mask_bytes.dtype} {list(mask_bytes.shape)}, or numbers that are no bytes"
+        )
     return sum(
         (value.to(torch.int64) << (8 * place) for place, value in enumerate(values)), torch.tensor(0, device="cpu")
     ).numpy()

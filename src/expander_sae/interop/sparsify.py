@@ -28,7 +28,7 @@ def read_sparsify(folder: str | Path) -> DenseWeights:
     config, path = read_pair(folder, ARRAYS, CONFIG)
     fields, arrays = Fields(config, folder / CONFIG), Arrays(read_tensors(path), path)
     if config.get("transcode") or config.get("skip_connection") or "W_skip" in arrays:
-        raise ExpanderSaeError(f"{folder} holds a transcoder or a skip connection; expected an autoencoder")
+        raise ExpanderSaeError(f"expected an autoencoder in {folder}; got a transcoder or a skip connection")
     for name in _OFF:
         fields.one_of(name, (False,))
     fields.one_of("activation", ("topk",))
@@ -61,7 +61,7 @@ def write_sparsify(weights: DenseWeights, folder: str | Path, *, dtype: torch.dt
         ExpanderSaeError: it is not TopK, or the folder cannot be written.
     """
     if weights.activation != "topk" or weights.k is None:
-        raise ExpanderSaeError(f"sparsify has TopK SAEs only; this one is {weights.activation}")
+        raise ExpanderSaeError(f"expected a TopK SAE to write for sparsify; got {weights.activation}")
     folder = Path(folder)
     arrays = {
         "encoder.weight": weights.encoder,

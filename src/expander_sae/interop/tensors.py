@@ -44,7 +44,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
         ExpanderSaeError: the file is missing or damaged, holds objects that would run code, or is not a state dict.
     """
     if not path.is_file():
-        raise ExpanderSaeError(f"expected a file that torch.save wrote at {path}; found none")
+        raise ExpanderSaeError(f"expected a file that torch.save wrote at {path}; got none")
     _refuse_bombs(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -93,7 +93,7 @@ class Arrays:
             ExpanderSaeError: it is missing, no float tensor, of another shape, or not finite.
         """
         if name not in self.left:
-            raise ExpanderSaeError(f"expected {name} in {self.path}; found {', '.join(sorted(self.left)) or 'nothing'}")
+            raise ExpanderSaeError(f"expected {name} in {self.path}; got {', '.join(sorted(self.left)) or 'nothing'}")
         array = self.left.pop(name)
         if not isinstance(array, Tensor) or array.dtype not in FLOATS:
             what = array.dtype if isinstance(array, Tensor) else type(array).__name__
@@ -108,12 +108,12 @@ class Arrays:
         if array.numel() * array.element_size() > array.untyped_storage().nbytes():
             # A few bytes can claim any shape with strides of zero.
             raise ExpanderSaeError(
-                f"{name} in {self.path} claims {list(array.shape)} but does not hold so many numbers"
+                f"expected as many numbers of {name} in {self.path} as {list(array.shape)} claims; got fewer"
             )
         self.dtype = max(self.dtype, array.dtype, key=FLOATS.index)
         result = array.detach().to(torch.float32).contiguous()
         if not bool(torch.isfinite(result).all()):
-            raise ExpanderSaeError(f"expected finite numbers; {name} in {self.path} holds NaN or infinity")
+            raise ExpanderSaeError(f"expected {name} in {self.path} as finite numbers; got NaN or infinity")
         return result
 
     def integer(self, name: str) -> int:
@@ -155,4 +155,4 @@ def _check_plain(name: str, array: Tensor, path: Path) -> None:
     }
     found = next((what for what, is_so in odd.items() if is_so), None)
     if found is not None:
-        raise ExpanderSaeError(f"expected {name} in {path} as an ordinary tensor; it is {found}")
+        raise ExpanderSaeError(f"expected {name} in {path} as an ordinary tensor; got one that is {found}")

@@ -167,7 +167,8 @@ class ThresholdSae(nn.Module):
         """
         if not bool((self.selection == 1).all()):
             raise ExpanderSaeError(
-                "this TopK SAE selects over columns of uneven length; only its own format can say that"
+                "expected an SAE over unit columns; got a TopK SAE that selects over columns of uneven length, as "
+                "only its own format can say"
             )
         return DenseWeights(
             encoder=self.encoder.detach().clone(),

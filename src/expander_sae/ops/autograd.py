@@ -73,8 +73,8 @@ def _refuse_transforms(name: str, arguments: tuple[Any, ...]) -> None:
         transformed = any(forward_ad.unpack_dual(t).tangent is not None for t in flat if isinstance(t, Tensor))
     if transformed:
         raise ExpanderSaeError(
-            f"expected {name} outside torch.func transforms (vmap, grad, jvp) and forward-mode derivatives: it takes a "
-            "whole batch and has first derivatives by backward. Call it on the batch, and use backward()."
+            f"expected {name} outside torch.func transforms (vmap, grad, jvp) and forward-mode derivatives; got one. "
+            "It takes a whole batch and has first derivatives by backward. Call it on the batch, and use backward()."
         )
 
 
@@ -98,8 +98,8 @@ def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
     def once(ctx: Any, *gradients: Tensor) -> Any:
         if torch.is_grad_enabled():
             raise ExpanderSaeError(
-                "second derivatives of sparse codes and dictionaries are not there: expected backward without "
-                "create_graph=True. Leave the term that needs them out of the loss."
+                "expected backward without create_graph=True; got it: codes and dictionaries have no second "
+                "derivatives. Leave the term that needs them out of the loss."
             )
         with no_autocast():
             return backward(ctx, *gradients)

@@ -72,7 +72,7 @@ def choose_backend(backend: str, device: torch.device, **reasons: str | None) ->
         ExpanderSaeError: the name is unknown, or the named backend cannot run; the reason is in the message.
     """
     if backend not in BACKENDS:
-        raise ExpanderSaeError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}")
+        raise ExpanderSaeError(f"expected backend as one of {', '.join(BACKENDS)}; got {backend!r}")
     if backend == "reference":
         return backend
     why = {

@@ -49,8 +49,7 @@ def check_dictionary(rows: Tensor | None, values: Tensor, d_in: int) -> None:
 
 
 def check_numbers(x: Tensor, rows: Tensor | None, values: Tensor, **others: Tensor | None) -> None:
-    """Raise where x, values or what else is named hold NaN or infinity, or a row is not below d_in; the C++ core does
-    this itself."""
+    """Raise where an input holds NaN or infinity, or a row is not below d_in; the C++ core does this itself."""
     if rows is not None and rows.numel() and not 0 <= int(rows.long().min()) <= int(rows.long().max()) < x.shape[1]:
         raise ExpanderSaeError(f"a row index is not below d_in = {x.shape[1]}, or is negative")
     for name, numbers in others.items():

@@ -22,8 +22,7 @@ def instruction_sets() -> list[str]:
 def use_instruction_set(name: str) -> Iterator[None]:
     """Within it the core's kernels run on this instruction set, in all threads of the process: for tests and timings.
 
-    Results are the same bits within one set. Between sets sums may round otherwise, so that a near tie may fall the
-    other way.
+    Results are the same bits within one set. Between sets sums may round differently, which may decide a near tie.
 
     Raises:
         ExpanderSaeError: the set was not built, or this machine does not run it.

@@ -30,7 +30,7 @@ class Fields:
         """
         found = self.left.pop(name, default)
         if found is _MISSING:
-            raise ExpanderSaeError(f"{self.where} lacks or garbles a field: expected {name}; found none")
+            raise ExpanderSaeError(f"{self.where} lacks or garbles a field: expected {name}; got none")
         return found
 
     def again(self, name: str) -> "Fields":

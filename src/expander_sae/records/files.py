@@ -179,11 +179,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ExpanderSaeError(f"expected a JSON file at {path}, found none") from error
+        raise ExpanderSaeError(f"expected a JSON file at {path}; got none") from error
     except RecursionError as error:
-        raise ExpanderSaeError(f"expected JSON in {path}, but it is nested too deep to be read") from error
+        raise ExpanderSaeError(f"expected JSON in {path}; got one nested too deep to be read") from error
     except ValueError as error:  # not JSON, not UTF-8, or an integer too long to be read
-        raise ExpanderSaeError(f"expected JSON in {path}, but it is damaged: {error}") from error
+        raise ExpanderSaeError(f"expected JSON in {path}; got a damaged file: {error}") from error
     except OSError as error:
         raise ExpanderSaeError(f"cannot read {path}: {error.strerror or error}") from error
 

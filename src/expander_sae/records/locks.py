@@ -35,7 +35,7 @@ def locked(path: Path, before_waiting: Callable[[], None] = lambda: None) -> Ite
             lock.acquire()
     except (NotImplementedError, OSError) as error:
         raise ExpanderSaeError(
-            f"expected a folder whose files can be locked, so that no other process trains in it; {path}: {error}. "
+            f"expected a folder whose files can be locked, so that no other process trains in it; got {error}: {path}. "
             "Choose an output folder on another disk."
         ) from error
     try:

@@ -27,7 +27,7 @@ class _Record:
             ExpanderSaeError: a field is missing, unknown, or of the wrong type.
         """
         if not isinstance(data, Mapping):
-            raise ExpanderSaeError(f"expected the fields of a {cls.__name__}, got {type(data).__name__}")
+            raise ExpanderSaeError(f"expected the fields of a {cls.__name__}; got {type(data).__name__}")
         hints = typing.get_type_hints(cls)
         fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
         unknown = sorted(set(data) - set(fields))
@@ -35,7 +35,7 @@ class _Record:
         missing = sorted(required - set(data))
         if unknown or missing:
             raise ExpanderSaeError(
-                f"expected exactly the fields of a {cls.__name__}; missing {missing or 'none'}, "
+                f"expected exactly the fields of a {cls.__name__}; got some missing: {missing or 'none'}, "
                 f"unknown {unknown or 'none'}. Was it written by another version of expander-sae?"
             )
         where = cls.__name__
@@ -61,7 +61,7 @@ def _read(value: Any, hint: Any, where: str) -> Any:
             return value
     elif isinstance(value, plain):
         return value
-    raise ExpanderSaeError(f"expected {getattr(hint, '__name__', hint)} for {where}, got {value!r}")
+    raise ExpanderSaeError(f"expected {getattr(hint, '__name__', hint)} for {where}; got {value!r}")
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def one_shot_failure(mask: Mask, values: np.ndarray, columns: np.ndarray, magnit
     columns, magnitudes = np.asarray(columns), np.asarray(magnitudes, np.float64)
     if magnitudes.shape != columns.shape or not (magnitudes > 0).all() or not len(columns):
         raise ExpanderSaeError(
-            f"expected one positive magnitude for each column of S, saw shapes {columns.shape} and {magnitudes.shape}."
+            f"expected one positive magnitude for each column of S; got shapes {columns.shape} and {magnitudes.shape}."
         )
     unit, rows = unit_columns(values), mask.rows.astype(np.int64)
     support = np.zeros((len(columns), mask.d_in))

@@ -185,4 +185,4 @@ def _flatness_certificate(flat: Flatness) -> Certificate:
 
 def _check(k: int, ratio: float) -> None:
     if k < 1 or not ratio >= 1:
-        raise ExpanderSaeError(f"expected k of at least 1 and a ratio of at least 1, saw {k} and {ratio}.")
+        raise ExpanderSaeError(f"expected k of at least 1 and a ratio of at least 1; got {k} and {ratio}.")

@@ -77,9 +77,9 @@ def dictionary_coherence(
         [0.0, 0.5, 1.0]
     """
     if np.shape(values) != mask.rows.shape:
-        raise ExpanderSaeError(f"expected values of shape {mask.rows.shape} like the mask, saw {np.shape(values)}.")
+        raise ExpanderSaeError(f"expected values of shape {mask.rows.shape} like the mask; got {np.shape(values)}.")
     if p_max < 1 or budget < 1:
-        raise ExpanderSaeError(f"expected p_max and budget of at least 1, saw {p_max} and {budget}.")
+        raise ExpanderSaeError(f"expected p_max and budget of at least 1; got {p_max} and {budget}.")
     start = time.perf_counter()
     values, n_latents = unit_columns(values), mask.n_latents
     columns = np.arange(n_latents, dtype=np.int64)

@@ -27,7 +27,7 @@ def unique_by_coverage(codes: Codes, rows: Tensor, *, d_in: int) -> Tensor:
     """
     rows = rows.long()
     if codes.indices.numel() and not 0 <= int(codes.indices.min()) <= int(codes.indices.max()) < len(rows):
-        raise ExpanderSaeError(f"expected code indices in [0, {len(rows)}).")
+        raise ExpanderSaeError(f"expected code indices in [0, {len(rows)}); got others.")
     step = max(1, _ENTRIES // rows.numel())
     parts = [
         _unique(codes.indices[at : at + step], codes.values[at : at + step] != 0, rows, d_in)

@@ -31,14 +31,14 @@ def unit_columns(values: np.ndarray) -> np.ndarray:
     """
     values = np.asarray(values, np.float64)
     if values.ndim != 2:
-        raise ExpanderSaeError(f"expected values [n_latents, degree], saw shape {values.shape}.")
+        raise ExpanderSaeError(f"expected values [n_latents, degree]; got shape {values.shape}.")
     if not np.isfinite(values).all():
-        raise ExpanderSaeError("expected finite values, saw NaN or inf. The dictionary cannot be certified.")
+        raise ExpanderSaeError("expected finite values; got NaN or inf. The dictionary cannot be certified.")
     # Scaled by the largest magnitude first, so that squares can neither overflow nor vanish.
     peaks = np.abs(values).max(axis=1, keepdims=True)
     if not peaks.all():
         column = int(np.flatnonzero(peaks[:, 0] == 0)[0])
-        raise ExpanderSaeError(f"expected columns with a non-zero value, but column {column} is zero. Remove it.")
+        raise ExpanderSaeError(f"expected columns with a non-zero value; got zeros in column {column}. Remove it.")
     scaled = values / peaks
     return scaled / np.linalg.norm(scaled, axis=1, keepdims=True)
 
@@ -105,4 +105,4 @@ def mass_bound(share: float, beta: float) -> float:
 
 def _check_beta(beta: float) -> None:
     if not beta >= 1:
-        raise ExpanderSaeError(f"expected a flatness ratio beta of at least 1, saw {beta}.")
+        raise ExpanderSaeError(f"expected a flatness ratio beta of at least 1; got {beta}.")

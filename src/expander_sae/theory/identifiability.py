@@ -1,6 +1,6 @@
 """When a mask or a dictionary lets no two sparse codes have the same image."""
 
-from math import ceil, inf
+from math import ceil
 
 import numpy as np
 
@@ -72,7 +72,7 @@ def stopping_distance_from_expansion(size: int, loss: float) -> int:
         8
     """
     if size < 1 or not 0 <= loss < 0.5:
-        raise ExpanderSaeError(f"expected a size of at least 1 and a loss in [0, 1/2), saw {size} and {loss}.")
+        raise ExpanderSaeError(f"expected a size of at least 1 and a loss in [0, 1/2); got {size} and {loss}.")
     if size == 1:
         return 2
     if loss == 0:
@@ -115,7 +115,7 @@ def stable_size(overlap_babel: np.ndarray, degree: int, beta: float) -> int:
         7
     """
     if not beta >= 1:
-        raise ExpanderSaeError(f"expected a flatness ratio beta of at least 1, saw {beta}.")
+        raise ExpanderSaeError(f"expected a flatness ratio beta of at least 1; got {beta}.")
     loss = expansion_loss_bound(overlap_babel, degree)
     below = loss < 1 / (1 + beta) - _SLACK
     return int(len(loss) if below.all() else np.argmin(below)) - 1
@@ -160,13 +160,3 @@ def spark_from_babel(babel: np.ndarray) -> int:
         2
     """
     return int(np.searchsorted(babel, 1 - _SLACK, side="left"))
-
-
-def half_loss_ceiling(d_in: int, degree: int) -> float:
-    """2 m / d: eps_s < 1/2 needs s below it whatever the mask, because |N(S)| <= m.
-
-    Example:
-        >>> round(half_loss_ceiling(512, 7))
-        146
-    """
-    return 2 * d_in / degree if degree else inf

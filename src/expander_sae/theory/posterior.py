@@ -108,7 +108,7 @@ def encoder_margin(scores: Tensor, k: int) -> Tensor:
         [0.5]
     """
     if not 1 <= k < scores.shape[1]:
-        raise ExpanderSaeError(f"expected k from 1 to {scores.shape[1] - 1}, saw {k}.")
+        raise ExpanderSaeError(f"expected k from 1 to {scores.shape[1] - 1}; got {k}.")
     top = scores.topk(k + 1, dim=1).values
     return top[:, k - 1] - top[:, k]
 
@@ -160,29 +160,29 @@ def _checked(x: Tensor, codes: Codes, rows: Tensor, values: Tensor) -> tuple[Ten
     rows = rows.long()  # torch compares few unsigned types
     if x.ndim != 2 or indices.shape != code.shape or indices.ndim != 2 or len(indices) != len(x):
         raise ExpanderSaeError(
-            f"expected x [batch, d_in] and codes [batch, k], saw {tuple(x.shape)}, {tuple(indices.shape)} and "
+            f"expected x [batch, d_in] and codes [batch, k]; got {tuple(x.shape)}, {tuple(indices.shape)} and "
             f"{tuple(code.shape)}."
         )
     if rows.shape != values.shape or rows.ndim != 2:
         raise ExpanderSaeError(
-            f"expected rows and values [n_latents, degree], saw {tuple(rows.shape)}, {tuple(values.shape)}."
+            f"expected rows and values [n_latents, degree]; got {tuple(rows.shape)}, {tuple(values.shape)}."
         )
     if not indices.shape[1] or not len(x):
-        raise ExpanderSaeError("expected at least one token and one code slot, saw none.")
+        raise ExpanderSaeError("expected at least one token and one code slot; got none.")
     if not (x.isfinite().all() and code.isfinite().all() and values.isfinite().all()):
-        raise ExpanderSaeError("expected finite activations, codes and values, saw NaN or inf.")
+        raise ExpanderSaeError("expected finite activations, codes and values; got NaN or inf.")
     if not 0 <= int(indices.min()) <= int(indices.max()) < len(rows) or int(rows.max()) >= x.shape[1]:
-        raise ExpanderSaeError(f"expected code indices in [0, {len(rows)}) and rows in [0, {x.shape[1]}).")
+        raise ExpanderSaeError(f"expected code indices in [0, {len(rows)}) and rows in [0, {x.shape[1]}); got others.")
     active = code != 0
     # Unused slots get distinct negative keys, so that only active repetitions collide.
     keys = torch.where(active, indices, -1 - torch.arange(indices.shape[1], device=x.device)).sort(dim=1).values
     if (keys[:, 1:] == keys[:, :-1]).any():
-        raise ExpanderSaeError("expected the active latents of a token to be distinct, saw one twice.")
+        raise ExpanderSaeError("expected the active latents of a token to be distinct; got one twice.")
     wide = values.double()
     length = wide.norm(dim=1, keepdim=True)
     if not (length > 0).all():
-        raise ExpanderSaeError("expected columns with a non-zero value, saw a zero column. Remove it.")
+        raise ExpanderSaeError("expected columns with a non-zero value; got a zero column. Remove it.")
     ordered, order = rows.sort(dim=1)
     if (ordered[:, 1:] == ordered[:, :-1]).any():
-        raise ExpanderSaeError("expected the rows of a column to be distinct, saw one twice. Add their values up.")
+        raise ExpanderSaeError("expected the rows of a column to be distinct; got one twice. Add their values up.")
     return x, indices.long(), active, ordered, (wide / length).gather(1, order)

@@ -36,10 +36,10 @@ def ratio_decode(mask: Mask, values: np.ndarray, y: np.ndarray, *, votes: int, r
     """
     values, y = np.asarray(values, np.float64), np.asarray(y, np.float64)
     if not 2 <= votes <= mask.degree:
-        raise ExpanderSaeError(f"expected votes from 2 to the degree {mask.degree}, saw {votes}.")
+        raise ExpanderSaeError(f"expected votes from 2 to the degree {mask.degree}; got {votes}.")
     if values.shape != mask.rows.shape or y.shape != (mask.d_in,) or not values.all():
         raise ExpanderSaeError(
-            f"expected non-zero values {mask.rows.shape} and y [{mask.d_in}], saw {values.shape} and {y.shape}."
+            f"expected non-zero values {mask.rows.shape} and y [{mask.d_in}]; got {values.shape} and {y.shape}."
         )
     rows, x, residual = mask.rows.astype(np.int64), np.zeros(mask.n_latents), y.copy()
     floor = _SAME * np.abs(y).max(initial=0.0)

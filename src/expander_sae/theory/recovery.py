@@ -74,7 +74,7 @@ def one_shot_k(inside: np.ndarray, outside: np.ndarray, dynamic_range: float) ->
     """
     if not dynamic_range >= 1 or len(inside) != len(outside):
         raise ExpanderSaeError(
-            f"expected a dynamic range of at least 1 and sums of one length, saw {dynamic_range}, "
+            f"expected a dynamic range of at least 1 and sums of one length; got {dynamic_range}, "
             f"{len(inside)} and {len(outside)}."
         )
     fails = dynamic_range * (inside[:-1] + outside[1:]) >= 1 - _SLACK
@@ -169,4 +169,4 @@ def welch_ceiling(d_in: int, n_latents: int) -> int | None:
 
 def _check_k(babel: np.ndarray, k: int) -> None:
     if not 1 <= k < len(babel):
-        raise ExpanderSaeError(f"expected k from 1 to {len(babel) - 1}, the largest p of the sums given, saw {k}.")
+        raise ExpanderSaeError(f"expected k from 1 to {len(babel) - 1}, the largest p of the sums given; got {k}.")

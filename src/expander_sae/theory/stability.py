@@ -104,7 +104,7 @@ def weighted_loss(mask: Mask, values: np.ndarray, columns: np.ndarray) -> float:
         0.25
     """
     if not len(columns):
-        raise ExpanderSaeError("expected at least one column, saw none.")
+        raise ExpanderSaeError("expected at least one column; got none.")
     size = np.abs(unit_columns(np.asarray(values)[columns]))
     share = (size / size.sum(axis=1, keepdims=True)).ravel()
     least = np.full(mask.d_in, np.inf)
@@ -206,7 +206,7 @@ def babel_from_expansion(losses: np.ndarray, beta: float) -> np.ndarray:
         [0.0, 0.2, 0.6]
     """
     if not beta >= 1:
-        raise ExpanderSaeError(f"expected a flatness ratio beta of at least 1, saw {beta}.")
+        raise ExpanderSaeError(f"expected a flatness ratio beta of at least 1; got {beta}.")
     p = np.arange(len(losses) - 1)
     loss = np.asarray(losses, np.float64)[1:]
     share = np.divide(1, p, out=np.zeros(len(p)), where=p > 0)

@@ -27,8 +27,7 @@ def block_omp(
     center: Tensor | None = None,
     backend: str = "auto",
 ) -> Codes:
-    """Codes by orthogonal matching pursuit, `block` columns per stage (1: OMP; k: one-shot selection and least
-    squares).
+    """Codes by orthogonal matching pursuit, `block` columns a stage (1: OMP; k: select once, then least squares).
 
     From r = x - center, repeat: append the `block + spare` columns with the largest score, |<w_j, r>| if `signed` and
     <w_j, r> > 0 otherwise; refit all coefficients on the support S by least squares, z = argmin ||x - center - W_S z||;
@@ -54,8 +53,8 @@ def block_omp(
         backend: "auto" (the C++ core on CPU, matrix products elsewhere), "native" or "reference".
 
     Returns:
-        Codes [batch, k] by falling size (falling value unless `signed`); unused slots are zero, on the lowest free
-        latents.
+        Codes [batch, k] by falling size (by falling value unless `signed`); unused slots are zero, on the lowest
+        latents that are free.
 
     Raises:
         ExpanderSaeError: shapes or dtypes do not fit, k or block out of range, or NaN or infinity in x or values.

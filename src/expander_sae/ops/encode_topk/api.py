@@ -28,11 +28,9 @@ def encode_topk(
     """The k largest pre-activations of every token, without ever holding [batch, n_latents].
 
     `pre[b, j] = sum_e values[j, e] * (x - center)[b, rows[j, e]] + bias[j]`; a ReLU unless `signed`; then TopK by
-    value,
-    ties to the lower latent. With a ReLU, a token with fewer than k positive pre-activations gets zero codes on the
-    lowest
-    free latents. Differentiable once in x, values, bias and center; zero codes pass no gradient unless `signed`. A
-    backward with `create_graph=True` is refused, on every backend, as are `torch.func` transforms.
+    value, ties to the lower latent. With a ReLU, a token with fewer than k positive pre-activations gets zero codes on
+    the lowest free latents. Differentiable once in x, values, bias and center; zero codes pass no gradient unless
+    `signed`. A backward with `create_graph=True` is refused, on every backend, as are `torch.func` transforms.
 
     Args:
         x: activations [batch, d_in]; float32, bfloat16, float16 (summed in float32) or float64 (reference).

@@ -45,9 +45,8 @@ def reconstruction_loss(
 ) -> ReconstructionLoss:
     """Sum of squared errors of `x_hat = W topk(E^T (x - center) + bias) + center`, with W = decoder, E = encoder.
 
-    The gradient flows through the selected codes into decoder, encoder (the decoder itself when tied), center and
-    bias; the
-    selection is held fixed, and x gets none. There are first derivatives only, as in `encode_topk`.
+    The gradient flows through the selected codes into decoder, encoder (the decoder itself when tied), center and bias;
+    the selection is held fixed, and x gets none. There are first derivatives only, as in `encode_topk`.
 
     Args:
         x: activations [batch, d_in].
@@ -137,7 +136,7 @@ class _Loss(torch.autograd.Function):
             return (None,) * 10
         if ctx.gradients is None:
             raise ExpanderSaeError(
-                "expected one backward through a reconstruction loss; this is the second. Compute the loss again."
+                "expected one backward through a reconstruction loss; got a second. Compute the loss again."
             )
         decoder, center, bias, encoder = (None if g is None else g.mul_(scale) for g in ctx.gradients)
         ctx.gradients = None  # scaled in place: a second backward would be a wrong number

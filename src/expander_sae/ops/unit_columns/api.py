@@ -14,8 +14,7 @@ from expander_sae.records import ExpanderSaeError
 
 @op
 def unit_columns(raw: Tensor, *, backend: str = "auto") -> Tensor:
-    """Dictionary columns of unit length, `w_j = v_j / max(||v_j||, 1e-8)`; the gradient flows through the norm,
-    once.
+    """Dictionary columns of unit length, `w_j = v_j / max(||v_j||, 1e-8)`; differentiable once, the norm included.
 
     Args:
         raw: v [n_latents, degree]; a row of the tensor is a column of the dictionary.

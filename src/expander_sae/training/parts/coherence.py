@@ -73,7 +73,7 @@ def coherence_penalty(sae: AbstractSae, columns: Tensor, p: int) -> Tensor:
         0.5
     """
     if not 1 <= p < sae.n_latents:
-        raise ExpanderSaeError(f"expected p from 1 to {sae.n_latents - 1}, saw {p}.")
+        raise ExpanderSaeError(f"expected p from 1 to {sae.n_latents - 1}; got {p}")
     w = sae.dictionary()
     rows, values, chosen = w.rows, w.decoder, w.columns(columns)
     with torch.no_grad():

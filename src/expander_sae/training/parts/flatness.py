@@ -62,7 +62,7 @@ def keep_flat(sae: ExpanderSae, flatness: float) -> int:
         True
     """
     if not flatness >= 1:
-        raise ExpanderSaeError(f"expected a flatness of at least 1, saw {flatness}.")
+        raise ExpanderSaeError(f"expected a flatness of at least 1; got {flatness}")
     raw = sae.columns.raw
     size = raw.abs()
     # A little slack, or the rounding of one projection would ask for the next.
