@@ -29,7 +29,6 @@ def load(name):
 
 load("machine")
 grid = load("grid")
-tables = load("document_tables")
 documents = load("documents")
 PLAN = """
 [shared]
@@ -140,13 +139,13 @@ def test_times_are_of_every_call_of_the_runs_that_are_done(tmp_path, capsys):
         found = {row["name"]: (row["core_minutes"], row["torch"], row["cpu"]) for row in csv.DictReader(file)}
     assert found == {"a": ("7", "2", ""), "c": ("4.2", "", "x")}
     grid.keep_times(rows, runs, kept)
-    assert tables.table("took", "grid | prepare, one, two", kept.parent)[2:] == [
+    assert documents.table("took", "grid | prepare, one, two", kept.parent)[2:] == [
         "| prepare | 1 | 0 | 1 |", "| one | 1 | 3 | 6 |", "| two | 1 | 4 | 8 |", "| **together** |  | **8** | 8 |"
     ]  # fmt: skip
     with pytest.raises(SystemExit, match="runs of the group three"):
-        tables.table("took", "grid | one, three", kept.parent)
+        documents.table("took", "grid | one, three", kept.parent)
     with pytest.raises(SystemExit, match=r"nothing\.csv, which .* writes"):
-        tables.table("took", "nothing | one", kept.parent)
+        documents.table("took", "nothing | one", kept.parent)
 
 
 REAL_PLAN = """
@@ -240,7 +239,7 @@ def test_every_figure_of_the_documents_is_one_of_a_record():
 
 def test_a_table_that_disagrees_with_its_records_is_made_anew():
     lines = [
-        "<!-- quality: smollm2-135m-layer14-k32 | dense | fvu, Δ CE, nats -->",
+        "<!-- quality: smollm2-135m-layer14-k32 | dense | fvu; Δ CE, nats -->",
         "| SAE | fvu |",
         "|---|---|",
         "| a | 1 |",

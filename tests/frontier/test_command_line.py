@@ -83,7 +83,7 @@ def test_the_table_of_a_full_sized_frontier_fits_a_terminal(finished):
     shown = console.file.getvalue()
     assert "2,654,784" in shown
     assert "…" not in shown
-    assert all(heading in shown for heading in ("fvu", "dead", "delta", "kl", "rec.", "ret."))
+    assert all(heading in shown for heading in ("fvu", "dead", "Δ CE", "KL", "rec.", "ret."))
 
 
 def test_the_paper_preset(place, tmp_path):

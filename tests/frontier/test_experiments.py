@@ -188,10 +188,10 @@ def test_another_judge_of_coherence(place, tmp_path):
     run_experiment(experiment, tmp_path, settings, stores=stores)
     stored = read_json(tmp_path / "coherence" / "records.json")["measured"]
     assert stored["judge"] == f"{__name__}:Oracle"
-    by_words = run_experiment(
-        experiment, tmp_path / "words", small_settings(experiment, options={"latents": "12"}), stores=stores
-    )
-    assert by_words.tables != read_json(tmp_path / "coherence" / "page.json")["tables"]
+    words = tmp_path / "words"
+    run_experiment(experiment, words, small_settings(experiment, options={"latents": "12"}), stores=stores)
+    tables = [read_json(out / "coherence" / "page.json")["tables"] for out in (tmp_path, words)]
+    assert tables[0] != tables[1]
     for wrong in ("oracle", "no_such_module:Oracle", f"{__name__}:Missing"):
         settings = small_settings(experiment, options={"latents": "12", "judge": wrong})
         with pytest.raises(ExpanderSaeError, match="judge as tf-idf, chat or module:function"):

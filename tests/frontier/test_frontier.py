@@ -7,8 +7,9 @@ import pytest
 from tiny_models import D_IN, make_documents, make_tiny_model, write_jsonl
 
 from expander_sae.activations import harvest, load_language_model
-from expander_sae.frontier import EvaluationSettings, load_frontier, passes, plan, run_frontier, sweep, write_report
-from expander_sae.frontier.report import headline, verdict
+from expander_sae.frontier import EvaluationSettings, load_frontier, passes, plan, run_frontier, sweep
+from expander_sae.frontier.experiments import find_experiment, write_reports
+from expander_sae.frontier.experiments.frontier import headline, verdict
 from expander_sae.records import ExpanderSaeError, read_json, write_json
 from expander_sae.saes import load_sae
 from expander_sae.training import Inputs, TrainConfig
@@ -28,6 +29,11 @@ def store(language_model, tmp_path_factory):
     text = write_jsonl(folder / "text.jsonl", make_documents(24))
     out = folder / "acts"
     return harvest(language_model, text, out, context=32, heldout_share=0.25, compute_dtype="float32", progress=False)
+
+
+def page_of(frontier, folder):
+    frontier.save(folder)
+    return write_reports([find_experiment("frontier")], folder).read_text(encoding="utf-8")
 
 
 def variants(seeds=(0,), degrees=(4, 8)):
@@ -156,32 +162,31 @@ def test_a_diverged_run_is_told_and_not_evaluated(store, tmp_path, monkeypatch):
     monkeypatch.setattr(passes, "train", diverge)
     frontier = run_frontier(store, tmp_path, variants(), CONFIG, progress=False)
     assert [record.variant for record in frontier.records if record.evaluation is None] == ["expander-d4"]
-    page = write_report(load_frontier(frontier.save(tmp_path)), tmp_path).read_text()
+    page = page_of(frontier, tmp_path)
     assert "diverged" in page
-    assert "expander-d4 (seed 0)" in page
+    assert "expander-d4 seed 0" in page
 
 
 def test_the_report_needs_nothing_else(finished, tmp_path):
     _, frontier = finished
-    path = write_report(frontier, tmp_path)
-    page = path.read_text(encoding="utf-8")
-    assert not re.search(r"""(src|href)=["'](?!data:)""", page)
+    page = page_of(frontier, tmp_path)
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
     assert "http" not in re.sub(r"base64,[^\"]*", "", page)
-    assert page.count("<img ") == 8 == len(list((tmp_path / "figures").glob("*.svg")))
-    for part in ("expander-d4", "dense-n8", "the command", "Δ CE", headline(frontier).split(",")[0]):
+    assert page.count("<img ") == 10 == len(list((tmp_path / "figures").glob("*.svg")))
+    for part in ("expander-d4", "dense-n8", "the command", "Δ CE", headline(frontier.summaries()).split(",")[0]):
         assert part in page
     for record in frontier.records:
         assert f"{record.evaluation.learned_values:,}" in page
     fvu = next(s for s in frontier.summaries() if s.variant == "expander-d8").metrics["fvu"].mean
-    assert f"{100 * fvu:.1f}% of the variance" in headline(frontier)
+    assert f"{100 * fvu:.1f}% of the variance" in headline(frontier.summaries())
     assert "2 seeds this is no claim" in verdict(frontier.summaries())
 
 
 def test_the_report_without_a_language_model(store, tmp_path):
     frontier = run_frontier(store, tmp_path, variants(), CONFIG, progress=False)
-    page = write_report(frontier, tmp_path).read_text()
+    page = page_of(frontier, tmp_path)
     assert page.count("<img ") == 4
-    assert "nats" not in headline(frontier)
+    assert "nats" not in headline(frontier.summaries())
 
 
 def test_damaged_files_are_refused(finished, tmp_path):
@@ -230,7 +235,7 @@ def test_other_readings_share_the_training(store, language_model, tmp_path, monk
     monkeypatch.setattr(sweep, "evaluate", lambda *args, **kwargs: pytest.fail("evaluated again"))
     again = run_frontier(store, tmp_path, variants(), CONFIG, language_model, **options, readings=readings)
     assert again.readings == frontier.readings
-    page = write_report(frontier, tmp_path).read_text()
+    page = page_of(frontier, tmp_path)
     assert "read in other ways" in page
     assert (tmp_path / "figures/fvu_by_speed.svg").stat().st_size > 5000
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from expander_sae.frontier.experiments.support import mean_largest_overlap
 from expander_sae.frontier.supports import banded_mask, dialled_mask, shared_mask
 from expander_sae.graphs import make_mask
+from expander_sae.graphs.overlap import mean_largest_overlap
 from expander_sae.records import ExpanderSaeError
 
 SIZES = {"d_in": 60, "n_latents": 480, "degree": 7, "seed": 3}

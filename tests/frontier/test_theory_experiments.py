@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from expander_sae.frontier.drawing import rate_lines, rate_map
 from expander_sae.frontier.experiments.certificate_gap import _reach, _size
 from expander_sae.frontier.experiments.collisions import coverage
-from expander_sae.frontier.experiments.geometry import diagnose
 from expander_sae.frontier.experiments.planted import CODES, METHODS, VALUES, Planted, exact_supports, plant
-from expander_sae.frontier.experiments.rates import rate_lines, rate_map, rate_text, wilson
 from expander_sae.frontier.experiments.synthetic import _beside_the_paper, paper_rows
+from expander_sae.frontier.page import Rate
 from expander_sae.graphs import make_mask
 from expander_sae.records import ExpanderSaeError
+from expander_sae.theory.geometry import diagnose
 
 BASE = Planted(96, 256, 6)
 
@@ -72,15 +73,15 @@ def test_planted_refuses_nonsense():
 
 
 def test_wilson_intervals():
-    low, high = wilson(0, 20)
+    low, high = Rate(0, 20).interval()
     assert low == 0
     assert high == pytest.approx(0.1611, abs=1e-3)
-    low, high = wilson(15, 20)
+    low, high = Rate(15, 20).interval()
     assert (low, high) == (pytest.approx(0.5313, abs=1e-3), pytest.approx(0.8881, abs=1e-3))
     draw = np.random.default_rng(0).binomial(200, 0.8, 2000)
-    inside = [wilson(int(count), 200)[0] <= 0.8 <= wilson(int(count), 200)[1] for count in draw]
+    inside = [Rate(int(count), 200).interval()[0] <= 0.8 <= Rate(int(count), 200).interval()[1] for count in draw]
     assert 0.93 < np.mean(inside) < 0.97
-    assert rate_text(1, 2).startswith("0.50\n")
+    assert Rate(1, 2).text().startswith("0.50\n")
     assert rate_lines("x", "y", [("a", [])], x="k") is None
     assert rate_map("x", "y", [], x="k", y="d") is None
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from expander_sae.records import ExpanderSaeError, write_json
 from expander_sae.records.locks import alone_in
+from expander_sae.records.metrics import METRIC
 
 from .console import output
 from .options import ComputeDtype, CrossEntropy, CrossEntropyTokens, MaxTokens, Model, Overwrite, Quiet
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from expander_sae.compression import CompressionRecord
 
 RECORD, LATENTS = "compression.json", "latents.safetensors"
+_METRICS = [METRIC[name] for name in ("fvu", "delta_ce", "ce_recovered_zero", "ce_recovered_mean")]
 
 
 def compress(
@@ -171,18 +173,18 @@ def table(record: "CompressionRecord") -> Table:
     title = f"degree {record.recipe['degree']}, support {record.recipe['support']}, {record.dense.tokens:,} tokens"
     drawn = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     drawn.add_column("SAE read by", no_wrap=True)
-    for heading in ("KiB", "fvu", "delta\nce", "ce rec.\nzero", "ce rec.\nmean", "firing\nF1", "median\nF1", "cosine"):
+    for heading in ("KiB", *(metric.short for metric in _METRICS), "firing\nF1", "median\nF1", "cosine"):
         drawn.add_column(heading, justify="right")
     lines = [("dense", record.dense, None)]
     lines += [(name, one, record.latents[name]) for name, one in record.compressed.items()]
     for name, one, latents in lines:
         kib = None if one.bytes_on_disk is None else one.bytes_on_disk / 1024
-        numbers = [one.fvu, one.delta_ce, one.ce_recovered_zero, one.ce_recovered_mean]
-        numbers += (
+        cells = [metric.text(getattr(one, metric.name)) for metric in _METRICS]
+        numbers = (
             [None] * 3
             if latents is None
             else [latents["f1_micro"], latents["f1"]["median"], latents["cosine"]["median"]]
         )
-        cells = ["–" if value is None else f"{value:.3f}" for value in numbers]
+        cells += ["–" if value is None else f"{value:.3f}" for value in numbers]
         drawn.add_row(name, "–" if kib is None else f"{kib:,.0f}", *cells)
     return drawn

@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 
 from expander_sae.records import EvaluationRecord, ExpanderSaeError, write_json
+from expander_sae.records.metrics import METRICS
 
 from .console import output
 from .options import (
@@ -22,24 +23,6 @@ from .options import (
     MaxTokens,
     Model,
     Quiet,
-)
-
-_RECONSTRUCTION = (
-    # heading, field, digits
-    ("learned values", "learned_values", 0),
-    ("fvu", "fvu", 4),
-    ("rel_err", "rel_err", 4),
-    ("cosine", "cosine", 4),
-    ("l0", "l0", 1),
-    ("dead", "dead_fraction", 4),
-    ("encode tok/s", "encode_tokens_per_second", 0),
-)
-_CROSS_ENTROPY = (
-    ("ce_recon", "ce_recon", 4),
-    ("delta_ce", "delta_ce", 4),
-    ("recovered, zero", "ce_recovered_zero", 4),
-    ("recovered, mean", "ce_recovered_mean", 4),
-    ("kl", "kl", 4),
 )
 
 
@@ -139,22 +122,24 @@ def sae_names(folders: list[Path]) -> dict[str, Path]:
 def tables(records: list[EvaluationRecord]) -> list[Table]:
     """One table for reconstruction and, where it was measured, one for cross entropy; both fit 80 columns."""
     first = records[0]
-    drawn = [_table(f"Reconstruction of {first.tokens:,} {first.split} tokens", _RECONSTRUCTION, records)]
+    drawn = [_table(f"Reconstruction of {first.tokens:,} {first.split} tokens", "reconstruction", records)]
     if first.ce_clean is not None:
         title = (
             f"Cross entropy over {first.ce_tokens:,} predicted tokens, nats: {first.ce_clean:.3f} clean, "
             f"{first.ce_mean:.3f} mean-ablated, {first.ce_zero:.3f} zero-ablated; splice {first.splice}"
         )
-        drawn.append(_table(title, _CROSS_ENTROPY, records))
+        drawn.append(_table(title, "cross entropy", records))
     return drawn
 
 
-def _table(title: str, columns: tuple[tuple[str, str, int], ...], records: list[EvaluationRecord]) -> Table:
+def _table(title: str, group: str, records: list[EvaluationRecord]) -> Table:
+    metrics = [metric for metric in METRICS if metric.group == group]
     drawn = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     drawn.add_column("SAE", overflow="fold")
-    for heading, _, _ in columns:
+    sizes = group == "reconstruction"
+    for heading in (*(["learned values"] * sizes), *(metric.heading for metric in metrics)):
         drawn.add_column(heading, justify="right")
     for record in records:
-        cells = [(getattr(record, field), digits) for _, field, digits in columns]
-        drawn.add_row(record.name, *("–" if value is None else f"{value:,.{digits}f}" for value, digits in cells))
+        cells = (metric.text(getattr(record, metric.name)) for metric in metrics)
+        drawn.add_row(record.name, *([f"{record.learned_values:,}"] * sizes), *cells)
     return drawn

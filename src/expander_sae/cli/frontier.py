@@ -9,7 +9,9 @@ import typer
 from rich import box
 from rich.table import Table
 
+from expander_sae.frontier.families import controls_in_words
 from expander_sae.records import ExpanderSaeError, write_json
+from expander_sae.records.metrics import QUALITY
 
 from .console import output
 from .options import (
@@ -37,18 +39,6 @@ from .options import (
 if TYPE_CHECKING:
     from expander_sae.frontier import Frontier
 
-_SHOWN = (
-    # heading, metric, digits
-    ("fvu", "fvu", 3),
-    ("dead", "dead_fraction", 2),
-    ("delta\nce", "delta_ce", 2),
-    ("kl", "kl", 2),
-    ("ce\nrec.\nzero", "ce_recovered_zero", 3),
-    ("ce\nrec.\nmean", "ce_recovered_mean", 3),
-    ("ret.\nzero", "retention_zero", 3),
-    ("ret.\nmean", "retention_mean", 3),
-)
-
 
 def frontier(
     acts: Activations,
@@ -59,11 +49,8 @@ def frontier(
     controls: Annotated[
         str,
         typer.Option(
-            help="What to compare with, with commas: full dense SAEs (dense, dense-untied, dense-randinit, dense-omp), "
-            "small ones of each degree's size (matched, matched-omp, matched-decoder, matched-untied, matched-bytes, "
-            "matched-bytes-omp), principal directions (pca), and for each degree other supports or ways to train "
-            "(irregular, oneshot, fixed, clustered, banded, shared, diversity, pruned); or none. docs/experiments.md "
-            "says what each is.",
+            help=f"What to compare with, with commas: {controls_in_words()}; or none. docs/experiments.md says what "
+            "each is.",
         ),
     ] = "dense,matched",
     k: K = 32,
@@ -108,9 +95,10 @@ def frontier(
     All SAEs of a seed see the same batches. Pieces that an earlier run finished are not done again.
     """
     from expander_sae.activations import ActivationStore, load_language_model  # torch takes seconds to import
-    from expander_sae.frontier import EvaluationSettings, plan, run_frontier, write_report
+    from expander_sae.frontier import EvaluationSettings, plan, run_frontier
     from expander_sae.training import find_preset
 
+    from .report import all_pages
     from .source import model_name, model_note
 
     chosen = find_preset(preset).obeying(
@@ -161,11 +149,10 @@ def frontier(
         progress=not quiet,
         say=lambda text: console.print(text),
     )
-    report = write_report(found, out)
     if json is not None:
         write_json(json, found.to_dict())
     output(json, quiet=quiet, soft_wrap=False).print(table(found))
-    console.print(f"Report: {report}")
+    console.print(f"Report: {all_pages(out)}")
 
 
 def words(text: str) -> list[str]:
@@ -187,23 +174,23 @@ def integers(text: str, option: str) -> list[int]:
 
 def table(found: "Frontier") -> Table:
     """The variants over their seeds, in the order of the report."""
-    from expander_sae.frontier.report import in_order
+    from expander_sae.frontier.results import in_order
 
     summaries = in_order(found.summaries())
-    shown = [column for column in _SHOWN if any(column[1] in summary.metrics for summary in summaries)]
+    shown = [one for one in QUALITY if one.short and any(one.name in summary.metrics for summary in summaries)]
     title = f"k = {found.settings['k']}, seeds {found.settings['seeds']}; means over seeds"
     # Fits 80 columns; the report has the rest.
     drawn = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     drawn.add_column("SAE", no_wrap=True)
-    for heading in ("learned\nvalues", *(column[0] for column in shown)):
+    for heading in ("learned\nvalues", *(metric.short for metric in shown)):
         drawn.add_column(heading, justify="right")
     for number, summary in enumerate(summaries):
-        cells = [(summary.metrics.get(metric), digits) for _, metric, digits in shown]
+        found_of = [(metric, summary.metrics.get(metric.name)) for metric in shown]
         last = number + 1 == len(summaries) or summaries[number + 1].matched_degree != summary.matched_degree
         drawn.add_row(
             summary.variant,
             f"{summary.learned_values:,}",
-            *("–" if spread is None else f"{spread.mean:,.{digits}f}" for spread, digits in cells),
+            *(metric.text(None if spread is None else spread.mean) for metric, spread in found_of),
             end_section=last,
         )
     return drawn

@@ -21,10 +21,6 @@ def all_pages(folder: Path) -> Path:
     Raises:
         ExpanderSaeError: there are no records in it, or they are damaged.
     """
-    from expander_sae.frontier import load_frontier, write_report
     from expander_sae.frontier.experiments import NAMES, find_experiment, write_reports
-    from expander_sae.frontier.results import FILE
 
-    if (folder / FILE).is_file():
-        return write_report(load_frontier(folder), folder)
     return write_reports([find_experiment(name) for name in NAMES], folder)

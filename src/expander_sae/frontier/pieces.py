@@ -17,6 +17,7 @@ from expander_sae.records.sealed import seal, unseal
 from expander_sae.training import TrainConfig
 from expander_sae.training.recorded import WATCHED
 
+from .families import FAMILY
 from .variants import Variant
 
 PIECES = "pieces"
@@ -24,8 +25,6 @@ OWN = "own"
 """The key of an SAE's evaluation by its own inference."""
 _NOT_LEARNED = ("seed", *WATCHED)
 """Settings of training that leave what is learned as it is, or are the variant's own."""
-_REWIRED = ("expander", "irregular")
-"""Families whose entries move; settings of the moves are nothing to the others."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,7 @@ def _concerning(variant: Variant, mark: Any) -> Any:
     if not isinstance(mark, dict) or not isinstance(mark.get("config"), dict):
         return mark
     config = mark["config"]
-    if variant.family not in _REWIRED:
+    if not FAMILY[variant.family].moves:
         kept = ()
     elif config["rewire_every"]:
         return mark

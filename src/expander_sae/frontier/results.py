@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
@@ -12,25 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from expander_sae.records import ExpanderSaeError, FrontierRecord, read_json, write_json
+from expander_sae.records.metrics import METRICS
 
+from .families import FAMILIES
 from .over_seeds import Spread, spread
 
 FORMAT = "expander-sae frontier 1"
 FILE = "frontier.json"
-METRICS = (
-    "fvu",
-    "rel_err",
-    "cosine",
-    "l0",
-    "dead_fraction",
-    "ce_recon",
-    "delta_ce",
-    "ce_recovered_zero",
-    "ce_recovered_mean",
-    "kl",
-    "encode_tokens_per_second",
-)
-RETENTIONS = ("retention_zero", "retention_mean")
 
 
 @dataclass(frozen=True)
@@ -151,11 +140,11 @@ def summarise(records: Iterable[FrontierRecord]) -> list[Summary]:
         assert first is not None
         sizes = [r.evaluation.bytes_on_disk for r in good if r.evaluation and r.evaluation.bytes_on_disk]
         metrics: dict[str, Spread] = {}
-        for name in (*METRICS, *RETENTIONS):
-            values = [getattr(r if name in RETENTIONS else r.evaluation, name) for r in good]
-            over_seeds = spread(values)
+        for metric in METRICS:
+            of_record = metric.group == "retention"
+            over_seeds = spread(getattr(r if of_record else r.evaluation, metric.name) for r in good)
             if over_seeds is not None:
-                metrics[name] = over_seeds
+                metrics[metric.name] = over_seeds
         found.append(
             Summary(
                 variant=variant,
@@ -171,6 +160,14 @@ def summarise(records: Iterable[FrontierRecord]) -> list[Summary]:
             )
         )
     return found
+
+
+_PLACES = {family.name: place for place, family in enumerate(FAMILIES)}
+
+
+def in_order(summaries: Iterable[Summary]) -> list[Summary]:
+    """By degree, at each in the order of `FAMILIES`; the full dense ones last."""
+    return sorted(summaries, key=lambda s: (s.matched_degree or math.inf, _PLACES[s.family]))
 
 
 def _summary_dict(summary: Summary) -> dict[str, Any]:

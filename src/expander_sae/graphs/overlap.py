@@ -176,3 +176,12 @@ def _top_sums(histogram: np.ndarray, p_max: int) -> np.ndarray:
     for p in range(1, p_max + 1):
         best[p] = np.minimum(at_least, p).sum(axis=1).max()
     return best
+
+
+def mean_largest_overlap(mask: Mask) -> float:
+    """Rows that a column shares with the other column it shares most with, mean over columns."""
+    total = 0
+    for block, counts in overlap_blocks(mask, np.arange(mask.n_latents, dtype=np.int64)):
+        counts[np.arange(len(block)), block] = -1  # not with itself
+        total += int(counts.max(axis=1).sum())
+    return total / mask.n_latents

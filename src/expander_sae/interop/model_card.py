@@ -9,6 +9,7 @@ import numpy as np
 
 from expander_sae.records import EvaluationRecord
 from expander_sae.records.fields import object_in
+from expander_sae.records.metrics import METRIC
 from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, IrregularSae
 
 _KINDS = {
@@ -16,15 +17,9 @@ _KINDS = {
     IrregularSae.kind: "sparse SAE (a dictionary whose columns have different degrees)",
     DenseTopKSae.kind: "dense TopK SAE",
 }
-_METRICS = (
-    # heading, field, format
-    ("fvu", "fvu", ".4f"),
-    ("L0", "l0", ".1f"),
-    ("dead", "dead_fraction", ".2%"),
-    ("Δ CE, nats", "delta_ce", ".3f"),
-    ("CE recovered, zero", "ce_recovered_zero", ".3f"),
-    ("CE recovered, mean", "ce_recovered_mean", ".3f"),
-)
+_METRICS = tuple(METRIC[name] for name in (
+    "fvu", "l0", "dead_fraction", "delta_ce", "ce_recovered_zero", "ce_recovered_mean",
+))  # fmt: skip
 _RECIPE = ("tokens", "batch_size", "learning_rate", "schedule", "loss_unit", "stages", "rewire_every", "seed")
 
 
@@ -142,13 +137,12 @@ def _recipe(metadata: Mapping[str, Any]) -> str:
 def _numbers(evaluations: Mapping[str, EvaluationRecord]) -> str:
     if not evaluations:
         return "## Numbers\n\nNo evaluation came with this SAE.\n"
-    shown = [metric for metric in _METRICS if any(getattr(r, metric[1]) is not None for r in evaluations.values())]
+    shown = [metric for metric in _METRICS if any(getattr(r, metric.name) is not None for r in evaluations.values())]
     rows = []
     for name, record in evaluations.items():
-        cells = [getattr(record, field) for _, field, _ in shown]
-        numbers = ["–" if cell is None else format(cell, spec) for cell, (_, _, spec) in zip(cells, shown, strict=True)]
+        numbers = [metric.text(getattr(record, metric.name)) for metric in shown]
         rows.append((plain(name), code(record.inference), f"{record.tokens:,}", *numbers))
-    headings = ("evaluation", "read by", "tokens", *(heading for heading, _, _ in shown))
+    headings = ("evaluation", "read by", "tokens", *(metric.heading for metric in shown))
     note = "On text that was not trained on, special tokens and tokens of giant norm left out unless a record says so."
     return "## Numbers\n\n" + _table(headings, rows) + f"\n{note}\n"
 

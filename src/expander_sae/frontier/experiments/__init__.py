@@ -1,4 +1,4 @@
-"""Experiments: one question, one file, one page; `experiment.py` says how to add one."""
+"""Experiments: one question, one page; `experiment.py` says how to add one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import importlib
 
 from expander_sae.records import ExpanderSaeError
 
+from ..page import Figure, Page, Table
+from .axes import EXPERIMENTS as ALONG
 from .context import Context, Grid, Settings
-from .experiment import Experiment, Figure, Page, Table
+from .experiment import Experiment
 from .report import write_reports
 from .run import run_experiment
 
@@ -57,4 +59,6 @@ def find_experiment(name: str) -> Experiment:
     """
     if name not in NAMES:
         raise ExpanderSaeError(f"expected an experiment out of {', '.join(NAMES)}; got {name!r}")
+    if name in ALONG:
+        return ALONG[name]
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}").EXPERIMENT

@@ -1,99 +1,101 @@
-"""The same SAEs trained again and again along one axis: less data, more steps, another layer."""
+"""The same SAEs trained again and again along one axis: a declaration says which, and here it becomes an experiment."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from ..report import in_order
+from expander_sae.records.metrics import METRIC
+
+from ..drawing import Line, lines
+from ..page import Figure, Page
 from ..results import Summary
+from .beside import Paper
 from .context import Context
-from .drawing import Line, lines
-from .experiment import Figure, Measured, Page, Table
+from .experiment import Experiment, Measured
 from .quality import diverged, quality_table, summaries_of
 
-METRICS = (
-    ("fvu", "fvu"),
-    ("delta_ce", "delta_ce (nats/token)"),
-    ("kl", "KL (nats/token)"),
-    ("ce_recovered_zero", "ce_recovered_zero"),
-    ("ce_recovered_mean", "ce_recovered_mean"),
-)
+DRAWN = ("fvu", "delta_ce", "kl", "ce_recovered_zero", "ce_recovered_mean")
+Runs = Sequence[tuple[float, Sequence[Summary]]]
+"""Summaries by place on the axis."""
+Place = tuple[float, str, Mapping[str, Any]]
+"""Where on the axis, in words, and what `Context.grid` is told."""
 
 
-def run_at(place: float, context: Context, **how: Any) -> dict[str, Any]:
-    """The grid of the experiment's degrees and controls at one place on the axis; `how` goes to `Context.grid`."""
-    grid = context.grid(degrees=context.chosen_degrees(), controls=context.option("controls"), **how)
-    return {"at": place, "frontier": grid.frontier.to_dict()}
+@dataclass(frozen=True)
+class Axis:
+    """What is changed between the trainings of a grid, and what is asked of it."""
+
+    name: str
+    question: str
+    axis: str
+    """What is along it, in words."""
+    places: Callable[[Context], Iterable[Place]]
+    claim: Callable[[Runs], str]
+    note: str
+    options: Mapping[str, Any]
+    theirs: Mapping[str, Callable[[Paper], Sequence[Line]]]
+    """The paper's points, or a replication's, by metric."""
+    place: str = ""
+    """The axis's short name, in tables; `axis` where it is empty."""
+    whose: str = "the paper's"
+    drawn: tuple[str, ...] = DRAWN
+    """Metrics along the axis."""
+    log_x: bool = True
+    how: Mapping[str, Any] = field(default_factory=dict)
+    """More of `Experiment`."""
+
+    def experiment(self) -> Experiment:
+        """It as an experiment like the others."""
+        return Experiment(
+            self.name, self.question, self.measure, self.show, ("activations",), self.options, beside=self.beside,
+            **self.how,
+        )  # fmt: skip
+
+    def measure(self, context: Context) -> Measured:
+        """The grid of the experiment's degrees and controls at every place."""
+        runs = []
+        for place, words, how in self.places(context):
+            context.say(words)
+            degrees = context.chosen_degrees(how.get("store"))
+            grid = context.grid(degrees=degrees, controls=context.option("controls"), **how)
+            runs.append({"at": place, "frontier": grid.frontier.to_dict()})
+        return {"runs": runs}
+
+    def show(self, measured: Measured) -> Page:
+        """A diagram for each metric, one line for each variant, and a table for each place."""
+        runs, place = runs_of(measured), self.place or self.axis
+        lost = [f"{place} {r['at']:,.0f}: {note}" for r in measured["runs"] for note in diverged(r["frontier"])]
+        return Page(
+            claim=self.claim(runs),
+            tables=[quality_table(f"{place}: {at:,.0f}", summaries) for at, summaries in runs if summaries],
+            figures=[self._figure(f"{metric}_along", metric, runs, "one line for each SAE") for metric in self.drawn],
+            notes=[self.note, *lost],
+        )
+
+    def beside(self, measured: Measured, paper: Paper) -> list[Figure | None]:
+        """Metrics along the axis, with another's points."""
+        runs = runs_of(measured)
+        return [
+            self._figure(f"{metric}_beside_the_paper", metric, runs, f"beside {self.whose}", points(paper))
+            for metric, points in self.theirs.items()
+        ]
+
+    def _figure(self, name: str, metric: str, runs: Runs, words: str, theirs: Sequence[Line] = ()) -> Figure | None:
+        caption = f"{metric} along {self.axis}, {words}"
+        drawn = [*lines_along(runs, metric), *theirs]
+        return lines(name, caption, drawn, x=self.axis, y=METRIC[metric].heading, log_x=self.log_x)
 
 
-def runs_of(measured: Measured) -> list[tuple[float, list[Summary]]]:
+def runs_of(measured: Measured) -> Runs:
     """The summaries of `measured["runs"]`, a list of {"at": place on the axis, "frontier": Frontier.to_dict()}."""
-    return [(run["at"], in_order(summaries_of(run["frontier"]))) for run in measured["runs"]]
+    return [(run["at"], summaries_of(run["frontier"])) for run in measured["runs"]]
 
 
-def figures_along(
-    runs: Sequence[tuple[float, Sequence[Summary]]], axis: str, *, log_x: bool, variants: Sequence[str] | None = None
-) -> list[Figure | None]:
-    """One diagram for each metric, one line for each variant."""
-    found = []
-    for metric, unit in METRICS:
-        drawn = lines_along(runs, metric, variants)
-        caption = f"{metric} along {axis}, one line for each SAE"
-        found.append(lines(f"{metric}_along", caption, drawn, x=axis, y=unit, log_x=log_x))
-    return found
-
-
-def lines_along(
-    runs: Sequence[tuple[float, Sequence[Summary]]], metric: str, variants: Sequence[str] | None = None
-) -> list[Line]:
+def lines_along(runs: Runs, metric: str) -> list[Line]:
     """A metric along the axis, one line for each variant."""
     names = list(dict.fromkeys(s.variant for _, summaries in runs for s in summaries))
     return [
-        Line(name, [(at, s.metrics.get(metric)) for at, of in runs for s in of if s.variant == name])
-        for name in names
-        if variants is None or name in variants
+        Line(name, [(at, s.metrics.get(metric)) for at, of in runs for s in of if s.variant == name]) for name in names
     ]
-
-
-def tables_along(runs: Sequence[tuple[float, Sequence[Summary]]], axis: str) -> list[Table]:
-    """One table for each place on the axis."""
-    return [quality_table(f"{axis}: {at:,.0f}", summaries) for at, summaries in runs if summaries]
-
-
-def page_along(
-    measured: Measured,
-    axis: str,
-    claim: str,
-    note: str,
-    *,
-    place: str | None = None,
-    more: Sequence[Figure | None] = (),
-) -> Page:
-    """The page of an experiment along an axis that is drawn in logarithms; `place` is its short name, in tables."""
-    runs, place = runs_of(measured), place or axis
-    return Page(
-        claim=claim,
-        tables=tables_along(runs, place),
-        figures=[*figures_along(runs, axis, log_x=True), *more],
-        notes=[note, *diverged_along(measured, place)],
-    )
-
-
-def figure_beside(
-    measured: Measured, axis: str, metric: str, theirs: Sequence[Line], *, along: str, whose: str = "the paper's"
-) -> Figure | None:
-    """A metric along the axis, with another's points."""
-    drawn = [*lines_along(runs_of(measured), metric), *theirs]
-    caption = f"{metric} along {along}, beside {whose}"
-    return lines(f"{metric}_beside_the_paper", caption, drawn, x=axis, y=metric, log_x=True)
-
-
-def diverged_along(measured: Mapping[str, Any], axis: str) -> list[str]:
-    """Notes on runs that diverged."""
-    return [f"{axis} {run['at']:,.0f}: {note}" for run in measured["runs"] for note in diverged(run["frontier"])]
-
-
-def first_of(summaries: Sequence[Summary], family: str) -> Summary | None:
-    """The first summary of a family."""
-    return next((summary for summary in summaries if summary.family == family), None)

@@ -6,26 +6,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from expander_sae.records import FrontierRecord
+from expander_sae.records.metrics import METRIC, Metric
 
-from ..figures import draw_speed
+from ..drawing import SPEED, Line, by_speed, lines
+from ..families import FAMILY
 from ..over_seeds import Spread, spread
+from ..page import Figure, Page, Table, number
 from ..paper import PaperResult
-from ..report import in_order
-from ..results import Summary, summarise
+from ..results import Summary, in_order, summarise
 from .beside import Paper
 from .context import Context
-from .drawing import Line, lines
-from .experiment import Experiment, Figure, Measured, Page, Table
-from .quality import diverged, quality_table, records_from, text_of
+from .experiment import Experiment, Measured
+from .quality import diverged, quality_table, records_from
 
-_FAMILIES = {
-    "expander": "Expander, trained by its own inference",
-    "oneshot": "Expander, fixed mask, one-shot",
-    "matched": "dense, matched learned values",
-    "matched-omp": "dense, matched, by pursuit",
-}
-_METRICS = (("fvu", "fvu", 4), ("delta_ce", "Δ CE, nats", 3))
-_SPLIT = (*_METRICS, ("rel_err", "rel_err", 4))
+_FAMILIES = ("expander", "oneshot", "matched", "matched-omp")
+_METRICS = ("fvu", "delta_ce")
+_SPLIT = (*_METRICS, "rel_err")
 """Where first tokens are kept, fvu is about them and little else."""
 
 
@@ -45,17 +41,17 @@ def show(measured: Measured) -> Page:
     """The gap to the full dense SAE, split seed by seed."""
     own = records_from(measured["records"])
     read = _otherwise(own, measured)
-    splits = {metric: _splits(own, read, metric) for metric, *_ in _SPLIT}
+    splits = {metric: _splits(own, read, metric) for metric in _SPLIT}
     summaries = in_order(summarise([*own, *read]))
     return Page(
         claim=_claim(splits["fvu"]),
         tables=[
-            *(_split_table(splits[metric], title, digits) for metric, title, digits in _SPLIT if splits[metric]),
+            *(_split_table(splits[metric], METRIC[metric]) for metric in _SPLIT if splits[metric]),
             quality_table("Every SAE read in every way", summaries, inference=True),
         ],
         figures=[
-            *(_by_degree(own, read, metric) for metric, *_ in _METRICS),
-            *(_by_speed(summaries, metric, unit) for metric, unit, _ in _METRICS),
+            *(_by_degree(own, read, metric) for metric in _METRICS),
+            *(_by_speed(summaries, metric) for metric in _METRICS),
         ],
         notes=[
             "E is a metric read by an SAE's own inference, O the same dictionary read by OMP; s is the SAE, d the full "
@@ -107,13 +103,15 @@ def _splits(own: list[FrontierRecord], read: list[FrontierRecord], metric: str) 
     return found
 
 
-def _split_table(splits: Mapping[str, Mapping[str, Any]], metric: str, digits: int) -> Table:
+def _split_table(splits: Mapping[str, Mapping[str, Any]], metric: Metric) -> Table:
     rows = [
-        [variant, *(text_of(split[part], digits) for part in ("gap", "encoder", "dictionary"))]
+        [variant, *(number(split[part], metric.digits) for part in ("gap", "encoder", "dictionary"))]
         for variant, split in splits.items()
     ]
     columns = ["SAE", "gap to full dense", "encoder's part", "dictionary's part"]
-    return Table(f"The gap in {metric}, split", columns, rows, "Mean over seeds ± half width of the 95% interval.")
+    return Table(
+        f"The gap in {metric.heading}, split", columns, rows, "Mean over seeds ± half width of the 95% interval."
+    )
 
 
 def _claim(splits: Mapping[str, Mapping[str, Any]]) -> str:
@@ -142,18 +140,18 @@ def _by_degree(
             value = None if record.evaluation is None else getattr(record.evaluation, metric)
             if record.reading == reading and value is not None:
                 by_place.setdefault((record.family, record.matched_degree), []).append(value)
-        for family, text in _FAMILIES.items():
+        for family in _FAMILIES:
             points: list[tuple[float, Spread | float | None]] = [
                 (degree, spread(values)) for (of, degree), values in by_place.items() if of == family and degree
             ]
-            drawn.append(Line(f"{text}: {name}", points, dashed=reading is not None))
+            drawn.append(Line(f"{FAMILY[family].label}: {name}", points, dashed=reading is not None, family=family))
         dense = spread(by_place.get(("dense", None), []))
         if dense is not None:
             levels.append((f"full dense: {name}", dense.mean))
     name, caption = f"{metric}_by_degree", f"{metric} against degree, by own inference and by OMP"
     if theirs:
         name, caption = f"{metric}_beside_the_paper", f"{caption}, beside the paper's"
-    return lines(name, caption, [*drawn, *theirs], x="degree", y=metric, log_x=True, levels=levels)
+    return lines(name, caption, [*drawn, *theirs], x="degree", y=METRIC[metric].heading, log_x=True, levels=levels)
 
 
 def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
@@ -170,12 +168,11 @@ def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
         for metric in ("rel_err", "ce_recovered_zero")
     }
     summaries = in_order(summarise([*own, *read]))
-    speed = "encode_tokens_per_second"
     ours = [
         Line(
             variant,
-            [(s.metrics[speed].mean, s.metrics["rel_err"]) for s in summaries if s.variant == variant
-             and s.metrics["fvu"].mean <= 1 and speed in s.metrics],
+            [(s.metrics[SPEED].mean, s.metrics["rel_err"]) for s in summaries if s.variant == variant
+             and s.metrics["fvu"].mean <= 1 and SPEED in s.metrics],
         )
         for variant in dict.fromkeys(s.variant for s in summaries)
     ]  # fmt: skip
@@ -196,13 +193,12 @@ def _degree(result: PaperResult) -> float:
     return result.degree
 
 
-def _by_speed(summaries: list[Summary], metric: str, unit: str) -> Figure | None:
-    drawn = draw_speed(metric, unit, [s for s in summaries if s.metrics["fvu"].mean <= 1])
+def _by_speed(summaries: list[Summary], metric: str) -> Figure | None:
     caption = (
-        f"{unit} against the speed of reading codes, one line for each SAE, one point for each inference; those that "
-        "leave more than the mean does (fvu above 1) are in the table only"
+        f"{METRIC[metric].heading} against the speed of reading codes, one line for each SAE, one point for each "
+        "inference; those that leave more than the mean does (fvu above 1) are in the table only"
     )
-    return None if drawn is None else Figure(f"{metric}_by_speed", caption, drawn)
+    return by_speed(f"{metric}_by_speed", caption, metric, [s for s in summaries if s.metrics["fvu"].mean <= 1])
 
 
 EXPERIMENT = Experiment(

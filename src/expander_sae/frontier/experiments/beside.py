@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..drawing import Line
 from ..over_seeds import Spread
 from ..paper import (
     ARCHITECTURES,
@@ -18,7 +19,6 @@ from ..paper import (
     select,
 )
 from ..recipes import recipe_of
-from .drawing import Line
 
 FALLBACK = ("pythia-70m", 3)
 """The paper's model and layer with the most results, and the only one with diagnostics."""
@@ -79,80 +79,57 @@ class Paper:
         """A metric of its results, one line for each kind of SAE."""
         results = select(self.model, self.layer, self.k, inference=inference)
         read = "" if inference == "encoder" else f", {inference}"
-        whose = f"paper, {self.model} layer {self.layer}, k = {self.k}"
         return [
-            _line(
-                f"{whose}: {ARCHITECTURES[architecture]}{read}",
-                [(x(r), getattr(r, metric)) for r in results if r.architecture == architecture],
-                same=self.matches,
+            self._line(
+                f"{self.model} layer {self.layer}, k = {self.k}: {ARCHITECTURES[kind]}{read}",
+                [(x(r), getattr(r, metric)) for r in results if r.architecture == kind],
             )
-            for architecture in architectures
+            for kind in architectures
         ]
 
     def along_data(self, metric: str, kinds: Sequence[tuple[str, int]]) -> list[Line]:
         """A metric against the stored training tokens, for SAEs (architecture, degree)."""
-        found = [
-            r for r in paper_results() if (r.model, r.layer, r.k, r.inference) == (*FALLBACK, FALLBACK_K, "encoder")
-        ]
-        full = max(r.n_latents for r in found)  # not the narrow dense ones
+        found = _full([r for r in paper_results() if (r.model, r.layer, r.k) == (*FALLBACK, FALLBACK_K)])
         return [
             self._fallback_line(
-                f"{ARCHITECTURES[architecture]}, {degree} values a column",
-                [
-                    (r.train_tokens, getattr(r, metric))
-                    for r in found
-                    if (r.architecture, r.degree, r.n_latents) == (architecture, degree, full)
-                ],
+                f"{ARCHITECTURES[kind]}, {degree} values a column",
+                [(r.train_tokens, getattr(r, metric)) for r in found if (r.architecture, r.degree) == (kind, degree)],
                 FALLBACK_K,
             )
-            for architecture, degree in kinds
+            for kind, degree in kinds
         ]
 
     def along_layers(self, metric: str) -> list[Line]:
         """A metric of its Expander SAEs by layer, one line for each degree it has at several; k = 64."""
-        found = [
-            r
-            for r in paper_results()
-            if (r.model, r.k, r.inference, r.architecture) == (self.model, FALLBACK_K, "encoder", "expander_tied")
-        ]
-        degrees = [
-            degree
-            for degree in sorted({r.degree for r in found})
-            if len({r.layer for r in found if r.degree == degree}) > 1
-        ]
-        same = self.matches and self.k == FALLBACK_K
+        layers: dict[int, list[PaperResult]] = {}
+        for r in paper_results():
+            if (r.model, r.k, r.inference, r.architecture) == (self.model, FALLBACK_K, "encoder", "expander_tied"):
+                layers.setdefault(r.degree, []).append(r)
         return [
-            _line(
-                f"paper, {self.model}, k = {FALLBACK_K}: degree {degree}",
-                [(r.layer, getattr(r, metric)) for r in found if r.degree == degree],
-                same=same,
+            self._line(
+                f"{self.model}, k = {FALLBACK_K}: degree {degree}",
+                [(r.layer, getattr(r, metric)) for r in layers[degree]],
+                self.k == FALLBACK_K,
             )
-            for degree in degrees
+            for degree in sorted(layers)
+            if len({r.layer for r in layers[degree]}) > 1
         ]
 
     def along_k(self, metric: str) -> list[Line]:
         """A metric along k, for its Expander SAEs of the least, a middle and the highest degree, and the dense ones."""
-        found = [
-            r
-            for r in paper_results()
-            if (r.model, r.layer, r.inference, r.train_tokens) == (self.model, self.layer, "encoder", TOKENS)
-        ]
-        full = max((r.n_latents for r in found), default=0)  # not the narrow dense ones
-        degrees = sorted({r.degree for r in found if r.architecture == "expander_tied"})
+        here = (self.model, self.layer, TOKENS)
+        every = [r for r in paper_results() if (r.model, r.layer, r.train_tokens) == here]
+        found = sorted(_full(every), key=lambda r: r.k)
+        degrees = sorted({r.degree for r in every if (r.architecture, r.inference) == ("expander_tied", "encoder")})
         shown = sorted({degrees[0], degrees[len(degrees) // 2], degrees[-1]}) if degrees else []
         kinds: list[tuple[str, int | None, str]] = [("expander_tied", d, f"Expander, degree {d}") for d in shown]
         kinds += [(dense, None, ARCHITECTURES[dense]) for dense in ("dense_tied", "dense_warmtied")]
         return [
-            _line(
-                f"paper, {self.model} layer {self.layer}: {name}",
-                [
-                    (r.k, getattr(r, metric))
-                    for r in sorted(found, key=lambda r: r.k)
-                    if r.architecture == architecture and r.n_latents == full and degree in (None, r.degree)
-                ],
-                same=self.matches,
+            self._line(
+                f"{self.model} layer {self.layer}: {name}",
+                [(r.k, getattr(r, metric)) for r in found if r.architecture == kind and degree in (None, r.degree)],
             )
-            for architecture, degree, name in kinds
+            for kind, degree, name in kinds
         ]
 
     def replication(self, metric: str, axis: str) -> list[Line]:
@@ -161,19 +138,16 @@ class Paper:
         along_steps = axis == "steps"
         found = [r for r in paper_replication() if (r.layer == layer if along_steps else r.steps == 5_000)]
         words = f"layer {layer}, k = {k}" if along_steps else f"k = {k}"
-        same = self.matches and (self.model, self.k) == (model, k) and (self.layer == layer or not along_steps)
         return [
-            _line(
-                f"a replication of the paper, {model}, {words}: {name}",
-                [
-                    (r.steps * BATCH if along_steps else r.layer, getattr(r, metric))
-                    for r in found
-                    if r.architecture == kind
-                ],
-                same=same,
+            self._line(
+                f"{model}, {words}: {name}",
+                [(r.steps * BATCH if along_steps else r.layer, getattr(r, metric)) for r in found
+                 if r.architecture == kind],
+                (self.model, self.k) == (model, k) and (self.layer == layer or not along_steps),
+                whose="a replication of the paper",
             )
             for kind, name in (("expander", "degree 7"), ("dense", "full dense"))
-        ]
+        ]  # fmt: skip
 
     def learning_curves(self) -> list[Line]:
         """Held-out rel_err along the training tokens."""
@@ -183,17 +157,17 @@ class Paper:
                 step = int(d.quantity.removeprefix("step"))
                 curves.setdefault((d.architecture, d.degree, d.k), []).append((step * BATCH, d.value))
         return [
-            self._fallback_line(f"{ARCHITECTURES[architecture]}, {degree} values a column", points, k)
-            for (architecture, degree, k), points in curves.items()
+            self._fallback_line(f"{ARCHITECTURES[kind]}, {degree} values a column", points, k)
+            for (kind, degree, k), points in curves.items()
         ]
 
     def speeds(self) -> list[Line]:
         """rel_err against tokens/s as it reports them, on its own machines: always grey."""
         found: dict[str, list[tuple[float, Spread | float | None]]] = {}
         for speed in paper_speeds():
-            name = f"paper, {ARCHITECTURES[speed.architecture]} degree {speed.degree}, {speed.device}"
+            name = f"{ARCHITECTURES[speed.architecture]} degree {speed.degree}, {speed.device}"
             found.setdefault(name, []).append((speed.tokens_per_second, speed.rel_err))
-        return [Line(name, points, reference=True) for name, points in found.items()]
+        return [self._line(name, points, False) for name, points in found.items()]
 
     def diagnostics(self, group: str, quantity: str, architectures: Sequence[str] = ("expander_tied",)) -> list[Line]:
         """A quantity of its diagnostics against the degree, at our k if it has that, else at 64."""
@@ -201,18 +175,28 @@ class Paper:
         k = self.k if any(d.k == self.k for d in found) else FALLBACK_K
         return [
             self._fallback_line(
-                ARCHITECTURES[architecture],
-                [(d.degree, d.value) for d in found if d.k == k and d.architecture == architecture],
-                k,
+                ARCHITECTURES[kind], [(d.degree, d.value) for d in found if (d.k, d.architecture) == (k, kind)], k
             )
-            for architecture in architectures
+            for kind in architectures
         ]
 
     def _fallback_line(self, words: str, points: _Points, k: int) -> Line:
         """Of numbers that only one model and layer has."""
         model, layer = FALLBACK
-        same = self.matches and (self.model, self.layer, self.k) == (*FALLBACK, k)
-        return _line(f"paper, {model} layer {layer}, k = {k}: {words}", points, same=same)
+        same = (self.model, self.layer, self.k) == (*FALLBACK, k)
+        return self._line(f"{model} layer {layer}, k = {k}: {words}", points, same)
+
+    def _line(self, name: str, points: _Points, same: bool = True, whose: str = "paper") -> Line:
+        """Dashed in colour under the same conditions as ours, otherwise grey."""
+        same = same and self.matches
+        return Line(f"{whose}, {name}", points, reference=not same, dashed=same)
+
+
+def _full(results: Sequence[PaperResult]) -> list[PaperResult]:
+    """Those that are read by their encoder and have as many latents as any: not the narrow dense ones."""
+    read = [r for r in results if r.inference == "encoder"]
+    full = max((r.n_latents for r in read), default=0)
+    return [r for r in read if r.n_latents == full]
 
 
 def _n_latents(settings: Mapping[str, Any], stores: Sequence[Mapping[str, Any]]) -> int | None:
@@ -220,8 +204,3 @@ def _n_latents(settings: Mapping[str, Any], stores: Sequence[Mapping[str, Any]])
     if settings["n_latents"] is not None or not stores:
         return settings["n_latents"]
     return settings["expansion"] * stores[0]["d_in"]
-
-
-def _line(name: str, points: _Points, *, same: bool) -> Line:
-    """Dashed in colour under the same conditions as ours, otherwise grey."""
-    return Line(name, points, reference=not same, dashed=same)

@@ -16,9 +16,10 @@ from expander_sae.records import ExpanderSaeError
 from expander_sae.theory import dictionary_coherence, posterior_certificates
 from expander_sae.theory.recovery import omp_k, omp_k_from_overlap, one_shot_k, welch_ceiling
 
+from ..drawing import bars
+from ..page import Page, Table
 from .context import Context
-from .drawing import bars
-from .experiment import Experiment, Measured, Page, Table
+from .experiment import Experiment, Measured
 from .planted import Planted, exact_supports, plant
 
 GUARANTEED = {
@@ -150,30 +151,21 @@ def show(measured: Measured) -> Page:
     """One row for each size: guaranteed, certified code by code, and found."""
     rows = measured["rows"]
     sizes = ["x".join(map(str, row["size"])) for row in rows]
-    guaranteed = Table(
-        "Guaranteed for every code",
-        ["what", *sizes],
-        [[text, *(row[name] for row in rows)] for name, text in GUARANTEED.items()],
-        "The largest k. Masks: greedy below d = 32, else balanced; where there is a probability, uniform.",
-    )
-    single = Table(
-        "Certified code by code",
-        ["what", *sizes],
-        [[text, *(row[name] for row in rows)] for name, text in SINGLE.items()],
-        "The largest k of a grid at which half of random supports are certified; codes uniform in ±[0.5, 1.5].",
-    )
-    empirical = Table(
-        "Found",
-        ["what", *sizes],
-        [
-            [f"{method}, {codes} codes", *(row[name] for row in rows)]
-            for name, (method, codes) in EMPIRICAL.items()
-        ],
-        f"The largest k of a grid with at least 95% of {measured['trials']} planted supports found exactly, no noise.",
-    )  # fmt: skip
+    found = {name: f"{method}, {codes} codes" for name, (method, codes) in EMPIRICAL.items()}
+    tables = [
+        Table(title, ["what", *sizes], [[text, *(row[name] for row in rows)] for name, text in of.items()], note)
+        for title, of, note in (
+            ("Guaranteed for every code", GUARANTEED,
+             "The largest k. Masks: greedy below d = 32, else balanced; where there is a probability, uniform."),
+            ("Certified code by code", SINGLE,
+             "The largest k of a grid at which half of random supports are certified; codes uniform in ±[0.5, 1.5]."),
+            ("Found", found, "The largest k of a grid with at least 95% of "
+             f"{measured['trials']} planted supports found exactly, no noise."),
+        )
+    ]  # fmt: skip
     first = rows[0]
     heights = [(text, float(first[name])) for name, text in {**GUARANTEED, **SINGLE}.items() if first[name] is not None]
-    heights += [(f"found: {m}, {c} codes", float(first[name])) for name, (m, c) in EMPIRICAL.items()]
+    heights += [(f"found: {text}", float(first[name])) for name, text in found.items()]
     figure = bars(
         "gap", f"largest k by certificate and by experiment at {sizes[0]}", heights, y="largest k", title=sizes[0]
     )
@@ -183,7 +175,7 @@ def show(measured: Measured) -> Page:
         f"{first['ceiling']}, OMP finds ±1 codes up to k = {first['omp_signs']} ({gap:.0f} times as many), and half of "
         f"single codes are certified up to k = {first['fuchs']} after the fact."
     )
-    return Page(claim, [guaranteed, single, empirical], [figure])
+    return Page(claim, tables, [figure])
 
 
 EXPERIMENT = Experiment(

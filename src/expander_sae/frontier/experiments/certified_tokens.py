@@ -10,11 +10,11 @@ from torch import Tensor
 from expander_sae.pursuit import parse_reading
 from expander_sae.theory.shares import MEANINGS, CodeShares
 
-from ..over_seeds import spread
+from ..drawing import Line, lines
+from ..page import Page, by, over_seeds, table_by
 from .context import Context
-from .drawing import Line, lines
-from .experiment import Experiment, Measured, Page, Table
-from .quality import diverged, text_of
+from .experiment import Experiment, Measured
+from .quality import diverged
 
 _COLUMNS = {
     "fuchs": "Fuchs",
@@ -66,69 +66,44 @@ def rows_of(sae: Any) -> Tensor:
 def show(measured: Measured) -> Page:
     """Shares by SAE and reading, what bounds the error, and the lines of the shares that move."""
     rows = measured["rows"]
-    keys = list(dict.fromkeys((row["variant"], row["reading"]) for row in rows))
-
-    def cells(key: tuple[str, str], path: str, digits: int, factor: float = 1.0) -> str | None:
-        return text_of(spread(_scaled(_get(r, path), factor) for r in rows if (r["variant"], r["reading"]) == key),
-                       digits)  # fmt: skip
-
-    shares = [[*key, *(cells(key, f"share.{name}", 1, 100.0) for name in _COLUMNS)] for key in keys]
-    numbers = {
-        "median σ_min": ("sigma_min_median", 2, 1.0), "encoder margin, % of ‖y‖": ("encoder_margin_median", 2, 100.0),
-        "energy off N(S), %": ("coverage_floor_share", 1, 100.0),
-        "off its kd largest, %": ("any_support_floor_share", 1, 100.0),
-        "left by the refit, %": ("refit_error_share", 1, 100.0), "tokens/CPU s": ("tokens_per_cpu_second", 0, 1.0),
-    }  # fmt: skip
-    bounds = [[*key, *(cells(key, *how) for how in numbers.values())] for key in keys]
+    of = by(rows, "variant", "reading")
     tables = [
-        Table("Tokens certified, %", ["SAE", "read by", *_COLUMNS.values()], shares,
-              " ".join(f"{_COLUMNS[name]}: {meaning}." for name, meaning in MEANINGS.items())),
-        Table("What bounds the error", ["SAE", "read by", *numbers], bounds,
-              "Encoder margin: for half of the tokens noise below this share of their norm leaves the k largest "
-              "correlations as they are. Energies: shares of that of the centred tokens. tokens/CPU s: all tests."),
+        table_by("Tokens certified, %", of, {title: (f"share/{name}", 1, 100.0) for name, title in _COLUMNS.items()},
+                 " ".join(f"{_COLUMNS[name]}: {meaning}." for name, meaning in MEANINGS.items()), "SAE", "read by"),
+        table_by("What bounds the error", of, {
+            "median σ_min": ("sigma_min_median", 2),
+            "encoder margin, % of ‖y‖": ("encoder_margin_median", 2, 100.0),
+            "energy off N(S), %": ("coverage_floor_share", 1, 100.0),
+            "off its kd largest, %": ("any_support_floor_share", 1, 100.0),
+            "left by the refit, %": ("refit_error_share", 1, 100.0), "tokens/CPU s": ("tokens_per_cpu_second", 0),
+        }, "Encoder margin: for half of the tokens noise below this share of their norm leaves the k largest "
+           "correlations as they are. Energies: shares of that of the centred tokens. tokens/CPU s: all tests.",
+           "SAE", "read by"),
     ]  # fmt: skip
-    readings = list(dict.fromkeys(row["reading"] for row in rows))
+    drawn = [
+        (f"share_{name}", f"share/{name}", f"share of held-out tokens against degree: {MEANINGS[name]}",
+         f"{_COLUMNS[name]}, share of tokens")
+        for name in ("fuchs", "swap_optimal")
+    ]  # fmt: skip
+    caption = "median smallest singular value of the active columns against degree"
+    drawn.append(("sigma_min", "sigma_min_median", caption, "median σ_min(W_S)"))
     figures = [
         lines(
-            f"share_{name}",
-            f"share of held-out tokens against degree: {MEANINGS[name]}",
-            [Line(reading, _points(rows, reading, f"share.{name}")) for reading in readings],
+            name,
+            text,
+            [Line(reading, _points(mine, path)) for reading, mine in by(rows, "reading").items()],
             x="degree (d_in: dense)",
-            y=f"{_COLUMNS[name]}, share of tokens",
+            y=y,
             log_x=True,
         )
-        for name in ("fuchs", "swap_optimal")
+        for name, path, text, y in drawn
     ]
-    figures.append(
-        lines(
-            "sigma_min",
-            "median smallest singular value of the active columns against degree",
-            [Line(reading, _points(rows, reading, "sigma_min_median")) for reading in readings],
-            x="degree (d_in: dense)",
-            y="median σ_min(W_S)",
-            log_x=True,
-        )
-    )
     return Page(_claim(rows), tables, figures, diverged(measured["frontier"]))
 
 
-def _get(row: dict[str, Any], path: str) -> float | None:
-    value: Any = row
-    for part in path.split("."):
-        value = value.get(part)
-        if value is None:
-            return None
-    return value
-
-
-def _scaled(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor
-
-
-def _points(rows: list[dict[str, Any]], reading: str, path: str) -> list[tuple[float, Any]]:
-    mine = [row for row in rows if row["reading"] == reading]
-    degrees = sorted({row["degree"] for row in mine})
-    return [(float(d), spread(_get(r, path) for r in mine if r["degree"] == d)) for d in degrees]
+def _points(rows: list[Any], path: str) -> list[tuple[float, Any]]:
+    groups = by(rows, "degree")
+    return [(float(degree), over_seeds(groups[degree], path)) for degree in sorted(groups)]
 
 
 def _claim(rows: list[dict[str, Any]]) -> str:

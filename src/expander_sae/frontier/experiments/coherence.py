@@ -16,10 +16,11 @@ from expander_sae.pursuit import Reading, parse_reading
 from expander_sae.records import ExpanderSaeError, FrontierRecord
 from expander_sae.saes import AbstractSae
 
-from ..over_seeds import spread
+from ..drawing import bars
+from ..over_seeds import Spread, spread
+from ..page import Page, Table, by, number
 from .context import Context, Grid, written
-from .drawing import bars
-from .experiment import Experiment, Measured, Page, Table
+from .experiment import Experiment, Measured
 from .quality import diverged
 
 _HOW = ("tokens", "latents", "width", "judge", "chat_url", "chat_model")
@@ -113,21 +114,18 @@ def _stratified(found: Firings, wanted: int, seed: int) -> torch.Tensor:
 
 def show(measured: Measured) -> Page:
     """Mean score by SAE, seed by seed, beside the null."""
-    names = list(dict.fromkeys(row["variant"] for row in measured["saes"]))
-    of = {name: [row for row in measured["saes"] if row["variant"] == name] for name in names}
-    heights, rows = [], []
-    for name in names:
-        mean = spread(_mean(row["aucs"]) for row in of[name])
-        null = spread(_mean(row["null"]) for row in of[name])
-        clear = spread(_share_above(row["aucs"], 0.8) for row in of[name])
-        scored = sum(len(row["aucs"]) for row in of[name])
-        rows.append([name, scored, *(None if one is None else one.text(3) for one in (mean, clear, null))])
-        heights.append((name, mean))
+    of = by(measured["saes"], "variant")
+    rows = []
+    for name, mine in of.items():
+        clear = spread(_share_above(row["aucs"], 0.8) for row in mine)
+        found = (_auc(mine), clear, spread(_mean(row["null"]) for row in mine))
+        rows.append([name, sum(len(row["aucs"]) for row in mine), *(number(one, 3) for one in found)])
     table = Table(
         "Detection of held-out contexts", ["SAE", "latents scored", "mean AUC", "AUC above .8", "null, mean AUC"], rows,
         "AUC: chance that a context where the latent fires is scored above one where it does not; 0.5 is chance. Mean "
         "over seeds ± half width of the 95% interval. Null: the same latents at shuffled tokens.",
     )  # fmt: skip
+    heights = [(name, _auc(mine)) for name, mine in of.items()]
     figure = bars("detection", "mean detection AUC by SAE", heights, y="mean AUC of detection (0.5 is chance)")
     return Page(
         claim=_claim(of),
@@ -143,6 +141,10 @@ def show(measured: Measured) -> Page:
     )
 
 
+def _auc(rows: Sequence[Mapping[str, Any]]) -> Spread | None:
+    return spread(_mean(row["aucs"]) for row in rows)
+
+
 def _mean(values: Sequence[float | None]) -> float | None:
     kept = [value for value in values if value is not None]
     return sum(kept) / len(kept) if kept else None
@@ -156,7 +158,7 @@ def _share_above(values: Sequence[float | None], limit: float) -> float | None:
 def _claim(of: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     parts = []
     for name, rows in of.items():
-        mean = spread(_mean(row["aucs"]) for row in rows)
+        mean = _auc(rows)
         if mean is not None:
             interval = "" if mean.interval is None else f" ± {mean.interval:.3f}"
             parts.append(f"{name} {mean.mean:.3f}{interval}")

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from expander_sae.saes import AbstractSae
 
-from ..over_seeds import spread
+from ..drawing import Line, lines
+from ..page import Figure, Page, by, over_seeds, table_by
 from .beside import Paper
 from .context import Context
-from .drawing import Line, lines
-from .experiment import Experiment, Figure, Measured, Page, Table
-from .quality import diverged, text_of
+from .experiment import Experiment, Measured
+from .quality import along_degree, diverged
 
 KINDS = {
     "real": "supports of held-out tokens",
@@ -94,36 +94,21 @@ def coverage(indices: Tensor, active: Tensor, rows: Tensor, d_in: int) -> Tensor
 def show(measured: Measured) -> Page:
     """Deficits by variant, and against the degree."""
     rows = measured["rows"]
-    variants = list(dict.fromkeys(row["variant"] for row in rows))
-    cells = []
-    for variant in variants:
-        mine = [row for row in rows if row["variant"] == variant]
-        cells.append(
-            [
-                variant,
-                *(text_of(spread(row["deficit"][kind] for row in mine), 3) for kind in KINDS),
-                text_of(spread(row["expected_uniform"] for row in mine), 3),
-                text_of(spread(row["counting_bound"] for row in mine), 3),
-                text_of(spread(row["active"] for row in mine), 1),
-            ]
-        )
-    columns = ["SAE", *KINDS, "expected, uniform mask", "counting bound", "active"]
+    columns = {
+        **{kind: (f"deficit/{kind}", 3) for kind in KINDS},
+        "expected, uniform mask": ("expected_uniform", 3),
+        "counting bound": ("counting_bound", 3),
+        "active": ("active", 1),
+    }
     note = "Deficit: 1 - |N(S)| / (d |S|), mean over tokens. " + " ".join(f"{k}: {v}." for k, v in KINDS.items())
-    drawn = [_line(rows, "expander", kind, f"learned supports, {kind}") for kind in KINDS]
-    drawn += [_line(rows, "fixed", kind, f"fixed mask, {kind}") for kind in ("real", "random")]
+    drawn = [along_degree(rows, "expander", f"deficit/{kind}", f"learned supports, {kind}") for kind in KINDS]
+    drawn += [along_degree(rows, "fixed", f"deficit/{kind}", f"fixed mask, {kind}") for kind in ("real", "random")]
     bound = {row["degree"]: row["counting_bound"] for row in rows}
     drawn.append(Line("counting bound", sorted(bound.items()), reference=True))
     caption = "collision deficit of active supports against degree"
     figure = lines("deficit", caption, drawn, x="degree", y="1 - |N(S)| / (d |S|)", log_x=True)
-    table = Table("Active-support collisions", columns, cells, note)
+    table = table_by("Active-support collisions", by(rows, "variant"), columns, note)
     return Page(_claim(rows), [table], [figure], diverged(measured["frontier"]))
-
-
-def _line(rows: list[dict[str, Any]], family: str, kind: str, name: str) -> Line:
-    mine = [row for row in rows if row["family"] == family]
-    degrees = sorted({row["degree"] for row in mine})
-    points = [(float(d), spread(r["deficit"][kind] for r in mine if r["degree"] == d)) for d in degrees]
-    return Line(name, points)
 
 
 def _claim(rows: list[dict[str, Any]]) -> str:
@@ -133,7 +118,7 @@ def _claim(rows: list[dict[str, Any]]) -> str:
         if mine:
             degree = min(row["degree"] for row in mine)
             least = [row for row in mine if row["degree"] == degree]
-            real, random = (spread(row["deficit"][kind] for row in least) for kind in ("real", "random"))
+            real, random = (over_seeds(least, f"deficit/{kind}") for kind in ("real", "random"))
             if real is not None and random is not None:
                 parts.append(
                     f"with {name} at d = {degree} real codes lose {real.mean:.1%} of their rows to collisions, random "
@@ -147,7 +132,7 @@ def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
     """The deficit of real codes (ours: mean over tokens, the paper's: median) against the degree."""
     rows = measured["rows"]
     drawn = [
-        *(_line(rows, family, "real", family) for family in dict.fromkeys(row["family"] for row in rows)),
+        *(along_degree(rows, family, "deficit/real") for family in by(rows, "family")),
         *paper.diagnostics("active_support", "deficit_median", ("expander_tied", "clustered_sparse")),
     ]
     caption = "collision deficit of real codes against degree, beside the paper's"

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from expander_sae.graphs.overlap import overlap_profile
 from expander_sae.records import ExpanderSaeError
 from expander_sae.theory.flatness import flatness
+from expander_sae.theory.geometry import diagnose
 from expander_sae.theory.recovery import omp_k_from_overlap
 from expander_sae.training import TrainConfig
 
-from ..over_seeds import spread
+from ..drawing import Line, lines
+from ..page import Page, Row, by, over_seeds, table_by
 from ..variants import plan
 from .certified_tokens import certify_tokens
 from .context import Context
-from .drawing import Line, lines
-from .experiment import Experiment, Measured, Page, Table
-from .geometry import diagnose
-from .quality import diverged, text_of
+from .experiment import Experiment, Measured
+from .quality import diverged
 
 _SETTINGS = {
     "flatness": float,
@@ -94,55 +95,37 @@ def _guarantees(sae: Any, k: int) -> dict[str, Any]:
 
 def show(measured: Measured) -> Page:
     """Geometry, what is guaranteed, and fvu, by way of training."""
-    rows = measured["rows"]
-    ways = list(dict.fromkeys(row["way"] for row in rows))
-
-    def table(title: str, columns: dict[str, tuple[str, int, float]], note: str) -> Table:
-        cells = [
-            [way, *(text_of(spread(_get(r, path, factor) for r in rows if r["way"] == way), digits)
-                    for path, digits, factor in columns.values())]
-            for way in ways
-        ]  # fmt: skip
-        return Table(title, ["trained with", *columns], cells, note)
-
+    of = by(measured["rows"], "way")
     tables = [
-        table("Price and geometry", {
-            "fvu": ("fvu", 4, 1.0), "dead, %": ("dead", 2, 100.0), "β median": ("ratio_median", 1, 1.0),
-            "β max": ("ratio_max", 1, 1.0), "μ": ("mu", 3, 1.0), "μ₁(k)": ("mu1_k", 2, 1.0),
-            "largest overlap": ("largest_overlap", 1, 1.0), "busiest row / mean": ("row_degree_max", 1, 1.0),
-            "loss at 2k, found": ("epsilon_2k.greedy", 2, 1.0), "R_OMP": ("R_OMP", 0, 1.0), "R_id": ("R_id", 1, 1.0),
-        }, "none: the settings of every other experiment. R_OMP and R_id below 1 would certify."),
-        table("What is certified", {
-            "OMP, every code, k": ("omp_from_overlap", 0, 1.0), "Fuchs, %": ("codes.share.fuchs", 1, 100.0),
-            "Lasso interval, %": ("codes.share.lasso", 1, 100.0),
-            "ERC(S) > 0, %": ("codes.share.exact_recovery", 1, 100.0),
-            "1-swap optimal, %": ("codes.share.swap_optimal", 1, 100.0),
-            "median σ_min": ("codes.sigma_min_median", 2, 1.0),
-        }, "Shares of held-out tokens read by OMP."),
+        table_by("Price and geometry", of, {
+            "fvu": ("fvu", 4), "dead, %": ("dead", 2, 100.0), "β median": ("ratio_median", 1),
+            "β max": ("ratio_max", 1), "μ": ("mu", 3), "μ₁(k)": ("mu1_k", 2),
+            "largest overlap": ("largest_overlap", 1), "busiest row / mean": ("row_degree_max", 1),
+            "loss at 2k, found": ("epsilon_2k/greedy", 2), "R_OMP": ("R_OMP", 0), "R_id": ("R_id", 1),
+        }, "none: the settings of every other experiment. R_OMP and R_id below 1 would certify.", "trained with"),
+        table_by("What is certified", of, {
+            "OMP, every code, k": ("omp_from_overlap", 0), "Fuchs, %": ("codes/share/fuchs", 1, 100.0),
+            "Lasso interval, %": ("codes/share/lasso", 1, 100.0),
+            "ERC(S) > 0, %": ("codes/share/exact_recovery", 1, 100.0),
+            "1-swap optimal, %": ("codes/share/swap_optimal", 1, 100.0),
+            "median σ_min": ("codes/sigma_min_median", 2),
+        }, "Shares of held-out tokens read by OMP.", "trained with"),
     ]  # fmt: skip
-    points = [(spread(r["mu1_k"] for r in rows if r["way"] == w), spread(r["fvu"] for r in rows if r["way"] == w))
-              for w in ways]  # fmt: skip
-    drawn = [Line("ways", [(x.mean, y) for x, y in points if x and y], labels=ways)]
+    points = [(over_seeds(rows, "mu1_k"), over_seeds(rows, "fvu")) for rows in of.values()]
+    drawn = [Line("ways", [(x.mean, y) for x, y in points if x and y], labels=list(of))]
     figure = lines("price", "fvu against the cumulative coherence", drawn, x="μ₁(k)", y="fvu", log_x=False)
-    return Page(_claim(rows, ways), tables, [figure], diverged(measured["frontier"]))
+    return Page(_claim(of), tables, [figure], diverged(measured["frontier"]))
 
 
-def _get(row: dict[str, Any], path: str, factor: float) -> float | None:
-    value: Any = row
-    for part in path.split("."):
-        value = value[part]
-    return None if value is None else value * factor
-
-
-def _claim(rows: list[dict[str, Any]], ways: list[str]) -> str:
-    if not rows:
+def _claim(of: Mapping[str, Sequence[Row]]) -> str:
+    if not of:
         return "No SAE was measured."
     parts = []
-    for way in ways:
-        fvu, babel = (spread(row[name] for row in rows if row["way"] == way) for name in ("fvu", "mu1_k"))
+    for way, rows in of.items():
+        fvu, babel = over_seeds(rows, "fvu"), over_seeds(rows, "mu1_k")
         if fvu and babel:
             parts.append(f"{way} fvu {fvu.mean:.4f} at μ₁(k) {babel.mean:.1f}")
-    reach = max(row["omp_from_overlap"] or 0 for row in rows)
+    reach = max(row["omp_from_overlap"] or 0 for rows in of.values() for row in rows)
     return f"Trained with {'; '.join(parts)}; the most that any of them guarantees OMP for is k = {reach}."
 
 

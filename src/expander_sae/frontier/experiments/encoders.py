@@ -10,22 +10,21 @@ from typing import Any
 from expander_sae.evaluation import evaluate
 from expander_sae.pursuit import parse_reading
 from expander_sae.records import EvaluationRecord, ExpanderSaeError, FrontierRecord, TrainingRecord
+from expander_sae.records.metrics import METRIC
 from expander_sae.saes import ExpanderSae, load_sae
 from expander_sae.training import StoreBatches, TrainConfig, train, with_own_encoder
 
-from ..figures import draw_speed
+from ..drawing import SPEED, by_speed
+from ..families import FAMILY
+from ..page import Figure, Page
 from ..results import Summary, summarise
 from .context import Context, Grid, written
-from .experiment import Experiment, Figure, Measured, Page
+from .experiment import Experiment, Measured
 from .quality import diverged, mean_of, quality_table, records_from
 
-_METRICS = (("fvu", "fvu"), ("delta_ce", "Δ CE, nats"))
-_WAYS = {
-    "taught": "an encoder of its own on the dictionary's rows, taught the codes that pursuit finds",
-    "end to end": "the same, then encoder and dictionary trained on the reconstruction that one pass gives",
-}
+_METRICS = ("fvu", "delta_ce")
+_WAYS = {way: FAMILY[way].words for way in ("taught", "end to end")}
 _FAMILIES = ("expander", "oneshot", "matched", *_WAYS)
-_SPEED = "encode_tokens_per_second"
 
 
 def measure(context: Context) -> Measured:
@@ -129,14 +128,13 @@ def show(measured: Measured) -> Page:
     figures: list[Figure | None] = []
     for budget in measured["budgets"]:
         mine = [s for s in summaries if s.matched_degree == budget and s.metrics["fvu"].mean <= 1]
-        for metric, unit in _METRICS:
-            drawn = draw_speed(metric, unit, mine)
+        for metric in _METRICS:
             caption = (
-                f"{unit} against the speed of reading codes with {budget} learned entries a latent: all in the "
-                "dictionary, or half of them in an encoder; readings that leave more than the mean does are in the "
-                "table only"
+                f"{METRIC[metric].heading} against the speed of reading codes with {budget} learned entries a latent: "
+                "all in the dictionary, or half of them in an encoder; readings that leave more than the mean does are "
+                "in the table only"
             )
-            figures.append(None if drawn is None else Figure(f"{metric}_by_speed_budget{budget}", caption, drawn))
+            figures.append(by_speed(f"{metric}_by_speed_budget{budget}", caption, metric, mine))
     return Page(
         claim=_claim(summaries, measured["budgets"]),
         tables=[quality_table("Every way to spend a budget, read in every way", summaries, inference=True)],
@@ -174,7 +172,7 @@ def _claim(summaries: Sequence[Summary], budgets: Sequence[int]) -> str:
 
 
 def _said(summary: Summary) -> str:
-    speed = mean_of(summary, _SPEED) or 0.0
+    speed = mean_of(summary, SPEED) or 0.0
     return f"{_fvu(summary):.3f} ({summary.variant} by {summary.inference}, {speed:,.0f} tokens/s)"
 
 

@@ -1,6 +1,6 @@
 """What an experiment is: one question, one file, one page.
 
-A file of this folder asks one question. It ends with
+A file of this folder asks one question (`axes.py` has those that train the same grid along an axis). It ends with
 
     EXPERIMENT = Experiment(
         name="collisions",                                  # the file's name, with dashes for underscores
@@ -22,8 +22,9 @@ and its name stands in `NAMES` of `__init__.py`. Two functions do the work:
   this experiment alone.
 - `show(measured) -> Page` turns those values, read back from disk (tuples are lists, NaN is None), into a claim of one
   sentence, tables and figures. It computes in seconds, trains nothing and opens no activations: `expander-sae report`
-  runs it from the records alone. Lines and points are drawn with `drawing.lines`; `over_seeds.spread` gives mean, 95%
-  interval and every seed. The claim is computed from the numbers, with its hedge where the seeds do not carry it.
+  runs it from the records alone. Lines and points are drawn with `drawing.lines`; cells are what `page.number` makes
+  of `over_seeds.spread`: mean, 95% interval and every seed. The claim is computed from the numbers, with its hedge
+  where the seeds do not carry it.
 
 A third, `beside(measured, paper) -> figures`, draws the numbers of arXiv 2607.01799 beside ours where it has some.
 
@@ -34,55 +35,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from expander_sae.records import ExpanderSaeError
 
-if TYPE_CHECKING:
-    from .beside import Paper
-    from .context import Context
+from ..page import Figure, Page
+from .beside import Paper
+from .context import Context
 
 NEEDS = ("activations", "language model")
 """What an experiment cannot do without; a language model that only adds numbers is not needed."""
 
 Measured = dict[str, Any]
 """Plain JSON values."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One drawing of a page."""
-
-    name: str
-    """File name without its ending."""
-    caption: str
-    """What is drawn, for someone who cannot see it."""
-    svg: bytes
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table of a page."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str | int | float | None]]
-    """Cells: text (what follows a line break is set small, as `Spread.text` has it), or numbers shown as they are; None
-    is a dash."""
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Page:
-    """The answer to one question."""
-
-    claim: str
-    """One sentence, from the numbers."""
-    tables: Sequence[Table] = ()
-    figures: Sequence[Figure | None] = ()
-    """None (nothing to draw) is left out."""
-    notes: Sequence[str] = ()
-    """What to mind."""
 
 
 @dataclass(frozen=True)

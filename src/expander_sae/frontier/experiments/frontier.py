@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from ..report import headline, in_order, verdict
-from ..results import Frontier
-from ..results import from_dict as frontier_from_dict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from expander_sae.records.metrics import METRIC
+
+from ..drawing import by_speed, lines, short_number
+from ..page import Figure, Page, caution
+from ..results import Frontier, Summary, from_dict, in_order, summarise
 from .beside import Paper
 from .context import Context
-from .drawing import lines
-from .experiment import Experiment, Figure, Measured, Page
-from .quality import diverged, family_lines, quality_table
+from .experiment import Experiment, Measured
+from .quality import diverged, family_lines, mean_of, quality_table
 
-FAMILIES = {
-    "expander": "Expander",
-    "matched": "dense, matched learned values",
-    "matched-omp": "dense, matched, by pursuit",
-    "matched-bytes": "dense, matched bytes",
-    "matched-bytes-omp": "dense, matched bytes, by pursuit",
-    "matched-decoder": "dense with an encoder of its own, matched decoder",
-    "matched-untied": "dense with an encoder of its own, matched learned values",
-    "pca": "principal directions, all",
-    "pca-topk": "principal directions, best k",
-    "dense": "full dense",
-    "dense-omp": "full dense, by pursuit",
-    "dense-untied": "full dense, encoder of its own",
-    "dense-randinit": "full dense, random encoder",
-}
+_PANELS = (
+    ("fvu", "learned_values"),
+    ("delta_ce", "learned_values"),
+    ("fvu", "bytes_on_disk"),
+    ("delta_ce", "bytes_on_disk"),
+    ("ce_recovered_zero", "learned_values"),
+    ("ce_recovered_mean", "learned_values"),
+    ("kl", "learned_values"),
+    ("rel_err", "learned_values"),
+)
+"""Metric and size of each figure."""
 
 
 def measure(context: Context) -> Measured:
@@ -34,40 +34,130 @@ def measure(context: Context) -> Measured:
 
 
 def show(measured: Measured) -> Page:
-    """Every metric against learned values, and fvu and delta_ce against bytes."""
-    found: Frontier = frontier_from_dict(measured)
+    """Every metric against learned values, and fvu and delta_ce against bytes; quality against speed, if read so."""
+    found = from_dict(measured)
     summaries = in_order(found.summaries())
+    tables = [quality_table("All SAEs", summaries)]
     figures = [
         lines(
             f"{metric}_by_{size}",
             f"{metric} against {size.replace('_', ' ')}, by family",
-            family_lines(summaries, metric, lambda s, size=size: getattr(s, size), FAMILIES),
+            family_lines(summaries, metric, lambda s, size=size: getattr(s, size)),
             x=size.replace("_", " "),
-            y=unit,
+            y=METRIC[metric].heading,
+            title=METRIC[metric].title,
             log_x=True,
         )
-        for metric, unit, size in (
-            ("fvu", "fvu", "learned_values"),
-            ("delta_ce", "delta_ce (nats/token)", "learned_values"),
-            ("fvu", "fvu", "bytes_on_disk"),
-            ("delta_ce", "delta_ce (nats/token)", "bytes_on_disk"),
-            ("ce_recovered_zero", "ce_recovered_zero", "learned_values"),
-            ("ce_recovered_mean", "ce_recovered_mean", "learned_values"),
-            ("kl", "KL (nats/token)", "learned_values"),
-            ("rel_err", "rel_err", "learned_values"),
-        )
+        for metric, size in _PANELS
     ]
-    return Page(
-        claim=verdict(summaries) or headline(found),
-        tables=[quality_table("All SAEs", summaries)],
-        figures=figures,
-        notes=[headline(found), *diverged(measured)],
+    if found.readings:
+        read = in_order(summarise([*found.records, *found.readings]))
+        tables.append(quality_table("The same SAEs, read in other ways", read, inference=True))
+        figures += [
+            by_speed(f"{metric}_by_speed", f"{metric} against the speed of reading codes", metric, read)
+            for metric in ("fvu", "delta_ce")
+        ]
+    notes = [headline(summaries), *baseline(found), *diverged(measured), *to_mind(found.settings)]
+    return Page(verdict(summaries) or notes[0], tables, figures, notes)
+
+
+def headline(summaries: Sequence[Summary]) -> str:
+    """What the frontier says about one degree: the paper's 7, or the nearest to it."""
+    sparse = [summary for summary in summaries if summary.family == "expander"]
+    dense = next((summary for summary in summaries if summary.family == "dense"), None)
+    if not sparse:
+        return "No Expander SAE was evaluated."
+    one = min(sparse, key=lambda summary: abs((summary.matched_degree or 0) - 7))
+    size = f"{short_number(one.learned_values)} learned values"
+    if dense is not None:
+        size += f", {one.learned_values / dense.learned_values:.1%} of the full dense SAE's"
+    start = (
+        f"At degree {one.matched_degree} ({size}), the Expander SAE leaves {_of(one, 'fvu', '.1%')} of the variance "
     )
+    text = f"{start}unexplained" + ("" if dense is None else f" (full dense: {_of(dense, 'fvu', '.1%')})")
+    if "delta_ce" not in one.metrics:
+        return text + "."
+    text += f" and costs the language model {_of(one, 'delta_ce', '.2f')} nats a token"
+    if dense is not None:
+        text += f" (full dense: {_of(dense, 'delta_ce', '.2f')})"
+    if "retention_zero" in one.metrics and "retention_mean" in one.metrics:
+        text += (
+            f"; it retains {_of(one, 'retention_zero', '.1%')} of the full dense SAE's cross entropy recovered "
+            f"in the zero form, {_of(one, 'retention_mean', '.1%')} in the mean form"
+        )
+    twin = _twin(one, summaries)
+    if twin is not None:
+        text += (
+            f". A dense SAE of the same size ({twin.n_latents} latents) leaves {_of(twin, 'fvu', '.1%')} "
+            f"and costs {_of(twin, 'delta_ce', '.2f')} nats"
+        )
+    return text + "."
+
+
+def verdict(summaries: Sequence[Summary]) -> str | None:
+    """Who is ahead at equal size, counted over the degrees; None without matched controls."""
+    pairs = [(s, twin) for s in summaries if s.family == "expander" and (twin := _twin(s, summaries)) is not None]
+    if not pairs:
+        return None
+    parts = []
+    for metric, words in (("fvu", "the lower fvu"), ("delta_ce", "the lower cross entropy added")):
+        measured = [
+            (a.metrics[metric].mean, b.metrics[metric].mean)
+            for a, b in pairs
+            if metric in a.metrics and metric in b.metrics
+        ]
+        if measured:
+            parts.append(f"{words} in {sum(a < b for a, b in measured)} of {len(measured)}")
+    seeds = min(s.metrics["fvu"].seeds for pair in pairs for s in pair if "fvu" in s.metrics)
+    ahead_in = ", and ".join(parts)
+    said = f"Against a dense SAE with as many learned values, the Expander SAE has {ahead_in} comparisons."
+    return said + caution(seeds)
+
+
+def _twin(sparse: Summary, summaries: Sequence[Summary]) -> Summary | None:
+    matched = (s for s in summaries if s.family == "matched" and s.matched_degree == sparse.matched_degree)
+    return next(matched, None)
+
+
+def _of(summary: Summary, metric: str, form: str) -> str:
+    value = mean_of(summary, metric)
+    return format(float("nan") if value is None else value, form)
+
+
+def baseline(found: Frontier) -> list[str]:
+    """The three runs that every ratio is made of, in a sentence; nothing without a language model."""
+    one = next((record.evaluation for record in found.records if record.evaluation is not None), None)
+    if one is None or one.ce_clean is None or one.ce_zero is None or one.ce_mean is None:
+        return []
+    return [
+        f"Cross entropy of the language model, in nats per token over {one.ce_tokens:,} predicted tokens: "
+        f"{one.ce_clean:.3f} as it is, {one.ce_mean:.3f} with the layer's output replaced by its mean, "
+        f"{one.ce_zero:.3f} replaced by zero."
+    ]
+
+
+def to_mind(settings: Mapping[str, Any]) -> list[str]:
+    """What a reader should mind, from the settings themselves."""
+    notes = [
+        "A matched control has as many learned values as the Expander SAE of its degree (and as many in its decoder); "
+        "bytes differ a little, see the table."
+        + (" Latent biases come on top: the Expander SAE has more of them." if settings["latent_bias"] else ""),
+        "The zero form of cross entropy recovered flatters: a zeroed layer is often worse than a uniform guess. Δ CE "
+        "hides nothing.",
+        "“dead” is the share of latents that never fire on the held-out tokens evaluated, however few those are.",
+        "Held-out text was split off by document before tokenising; nothing was trained on it.",
+    ]
+    if settings["evaluation"]["outlier_medians"] is not None:
+        notes.append(
+            "Tokens of giant norm are left out of the reconstruction metrics, and (by the ordinary splice) keep their "
+            "own activation; a handful of them would otherwise decide the fvu."
+        )
+    return notes
 
 
 def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
     """Metrics against the share of a full dense SAE's decoder values."""
-    found: Frontier = frontier_from_dict(measured)
+    found = from_dict(measured)
     full = found.settings["n_latents"] * found.settings["d_in"]
     summaries = in_order(found.summaries())
     return [
@@ -75,11 +165,11 @@ def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
             f"{metric}_beside_the_paper",
             f"{metric} against the share of a full dense SAE's decoder values, beside the paper's",
             [
-                *family_lines(summaries, metric, lambda s: s.decoder_values / full, FAMILIES),
+                *family_lines(summaries, metric, lambda s: s.decoder_values / full),
                 *paper.lines(metric, lambda result: result.share_of_full),
             ],
             x="decoder values / those of the full dense SAE",
-            y=metric,
+            y=METRIC[metric].heading,
             log_x=True,
         )
         for metric in ("rel_err", "ce_recovered_zero")

@@ -13,25 +13,26 @@ from expander_sae.evaluation.firing import Firings, best_jaccard, firings, split
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae
 
+from ..drawing import Line, bars, lines
 from ..over_seeds import spread
+from ..page import Figure, Page, by, over_seeds, table_by
 from .beside import Paper
 from .context import Context, written
-from .drawing import Line, bars, lines
-from .experiment import Experiment, Figure, Measured, Page, Table
+from .experiment import Experiment, Measured
 from .quality import diverged
 
 _QUANTILES = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
-_COLUMNS = (
-    ("dead", "dead", 4),
-    ("median firing rate", "median_rate", 5),
-    ("median entropy, bits", "median_entropy", 2),
-    ("split-half ratio", "split_half", 3),
-    ("Jaccard < 0.1", "novel_jaccard_0.1", 3),
-    ("Jaccard < 0.3", "novel_jaccard_0.3", 3),
-    ("cosine < 0.3", "novel_cosine_0.3", 3),
-    ("median best Jaccard", "median_jaccard", 3),
-    ("median best cosine", "median_cosine", 3),
-)
+_COLUMNS = {
+    "dead": ("dead", 4),
+    "median firing rate": ("median_rate", 5),
+    "median entropy, bits": ("median_entropy", 2),
+    "split-half ratio": ("split_half", 3),
+    "Jaccard < 0.1": ("novel_jaccard_0.1", 3),
+    "Jaccard < 0.3": ("novel_jaccard_0.3", 3),
+    "cosine < 0.3": ("novel_cosine_0.3", 3),
+    "median best Jaccard": ("median_jaccard", 3),
+    "median best cosine": ("median_cosine", 3),
+}
 
 
 def measure(context: Context) -> Measured:
@@ -113,27 +114,18 @@ def _quantiles(values: Tensor) -> list[float]:
 
 def show(measured: Measured) -> Page:
     """Shares and medians by SAE, and the distributions behind them."""
-    names = list(dict.fromkeys(row["variant"] for row in measured["saes"]))
-    of = {name: [row for row in measured["saes"] if row["variant"] == name] for name in names}
-    rows = []
-    for name in names:
-        cells: list[str | None] = [name]
-        for _, key, digits in _COLUMNS:
-            found = spread(row[key] for row in of[name])
-            cells.append(None if found is None else found.text(digits))
-        rows.append(cells)
-    table = Table(
-        "Latents on held-out tokens", ["SAE", *(column[0] for column in _COLUMNS)], rows,
+    of = by(measured["saes"], "variant")
+    note = (
         "Mean over seeds ± half width of the 95% interval, below it every seed. All but `dead` are over latents that "
         "fire. Novel: the best match among the latents of the full dense SAE of another seed is below the limit. The "
-        "row `dense` is the null.",
-    )  # fmt: skip
-    novelty = [(name, spread(row["novel_jaccard_0.3"] for row in of[name])) for name in names]
+        "row `dense` is the null."
+    )
     return Page(
         claim=_claim(of),
-        tables=[table],
+        tables=[table_by("Latents on held-out tokens", of, _COLUMNS, note)],
         figures=[
-            bars("novelty", "share of latents without a match of Jaccard 0.3, by SAE; `dense` is the null", novelty,
+            bars("novelty", "share of latents without a match of Jaccard 0.3, by SAE; `dense` is the null",
+                 [(name, over_seeds(rows, "novel_jaccard_0.3")) for name, rows in of.items()],
                  y="share of latents with best Jaccard < 0.3", title="Not found in a dense SAE of another seed"),
             _distribution(of, "rate_quantiles", "firing rate", log_y=True),
             _distribution(of, "entropy_quantiles", "token entropy, bits", log_y=False),
@@ -158,14 +150,13 @@ def _distribution(of: Mapping[str, Sequence[Mapping[str, Any]]], key: str, unit:
 
 
 def _claim(of: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    null = spread(row["novel_jaccard_0.3"] for row in of.get("dense", []))
+    null = over_seeds(of.get("dense", []), "novel_jaccard_0.3")
     sparse = [name for name, rows in of.items() if rows[0]["family"] == "expander"]
     if null is None or not sparse:
         return "No Expander SAE was compared with dense SAEs of other seeds."
     parts = []
     for name in sparse:
-        novel = spread(row["novel_jaccard_0.3"] for row in of[name])
-        dead = spread(row["dead"] for row in of[name])
+        novel, dead = over_seeds(of[name], "novel_jaccard_0.3"), over_seeds(of[name], "dead")
         if novel is not None and dead is not None:
             parts.append(f"{name} {novel.mean:.1%} ({dead.mean:.1%} dead)")
     return (
@@ -190,12 +181,9 @@ def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
     degree_of = {
         r["variant"]: r["matched_degree"] for r in measured["frontier"]["records"] if r["family"] == "expander"
     }
-    found = []
+    of, found = by(measured["saes"], "variant"), []
     for key, quantity, unit in _BESIDE:
-        ours = [
-            (degree, spread(row[key] for row in measured["saes"] if row["variant"] == variant))
-            for variant, degree in degree_of.items()
-        ]
+        ours = [(degree, over_seeds(of.get(variant, []), key)) for variant, degree in degree_of.items()]
         drawn = [Line("Expander", ours), *paper.diagnostics("features", quantity)]
         caption = f"{unit} against degree, beside the paper's"
         found.append(lines(f"{quantity}_beside_the_paper", caption, drawn, x="degree", y=unit, log_x=True))

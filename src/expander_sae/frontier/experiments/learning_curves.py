@@ -10,12 +10,13 @@ from expander_sae.records import ExpanderSaeError
 from expander_sae.training.batches import HELDOUT_TOKENS
 from expander_sae.training.loop import METRICS
 
+from ..drawing import Line, lines
 from ..over_seeds import Spread, spread
+from ..page import Figure, Page, Table, number
 from .beside import Paper
 from .context import Context
-from .drawing import Line, lines
-from .experiment import Experiment, Figure, Measured, Page, Table
-from .quality import diverged, quality_table, summaries_of, text_of
+from .experiment import Experiment, Measured
+from .quality import diverged, quality_table, summaries_of
 
 _KEPT = ("heldout_fvu", "heldout_rel_err", "fvu", "dead_fraction")
 _DRAWN = (
@@ -64,7 +65,7 @@ def show(measured: Measured) -> Page:
         caption = f"{unit}, along training, one line for each SAE"
         figures.append(lines(f"{key}_by_tokens", caption, drawn, x="training tokens seen", y=unit))
     milestones = {name: _milestones(measured, name) for name in names}
-    rows = [[name, *(text_of(found, 4) for found in milestones[name])] for name in names]
+    rows = [[name, *(number(found, 4) for found in milestones[name])] for name in names]
     shares = ["at 25%", "at 50%", "at 75%", "at the end"]
     return Page(
         claim=_claim(milestones),

@@ -6,25 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from expander_sae.records import FrontierRecord
+from expander_sae.records.metrics import METRIC, QUALITY, Metric
 
-from ..over_seeds import Spread
-from ..results import Summary, summarise, with_retention
-from .drawing import Line
-from .experiment import Table
-
-COLUMNS = (
-    # heading, metric, digits
-    ("fvu", "fvu", 4),
-    ("rel_err", "rel_err", 4),
-    ("Δ CE, nats", "delta_ce", 3),
-    ("CE recovered, zero", "ce_recovered_zero", 4),
-    ("CE recovered, mean", "ce_recovered_mean", 4),
-    ("KL, nats", "kl", 3),
-    ("retention, zero", "retention_zero", 3),
-    ("retention, mean", "retention_mean", 3),
-    ("dead", "dead_fraction", 4),
-)
-"""Both cross-entropy forms, `delta_ce` and `kl` always together."""
+from ..drawing import SPEED, Line
+from ..families import FAMILIES, FAMILY
+from ..page import Cell, Row, Sae, Table, by, number, over_seeds
+from ..results import Summary, in_order, summarise, with_retention
 
 NOTE = (
     "Mean over seeds ± half width of the 95% interval (Student's t); below it every seed. Retention is computed seed "
@@ -38,8 +25,8 @@ def records_from(stored: Iterable[Mapping[str, Any]]) -> list[FrontierRecord]:
 
 
 def summaries_of(measured: Mapping[str, Any]) -> list[Summary]:
-    """The summaries of a measured frontier (`Frontier.to_dict()`), its own readings."""
-    return summarise(records_from(measured["records"]))
+    """The summaries of a measured frontier (`Frontier.to_dict()`), its own readings, in order."""
+    return in_order(summarise(records_from(measured["records"])))
 
 
 def diverged(measured: Mapping[str, Any]) -> list[str]:
@@ -61,43 +48,45 @@ def diverged(measured: Mapping[str, Any]) -> list[str]:
     return notes
 
 
+def shown(summaries: Iterable[Summary]) -> list[Metric]:
+    """The metrics of a table of SAEs: those of `QUALITY` that any of them has."""
+    measured = {name for summary in summaries for name in summary.metrics}
+    return [metric for metric in QUALITY if metric.name in measured]
+
+
 def quality_table(title: str, summaries: Sequence[Summary], *, inference: bool = False, note: str = "") -> Table:
-    """One row for each summary, with every metric of `COLUMNS` that any of them has."""
-    shown = [column for column in COLUMNS if any(column[1] in summary.metrics for summary in summaries)]
-    sizes = ("learned values", "bytes on disk")
-    rows = []
+    """One row for each summary, with every metric of `shown`; the speed too where ways of reading are compared."""
+    metrics = [*shown(summaries), *([METRIC[SPEED]] * inference)]
+    rows: list[list[Cell]] = []
     for summary in summaries:
-        cells: list[str | int | None] = [summary.variant + (f" ({summary.diverged} diverged)" * bool(summary.diverged))]
+        cells: list[Cell] = [Sae(summary.variant, summary.matched_degree, summary.diverged)]
         if inference:
             cells.append(summary.inference)
         cells += [summary.learned_values, summary.bytes_on_disk]
-        cells += [text_of(summary.metrics.get(metric), digits) for _, metric, digits in shown]
+        cells += [number(summary.metrics.get(metric.name), metric.digits) for metric in metrics]
         rows.append(cells)
-    columns = ["SAE", *(["read by"] if inference else []), *sizes, *(column[0] for column in shown)]
-    return Table(title, columns, rows, note or NOTE)
-
-
-def text_of(found: Spread | None, digits: int) -> str | None:
-    """A spread as a cell; None where there is none."""
-    return None if found is None else found.text(digits)
+    columns = ["SAE", *(["read by"] if inference else []), "learned values", "bytes on disk"]
+    return Table(title, [*columns, *(metric.heading for metric in metrics)], rows, note or NOTE)
 
 
 def family_lines(
     summaries: Sequence[Summary],
     metric: str,
     x: Callable[[Summary], float | None],
-    names: Mapping[str, str],
-    *,
-    label: Callable[[Summary], str] = lambda _summary: "",
+    families: Sequence[str] | None = None,
 ) -> list[Line]:
-    """One line for each family of `names` (family -> what to call it) that has the metric, in that order."""
+    """One line for each family (of those named) that has the metric, in the order of `FAMILIES`."""
     found = []
-    for family, name in names.items():
-        mine = [(s, at) for s in summaries if s.family == family and (at := x(s)) is not None and metric in s.metrics]
-        mine.sort(key=lambda pair: pair[1])
-        if mine:
-            points = [(at, s.metrics[metric]) for s, at in mine]
-            found.append(Line(name, points, labels=[label(s) for s, _ in mine]))
+    for family in FAMILIES:
+        if families is not None and family.name not in families:
+            continue
+        points = [
+            (at, s.metrics[metric])
+            for s in summaries
+            if s.family == family.name and metric in s.metrics and (at := x(s)) is not None
+        ]
+        if points:
+            found.append(Line(family.label, sorted(points, key=lambda point: point[0]), family=family.name))
     return found
 
 
@@ -106,3 +95,10 @@ def mean_of(summary: Summary | None, metric: str) -> float | None:
     if summary is None or metric not in summary.metrics:
         return None
     return summary.metrics[metric].mean
+
+
+def along_degree(rows: Iterable[Row], family: str, path: str, name: str = "") -> Line:
+    """A value of the rows of one family against their degree; a line with a name of its own has a colour of its own."""
+    groups = by((row for row in rows if row["family"] == family), "degree")
+    points = [(float(degree), over_seeds(groups[degree], path)) for degree in sorted(groups)]
+    return Line(name or FAMILY[family].label, points, family="" if name else family)

@@ -11,8 +11,11 @@ from typing import Any
 import jinja2
 
 from expander_sae.records import ExpanderSaeError, read_json, write_atomically
+from expander_sae.records.metrics import QUALITY
 
-from .experiment import Experiment, Page, Table
+from ..page import Number, Page, Sae, Table, plain
+from ..results import FILE
+from .experiment import Experiment
 from .run import RECORDS, checked, is_record, page_of, read_record, write_page
 
 
@@ -22,7 +25,7 @@ def write_reports(experiments: list[Experiment], out: str | os.PathLike[str]) ->
     Args:
         experiments: those that may be there, in the order of the report; what others left is not touched.
         out: folder with one folder for each experiment that ran, or with their records as files of any name, several
-            for one experiment if need be.
+            for one experiment if need be, or with a `frontier.json` and its SAEs.
 
     Raises:
         ExpanderSaeError: none of them ran here, or records are damaged.
@@ -33,9 +36,13 @@ def write_reports(experiments: list[Experiment], out: str | os.PathLike[str]) ->
     for experiment in experiments:
         ran = out / experiment.name / RECORDS
         if ran.is_file():
-            pages.append(_page(experiment.name, "", read_record(ran), write_page(experiment, ran.parent)))
+            record = read_record(ran)
+            pages.append(_page(experiment, "", record, write_page(experiment, record, ran.parent)))
         for name, record in files.get(experiment.name, []):
-            pages.append(_page(name, name, record, page_of(experiment, record)))
+            # A frontier that was trained here is of this folder; others are records of elsewhere.
+            own = f"{name}.json" == FILE
+            page = write_page(experiment, record, out) if own else page_of(experiment, record)
+            pages.append(_page(experiment, "" if own else name, record, page))
     if not pages:
         raise ExpanderSaeError(
             f"expected {out} to hold experiments that ran ({RECORDS} in a folder each) or records of them as JSON "
@@ -47,7 +54,7 @@ def write_reports(experiments: list[Experiment], out: str | os.PathLike[str]) ->
     )
     path = out / "report.html"
     with write_atomically(path) as temporary:
-        temporary.write_text(environment.from_string(template).render(pages=pages), encoding="utf-8")
+        temporary.write_text(environment.from_string(template).render(pages=pages, metrics=QUALITY), encoding="utf-8")
     return path
 
 
@@ -57,15 +64,16 @@ def _record_files(out: Path) -> dict[str, list[tuple[str, dict[str, Any]]]]:
     for path in sorted(out.glob("*.json")):
         stored = read_json(path)
         if is_record(stored):
-            found.setdefault(stored["experiment"], []).append((path.stem, checked(stored, path)))
+            record = checked(stored, path)
+            found.setdefault(record["experiment"], []).append((path.stem, record))
     return found
 
 
-def _page(name: str, record_name: str, record: dict[str, Any], page: Page) -> dict[str, Any]:
+def _page(experiment: Experiment, record_name: str, record: dict[str, Any], page: Page) -> dict[str, Any]:
     return {
-        "name": name,
+        "name": record_name or experiment.name,
         "record": record_name,
-        "question": record["question"],
+        "question": record.get("question", experiment.question),
         "claim": page.claim,
         "figures": [
             {"data": base64.b64encode(figure.svg).decode(), "caption": figure.caption}
@@ -80,12 +88,32 @@ def _page(name: str, record_name: str, record: dict[str, Any], page: Page) -> di
 
 
 def _table(table: Table) -> dict[str, Any]:
+    best = _best(table)
     return {
         "title": table.title,
         "columns": list(table.columns),
-        "rows": [[_cell(value) for value in row] for row in table.rows],
+        "rows": [
+            [_cell(plain(value)) | {"best": (place, column) in best} for column, value in enumerate(row)]
+            for place, row in enumerate(table.rows)
+        ],
         "note": table.note,
     }
+
+
+def _best(table: Table) -> set[tuple[int, int]]:
+    """Places of the best numbers among SAEs of one size, where the metric has a better side."""
+    found: set[tuple[int, int]] = set()
+    for column, heading in enumerate(table.columns):
+        sizes: dict[int, list[tuple[float, int]]] = {}
+        better = next((metric.better for metric in QUALITY if metric.heading == heading), 0)
+        for place, row in enumerate(table.rows):
+            sae, value = row[0], row[column]
+            if better and isinstance(sae, Sae) and isinstance(value, Number) and sae.degree is not None:
+                sizes.setdefault(sae.degree, []).append((better * value.found.mean, place))
+        for rivals in sizes.values():
+            if len({value for value, _ in rivals}) > 1:
+                found |= {(place, column) for value, place in rivals if value == max(rivals)[0]}
+    return found
 
 
 def _cell(value: str | int | float | None) -> dict[str, str]:
@@ -117,7 +145,8 @@ def _made(record: dict[str, Any]) -> list[str]:
             f"{source.get('layer')}, counted from 0; ordinary tokens: {tokens}."
         )
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    made.append(f"{versions}. Last run: {record['seconds']:,.0f} s, finished pieces not counted.")
+    took = record["seconds"]
+    made.append(f"{versions}." + ("" if took is None else f" Last run: {took:,.0f} s, finished pieces not counted."))
     return made
 
 

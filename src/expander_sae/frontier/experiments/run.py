@@ -13,11 +13,12 @@ from expander_sae.activations import ActivationStore, LanguageModel
 from expander_sae.records import ExpanderSaeError, read_json, write_atomically, write_json
 from expander_sae.records.locks import alone_in
 
-from ..report import caution
-from ..results import settings_of, versions
+from ..page import Page, caution, plain
+from ..results import FORMAT as FRONTIER
+from ..results import Frontier, from_dict, settings_of, versions
 from .beside import Paper
 from .context import Context, Settings
-from .experiment import Experiment, Page
+from .experiment import Experiment
 
 FORMAT = "expander-sae experiment 1"
 RECORDS = "records.json"
@@ -94,11 +95,11 @@ def _run(experiment: Experiment, context: Context, folder: Path, command: str | 
         "measured": measured,
     }
     write_json(folder / RECORDS, record)
-    return write_page(experiment, folder)
+    return write_page(experiment, read_record(folder / RECORDS), folder)
 
 
 def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The records in a file that an experiment wrote.
+    """The records in a file that an experiment wrote, or `run_frontier`: those are of the experiment `frontier`.
 
     Raises:
         ExpanderSaeError: there is none, or of another format.
@@ -112,14 +113,40 @@ def checked(stored: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ExpanderSaeError: it is not.
     """
+    if isinstance(stored, dict) and stored.get("format") == FRONTIER:
+        return _of_frontier(from_dict(stored, str(path)))
     if not is_record(stored) or "measured" not in stored:
         raise ExpanderSaeError(f"expected {path} to be an {FORMAT!r} file; it is not")
     return stored
 
 
 def is_record(stored: object) -> bool:
-    """Whether what a JSON file holds is an experiment's."""
-    return isinstance(stored, dict) and stored.get("format") == FORMAT
+    """Whether what a JSON file holds is an experiment's, or a frontier."""
+    return isinstance(stored, dict) and stored.get("format") in (FORMAT, FRONTIER)
+
+
+def _of_frontier(found: Frontier) -> dict[str, Any]:
+    """A frontier as the records of an experiment."""
+    settings = found.settings
+    told = ("degrees", "k", "n_latents", "seeds", "signed", "latent_bias", "construction", "stages", "spare")
+    # Only the paper's preset starts sparse and dense SAEs at the same values.
+    preset = "paper" if settings.get("dense_draw") else "default"
+    return {
+        "format": FORMAT,
+        "experiment": "frontier",
+        "settings": {
+            "preset": preset,
+            **{name: settings.get(name) for name in told},
+            "training": settings["training"],
+            "evaluation": settings["evaluation"],
+        },
+        "activations": [settings["activations"]],
+        "versions": found.versions,
+        "command": settings.get("command"),
+        "notes": found.notes,
+        "seconds": None,
+        "measured": found.to_dict(),
+    }
 
 
 def page_of(experiment: Experiment, record: Mapping[str, Any]) -> Page:
@@ -135,14 +162,13 @@ def page_of(experiment: Experiment, record: Mapping[str, Any]) -> Page:
     return page
 
 
-def write_page(experiment: Experiment, folder: str | os.PathLike[str]) -> Page:
-    """Draw the page of a folder's records: figures as SVG, the rest as `page.json`.
+def write_page(experiment: Experiment, record: Mapping[str, Any], folder: str | os.PathLike[str]) -> Page:
+    """Draw the page of records into a folder: figures as SVG, the rest as `page.json`.
 
     Raises:
-        ExpanderSaeError: the records are missing or of another format.
+        ExpanderSaeError: the folder cannot be written.
     """
     folder = Path(folder)
-    record = read_record(folder / RECORDS)
     page = page_of(experiment, record)
     figures = [figure for figure in page.figures if figure is not None]
     for figure in figures:
@@ -156,11 +182,16 @@ def write_page(experiment: Experiment, folder: str | os.PathLike[str]) -> Page:
         folder / PAGE,
         {
             "experiment": experiment.name,
-            "question": record["question"],
+            "question": record.get("question", experiment.question),
             "claim": page.claim,
             "figures": {figure.name: figure.caption for figure in figures},
             "tables": [
-                {"title": t.title, "columns": list(t.columns), "rows": [list(row) for row in t.rows], "note": t.note}
+                {
+                    "title": t.title,
+                    "columns": list(t.columns),
+                    "rows": [[plain(cell) for cell in row] for row in t.rows],
+                    "note": t.note,
+                }
                 for t in page.tables
             ],
             "notes": [*page.notes, *record["notes"]],

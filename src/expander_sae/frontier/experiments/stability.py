@@ -15,23 +15,23 @@ from expander_sae.pursuit import Reading, parse_reading
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae
 
-from ..over_seeds import spread
+from ..drawing import Line, lines
+from ..page import Page, Row, by, over_seeds, table_by
 from .context import Context, written
-from .drawing import Line, lines
-from .experiment import Experiment, Measured, Page, Table
+from .experiment import Experiment, Measured
 from .quality import diverged
 
-_AGREEMENT = (
-    ("median best Jaccard", "median_jaccard", 3),
-    ("Jaccard > 0.3", "matched_jaccard_0.3", 3),
-    ("median best cosine", "median_cosine", 3),
-    ("cosine > 0.7", "matched_cosine_0.7", 3),
-)
-_NOISE = (
-    ("latents kept", "support_kept", 3),
-    ("change of the code", "code_change", 3),
-    ("change of x̂ / noise", "output_change", 3),
-)
+_AGREEMENT = {
+    "median best Jaccard": ("median_jaccard", 3),
+    "Jaccard > 0.3": ("matched_jaccard_0.3", 3),
+    "median best cosine": ("median_cosine", 3),
+    "cosine > 0.7": ("matched_cosine_0.7", 3),
+}
+_NOISE = {
+    "latents kept": ("support_kept", 3),
+    "change of the code": ("code_change", 3),
+    "change of x̂ / noise": ("output_change", 3),
+}
 
 
 def measure(context: Context) -> Measured:
@@ -103,7 +103,7 @@ def _noise(context: Context, sae: AbstractSae, noises: Sequence[float]) -> list[
     Change of the code: ||h - h'|| / ||h||. Change of x̂: ||x̂ - x̂'|| / ||noise||; 1 passes the noise on. All are means
     over tokens.
     """
-    sums: list[dict[str, float]] = [dict.fromkeys((key for _, key, _ in _NOISE), 0.0) for _ in noises]
+    sums: list[dict[str, float]] = [dict.fromkeys((key for key, _ in _NOISE.values()), 0.0) for _ in noises]
     generator = torch.Generator().manual_seed(0)
     tokens = 0
     for x in context.heldout_blocks(context.option("tokens")):
@@ -134,26 +134,26 @@ def _spread_out(codes: Codes, n_latents: int) -> Tensor:
 
 def show(measured: Measured) -> Page:
     """Agreement of twins, and what noise does."""
-    names = list(dict.fromkeys(row["variant"] for row in measured["saes"]))
-    of = {name: [row for row in measured["saes"] if row["variant"] == name] for name in names}
-    agreement = [[name, *(_cell(of[name], key, digits) for _, key, digits in _AGREEMENT)] for name in names]
-    read = [(name, way) for name in names for way in of[name][0]["noise"]]
-    noise, drawn = [], []
-    for name, way in read:
-        sizes = [part["noise"] for part in of[name][0]["noise"][way]]
-        parts = [[row["noise"][way][place] for row in of[name]] for place in range(len(sizes))]
-        for size, rows in zip(sizes, parts, strict=True):
-            noise.append([name, way, f"{size:g}", *(_cell(rows, key, digits) for _, key, digits in _NOISE)])
-        kept = [(size, spread(row["support_kept"] for row in rows)) for size, rows in zip(sizes, parts, strict=True)]
-        drawn.append(Line(f"{name}, {way}", kept))
+    of = by(measured["saes"], "variant")
+    noise: dict[tuple[str, str, str], list[Row]] = {}
+    drawn = []
+    for name, rows in of.items():
+        for way, parts in rows[0]["noise"].items():
+            kept = []
+            for place, part in enumerate(parts):
+                found = [row["noise"][way][place] for row in rows]
+                noise[name, way, f"{part['noise']:g}"] = found
+                kept.append((part["noise"], over_seeds(found, "support_kept")))
+            drawn.append(Line(f"{name}, {way}", kept))
     under = "Mean over seeds ± half width of the 95% interval, below it every seed. "
     return Page(
         claim=_claim(of),
         tables=[
-            Table("Latents found again under another seed", ["SAE", *(c[0] for c in _AGREEMENT)], agreement,
-                  under + "Over latents that fire. Best match of each by firing sets (Jaccard) and by direction."),
-            Table("Codes under noise", ["SAE", "read by", "noise / ‖x − b‖", *(c[0] for c in _NOISE)], noise,
-                  under + "Gaussian noise; change of x̂ / noise is 1 where all of it comes through."),
+            table_by("Latents found again under another seed", of, _AGREEMENT,
+                     under + "Over latents that fire. Best match of each by firing sets (Jaccard) and by direction."),
+            table_by("Codes under noise", noise, _NOISE,
+                     under + "Gaussian noise; change of x̂ / noise is 1 where all of it comes through.",
+                     "SAE", "read by", "noise / ‖x − b‖"),
         ],
         figures=[
             lines("support_kept_by_noise", "share of the active latents that stay, by size of the noise",
@@ -168,11 +168,6 @@ def show(measured: Measured) -> Page:
     )  # fmt: skip
 
 
-def _cell(rows: Sequence[Mapping[str, Any]], key: str, digits: int) -> str | None:
-    found = spread(row[key] for row in rows)
-    return None if found is None else found.text(digits)
-
-
 def _claim(of: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     parts, size = [], 0.0
     for name, rows in of.items():
@@ -180,8 +175,8 @@ def _claim(of: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
             continue
         own = next(iter(rows[0]["noise"]))
         size = rows[0]["noise"][own][0]["noise"]
-        matched = spread(row["matched_jaccard_0.3"] for row in rows)
-        kept = spread(row["noise"][own][0]["support_kept"] for row in rows)
+        matched = over_seeds(rows, "matched_jaccard_0.3")
+        kept = over_seeds([row["noise"][own][0] for row in rows], "support_kept")
         if matched is not None and kept is not None:
             parts.append(f"{name} {matched.mean:.1%} and {kept.mean:.1%}")
     if not parts:

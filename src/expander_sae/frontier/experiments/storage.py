@@ -12,16 +12,20 @@ from typing import Any
 import torch
 
 from expander_sae.evaluation import bytes_on_disk, evaluate
+from expander_sae.records.metrics import METRIC
 from expander_sae.saes import AbstractSae, load_sae
 from expander_sae.saes.files import PRECISIONS
 
-from ..over_seeds import spread
+from ..drawing import Line, lines
+from ..over_seeds import Spread, spread
+from ..page import Page, Row, Table, by, numbers, over_seeds, table_by
 from .context import Context, written
-from .drawing import Line, lines
-from .experiment import Experiment, Measured, Page, Table
+from .experiment import Experiment, Measured
 from .quality import diverged
 
 _METRICS = ("fvu", "delta_ce", "ce_recovered_zero", "ce_recovered_mean", "kl")
+_TYPES = {METRIC[name].heading: (name, 4) for name in _METRICS}
+"""A digit more than elsewhere: value types differ in the last one."""
 
 
 def measure(context: Context) -> Measured:
@@ -92,31 +96,27 @@ def _latency(context: Context, sae: AbstractSae) -> dict[str, Any]:
 
 def show(measured: Measured) -> Page:
     """Fidelity against bytes over the value types, and the latencies."""
-    names = list(dict.fromkeys(row["variant"] for row in measured["saes"]))
-    of = {name: [row for row in measured["saes"] if row["variant"] == name] for name in names}
-    rows = []
-    for name in names:
+    of = by(measured["saes"], "variant")
+    rows, drawn = [], []
+    for name, mine in of.items():
+        points: list[tuple[float, Spread | float | None]] = []
         for precision in PRECISIONS:
-            numbers = [row["types"][precision] for row in of[name] if precision in row["types"]]
-            if numbers:
-                size = round(statistics.mean(one["bytes"] for one in numbers))
-                cells = [spread(one[metric] for one in numbers) for metric in _METRICS]
-                rows.append([name, precision, size, *(None if c is None else c.text(4) for c in cells)])
-    latency_rows = []
-    for name in names:
-        cells = [spread(row[key] for row in of[name]) for key in ("encode_ms", "decode_ms")]
-        latency_rows.append([name, of[name][0]["inference"], *(None if c is None else c.text(3) for c in cells)])
-    drawn = [Line(name, _points(of[name])) for name in names]
-    types = "SAE", "values", "bytes on disk", "fvu", "Δ CE, nats", "CE recovered, zero", "CE recovered, mean", "KL"
+            found: list[Row] = [row["types"][precision] for row in mine if precision in row["types"]]
+            if found:
+                size = statistics.mean(one["bytes"] for one in found)
+                points.append((size, over_seeds(found, "fvu")))
+                rows.append([name, precision, round(size), *numbers(found, _TYPES)])
+        drawn.append(Line(name, points))
+    read = {(name, mine[0]["inference"]): mine for name, mine in of.items()}
+    threads = measured["saes"][0]["threads"] if measured["saes"] else 0
     return Page(
         claim=_claim(of),
         tables=[
-            Table("Value types", types, rows, "Bytes of the whole folder. Biases stay float32, learned rows packed."),
-            Table(
-                "One token at a time", ["SAE", "read by", "encode, ms", "decode, ms"], latency_rows,
-                f"Median over calls with a batch of one, {of[names[0]][0]['threads'] if names else 0} threads; "
-                "whatever else the machine did is in it.",
-            ),
+            Table("Value types", ["SAE", "values", "bytes on disk", *_TYPES], rows,
+                  "Bytes of the whole folder. Biases stay float32, learned rows packed."),
+            table_by("One token at a time", read, {"encode, ms": ("encode_ms", 3), "decode, ms": ("decode_ms", 3)},
+                     f"Median over calls with a batch of one, {threads} threads; whatever else the machine did is in "
+                     "it.", "SAE", "read by"),
         ],
         figures=[
             lines("fvu_by_bytes", "fvu against bytes on disk over value types, one line for each SAE", drawn,
@@ -128,15 +128,6 @@ def show(measured: Measured) -> Page:
             *diverged(measured["frontier"]),
         ],
     )  # fmt: skip
-
-
-def _points(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, Any]]:
-    found = []
-    for precision in PRECISIONS:
-        numbers = [row["types"][precision] for row in rows if precision in row["types"]]
-        if numbers:
-            found.append((statistics.mean(n["bytes"] for n in numbers), spread(n["fvu"] for n in numbers)))
-    return found
 
 
 def _claim(of: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

@@ -7,26 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from expander_sae.graphs import Mask
-from expander_sae.graphs.overlap import overlap_blocks
+from expander_sae.graphs.overlap import mean_largest_overlap
+from expander_sae.records.metrics import METRIC
 from expander_sae.saes import ExpanderSae
 
-from ..report import in_order
+from ..drawing import Line, lines
+from ..families import FAMILY
+from ..page import Figure, Page, Table
 from ..results import Summary
+from .along import DRAWN
 from .beside import Paper
 from .context import Context
-from .drawing import Line, lines
-from .experiment import Experiment, Figure, Measured, Page, Table
+from .experiment import Experiment, Measured
 from .quality import diverged, family_lines, mean_of, quality_table, summaries_of
 
-_METRICS = (
-    ("fvu", "fvu"),
-    ("delta_ce", "delta_ce (nats/token)"),
-    ("kl", "KL (nats/token)"),
-    ("ce_recovered_zero", "ce_recovered_zero"),
-    ("ce_recovered_mean", "ce_recovered_mean"),
-)
-_BESIDE = {"expander": "Expander", "fixed": "fixed mask", "clustered": "clustered", "pruned": "pruned"}
+_BESIDE = ("expander", "fixed", "clustered", "pruned")
 
 
 def measure(context: Context) -> Measured:
@@ -41,12 +36,13 @@ def measure(context: Context) -> Measured:
 
 def describe_mask(sae: ExpanderSae, family: str, variant: str) -> dict[str, Any]:
     """Distinct supports, rows out of reach, spread of the row degrees, and overlaps of columns, in rows."""
+    dial = FAMILY["diversity"].parts(variant)
     degrees = sae.mask.right_degrees().astype(np.float64)
     n = sae.n_latents
     return {
         "family": family,
         "degree": sae.degree,
-        "diversity": float(variant.partition("-")[0].removeprefix("diversity")) if family == "diversity" else None,
+        "diversity": float(dial["dial"]) if dial is not None else None,
         "distinct_supports": len(np.unique(sae.mask.rows, axis=0)),
         "empty_rows": int((degrees == 0).sum()),
         "largest_row_degree_over_mean": float(degrees.max() / degrees.mean()),
@@ -55,22 +51,13 @@ def describe_mask(sae: ExpanderSae, family: str, variant: str) -> dict[str, Any]
     }
 
 
-def mean_largest_overlap(mask: Mask) -> float:
-    """Rows that a column shares with the other column it shares most with, mean over columns."""
-    total = 0
-    for block, counts in overlap_blocks(mask, np.arange(mask.n_latents, dtype=np.int64)):
-        counts[np.arange(len(block)), block] = -1  # not with itself
-        total += int(counts.max(axis=1).sum())
-    return total / mask.n_latents
-
-
 def show(measured: Measured) -> Page:
     """Fidelity along the dial, and every other support beside it."""
     masks: dict[str, dict[str, Any]] = measured["masks"]
-    summaries = in_order(summaries_of(measured["frontier"]))
+    summaries = summaries_of(measured["frontier"])
     degrees = sorted({mask["degree"] for mask in masks.values()})
     figures = []
-    for metric, unit in _METRICS:
+    for metric in DRAWN:
         drawn = []
         for degree in degrees:
             on_dial = [(_dial(masks, s), s.metrics.get(metric)) for s in summaries if _on_dial(masks, s, degree)]
@@ -80,7 +67,7 @@ def show(measured: Measured) -> Page:
                 drawn.append(Line(summary.variant, [(1.12, summary.metrics.get(metric))], joined=False))
         caption = f"{metric} along the dial of diversity, other supports at the right"
         x = "diversity: 0 disjoint blocks, 1 balanced; other supports at the right"
-        figures.append(lines(f"{metric}_by_diversity", caption, drawn, x=x, y=unit))
+        figures.append(lines(f"{metric}_by_diversity", caption, drawn, x=x, y=METRIC[metric].heading))
     return Page(
         claim=_claim(masks, summaries, degrees),
         tables=[quality_table("All supports", summaries), _mask_table(masks)],
@@ -153,7 +140,7 @@ def _claim(masks: dict[str, dict[str, Any]], summaries: Sequence[Summary], degre
 
 def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
     """rel_err by degree on learned, random, clustered and pruned supports."""
-    summaries = in_order(summaries_of(measured["frontier"]))
+    summaries = summaries_of(measured["frontier"])
     ours = family_lines(summaries, "rel_err", lambda s: s.matched_degree, _BESIDE)
     theirs = paper.lines(
         "rel_err", lambda result: result.degree, ("expander_tied", "clustered_sparse", "pruned_retuned_dense")

@@ -6,10 +6,11 @@ import csv
 from importlib import resources
 from typing import Any
 
+from ..drawing import rate_lines, rate_map
+from ..page import Page, Rate, Table
 from .context import Context
-from .experiment import Experiment, Measured, Page, Table
+from .experiment import Experiment, Measured
 from .planted import METHODS, Planted, exact_supports
-from .rates import rate_lines, rate_map, rate_text, wilson
 
 _SHOWN = METHODS[:4]
 _DENSE = "dense"
@@ -118,8 +119,12 @@ def show(measured: Measured) -> Page:
     return Page(claim + ".", tables, figures, notes=[note, "k is the largest of the grid that was run."])
 
 
-def _points(rows: list[dict[str, Any]], method: str) -> list[tuple[float, int, int]]:
-    return [(row["k"], row["found"][method], row["trials"]) for row in rows if method in row["found"]]
+def _rate(row: dict[str, Any], method: str) -> Rate:
+    return Rate(row["found"][method], row["trials"])
+
+
+def _points(rows: list[dict[str, Any]], method: str) -> list[tuple[float, Rate]]:
+    return [(row["k"], _rate(row, method)) for row in rows if method in row["found"]]
 
 
 def _factor_table(factor: str, rows: list[dict[str, Any]]) -> Table:
@@ -128,7 +133,7 @@ def _factor_table(factor: str, rows: list[dict[str, Any]]) -> Table:
     for level in dict.fromkeys(row["level"] for row in rows):
         for method in _SHOWN:
             run = [r for r in rows if r["level"] == level and method in r["found"]]
-            mine = {r["k"]: rate_text(r["found"][method], r["trials"]) for r in run}
+            mine = {r["k"]: _rate(r, method) for r in run}
             cells.append([level, method, *(mine.get(k) for k in ks)])
     note = "Share of trials with exactly the planted support; below it the 95% Wilson interval."
     return Table(f"By {factor}", [factor, "method", *(f"k = {k}" for k in ks)], cells, note)
@@ -150,6 +155,11 @@ def paper_rows() -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
+def _theirs(row: dict[str, str]) -> Rate:
+    trials = int(row["trials_total"])
+    return Rate(round(float(row["recovery_mean"]) * trials), trials)
+
+
 def _beside_the_paper(rows: list[dict[str, Any]]) -> tuple[Table | None, int, int]:
     """The table of cells that both have, how many rates differ beyond both intervals, and how many there are."""
     sizes = ("d_in", "n_latents", "degree", "k", "noise")
@@ -159,13 +169,11 @@ def _beside_the_paper(rows: list[dict[str, Any]]) -> tuple[Table | None, int, in
         other = theirs.get(tuple(float(row[size]) for size in sizes))
         if other is None:
             continue
-        trials = int(other["trials_total"])
-        count = round(float(other["recovery_mean"]) * trials)
-        mine, paper = wilson(row["found"]["omp"], row["trials"]), wilson(count, trials)
-        differs = mine[1] < paper[0] or paper[1] < mine[0]
+        mine, paper = _rate(row, "omp"), _theirs(other)
+        (low, high), (least, most) = mine.interval(), paper.interval()
+        differs = high < least or most < low
         apart += differs
-        cells.append([row["degree"], row["k"], row["noise"], rate_text(row["found"]["omp"], row["trials"]),
-                      rate_text(count, trials), "apart" if differs else ""])  # fmt: skip
+        cells.append([row["degree"], row["k"], row["noise"], mine, paper, "apart" if differs else ""])
     if not cells:
         return None, 0, 0
     columns = ["d", "k", "noise", "ours", "paper", ""]
@@ -178,13 +186,10 @@ def _paper_figure(rows: list[dict[str, Any]]) -> Any:
     drawn, grey = [], []
     for degree in dict.fromkeys(row["degree"] for row in rows):
         for noise in (0.0, 0.05):
-            mine = [(r["k"], r["found"]["omp"], r["trials"]) for r in rows
-                    if (r["degree"], r["noise"]) == (degree, noise)]  # fmt: skip
-            drawn.append((f"d = {degree}, noise {noise:g}", mine))
+            mine = [r for r in rows if (r["degree"], r["noise"]) == (degree, noise)]
+            drawn.append((f"d = {degree}, noise {noise:g}", _points(mine, "omp")))
             paper = [
-                (float(r["k"]), round(float(r["recovery_mean"]) * int(r["trials_total"])), int(r["trials_total"]))
-                for r in theirs
-                if int(r["d"]) == degree and float(r["sigma"]) == noise
+                (float(r["k"]), _theirs(r)) for r in theirs if int(r["d"]) == degree and float(r["sigma"]) == noise
             ]
             if degree in (7, 200) and paper:
                 grey.append(f"paper, d = {degree}, noise {noise:g}")
