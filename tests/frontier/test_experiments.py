@@ -147,7 +147,7 @@ def test_what_an_experiment_needs_is_asked_for_first(tmp_path):
     experiment = find_experiment("frontier")
     with pytest.raises(ExpanderSaeError, match="--acts"):
         run_experiment(experiment, tmp_path, small_settings(experiment))
-    with pytest.raises(ExpanderSaeError, match="found none"):
+    with pytest.raises(ExpanderSaeError, match="got none"):
         write_reports([experiment], tmp_path)
     with pytest.raises(ExpanderSaeError, match="an experiment out of frontier"):
         find_experiment("frontiers")

@@ -104,7 +104,7 @@ def test_a_token_that_is_not_finite_is_named_and_never_dropped(what, value, tmp_
 def test_the_token_is_named_by_its_number_in_the_data(what, tmp_path):
     x = activations()
     x[[1500, 1501], 3] = math.nan
-    with pytest.raises(ExpanderSaeError, match=r"token 1500 holds nan at entry 3, and 1 more of"):
+    with pytest.raises(ExpanderSaeError, match=r"got nan at entry 3 of token 1500, and 1 more of"):
         FILTERS[what](x, tmp_path)
 
 

@@ -20,6 +20,8 @@ SOURCE = ROOT / "src"
 _NAMED = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
 DEPENDENCIES = {re.match(r"[\w-]+", text)[0].replace("-", "_") for text in _NAMED} | {"scipy", "pandas"}
 """Packages that come with this one; most take from a tenth of a second to seconds to import."""
+
+
 def modules(source: Path, package: str) -> dict[str, Path]:
     """Every module of a package by its name."""
     found: dict[str, Path] = {}

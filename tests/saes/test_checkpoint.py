@@ -150,7 +150,7 @@ def test_truncated_or_missing_files(saved):
     with pytest.raises(ExpanderSaeError, match="not a whole safetensors file"):
         load_sae(saved)
     path.unlink()
-    with pytest.raises(ExpanderSaeError, match="found none"):
+    with pytest.raises(ExpanderSaeError, match="got none"):
         load_sae(saved)
     with pytest.raises(ExpanderSaeError, match="expected a JSON file"):
         load_sae(saved / "nowhere")
@@ -165,7 +165,7 @@ def test_wrong_shape_dtype_or_numbers(saved):
     with pytest.raises(ExpanderSaeError, match=r"got torch\.float16"):
         load_sae(saved)
     rewrite(saved, arrays | {"b_dec": torch.full((40,), float("nan"))})
-    with pytest.raises(ExpanderSaeError, match=r"b_dec .* holds NaN"):
+    with pytest.raises(ExpanderSaeError, match=r"got NaN or infinity in b_dec"):
         load_sae(saved)
     rewrite(saved, {"values": arrays["values"]})
     with pytest.raises(ExpanderSaeError, match="expected arrays"):

@@ -123,7 +123,7 @@ def test_an_interrupted_call_on_a_tensor_goes_on_and_a_finished_one_is_read_back
         (torch.randn(100, 9), f"d_in = {D_IN}"),
         (torch.empty(0, D_IN), "got none"),
         (torch.full((100, D_IN), float("nan")), "finite"),
-        ([], "the iterable has none"),
+        ([], "iterable without any"),
         ([torch.randn(50, D_IN), torch.randn(50, D_IN + 1)], "one d_in"),
         ([[1.0, 2.0]], "got list"),
     ],
@@ -135,5 +135,5 @@ def test_what_cannot_be_trained_on_is_one_clear_error(x, says):
 
 
 def test_an_iterator_that_ends_says_what_to_do():
-    with pytest.raises(ExpanderSaeError, match=r"ended after 2000.*gone through again"):
+    with pytest.raises(ExpanderSaeError, match=r"got 2000, where the iterator ended.*gone through again"):
         fit(ExpanderSae(**SIZES), iter(activations(2000).split(100)), tokens=12_000, progress=False)

@@ -111,7 +111,7 @@ def train(
     moves = chosen.training.move_supports
     if moves is None and (row_cap is not None or irregular):
         option = "--irregular" if irregular else "--row-cap"
-        raise ExpanderSaeError(f"expected no {option} beside --preset {preset}: no entry of it moves")
+        raise ExpanderSaeError(f"expected no {option} beside --preset {preset}, by which no entry moves; got it")
     config = replace(
         chosen.training,
         seed=seed,

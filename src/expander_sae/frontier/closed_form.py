@@ -103,7 +103,7 @@ def _principal(
         products += x.T @ x
         tokens += len(x)
     if shift is None:
-        raise ExpanderSaeError("expected training tokens to take principal directions of, found none")
+        raise ExpanderSaeError("expected training tokens to take principal directions of; got none")
     mean = total / tokens
     covariance = products / tokens - torch.outer(mean, mean)
     variance = float(covariance.diagonal().sum())
@@ -123,11 +123,14 @@ def pruned_sae(variant: Variant, dense_folder: Path, stages: int, spare: int | N
     assert variant.degree is not None
     if not (dense_folder / "config.json").is_file():
         raise ExpanderSaeError(
-            f"expected the full dense SAE in {dense_folder} to prune {variant.name} out of; found none. Did it diverge?"
+            f"expected the full dense SAE in {dense_folder} to prune {variant.name} out of; got none. Did it diverge?"
         )
     dense = load_sae(dense_folder)
     if not isinstance(dense, DenseTopKSae) or dense.encoder is not None or dense.n_latents != variant.n_latents:
-        raise ExpanderSaeError(f"expected a tied dense SAE of {variant.n_latents} latents in {dense_folder}")
+        raise ExpanderSaeError(
+            f"expected a tied dense SAE of {variant.n_latents} latents in {dense_folder}; got a {dense.kind} one of "
+            f"{dense.n_latents}"
+        )
     columns = dense.values.detach()
     rows = columns.abs().topk(variant.degree, dim=1).indices.sort(dim=1).values
     sae = ExpanderSae(

@@ -95,7 +95,7 @@ def from_dict(data: Any, where: str = "the record") -> Frontier:
         ExpanderSaeError: a damaged record, or one of another format.
     """
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise ExpanderSaeError(f"expected {where} to be an {FORMAT!r} file; it is not")
+        raise ExpanderSaeError(f"expected {where} to be an {FORMAT!r} file; got something else")
     try:
         records = [FrontierRecord.from_dict(record) for record in data["records"]]
         readings = [FrontierRecord.from_dict(record) for record in data.get("readings", [])]

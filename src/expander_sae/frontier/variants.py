@@ -84,7 +84,7 @@ class Variant:
             ExpanderSaeError: impossible sizes, or a variant that is not built but made in closed form.
         """
         if self.training == "closed":
-            raise ExpanderSaeError(f"expected an SAE that is trained; {self.name} is made in closed form")
+            raise ExpanderSaeError(f"expected an SAE that is trained; got {self.name}, which is made in closed form")
         family = FAMILY[self.family]
         shared: dict[str, Any] = {
             "d_in": d_in,
@@ -175,7 +175,9 @@ def plan(
     if not 1 <= k <= n_latents:
         raise ExpanderSaeError(f"expected k from 1 to n_latents = {n_latents}; got {k}")
     if "pruned" in controls and "dense" not in controls:
-        raise ExpanderSaeError("expected the control dense beside pruned, which is made out of it")
+        raise ExpanderSaeError(
+            f"expected the control dense beside pruned, which is made out of it; got {list(controls)}"
+        )
     chosen = [family for family in FAMILIES if family.name in ("expander", *controls)]
     dials = _unique(diversities)
     variants: list[Variant] = []

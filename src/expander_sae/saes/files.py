@@ -70,7 +70,7 @@ def stored(arrays: Mapping[str, Tensor], values: str) -> dict[str, Tensor]:
     check_precision(values)
     for name, array in arrays.items():
         if array.is_floating_point() and not bool(torch.isfinite(array).all()):
-            raise ExpanderSaeError(f"expected finite numbers to save; {name} holds NaN or infinity (a diverged run)")
+            raise ExpanderSaeError(f"expected finite numbers to save; got NaN or infinity in {name} (a diverged run)")
     return {
         name: _rounded(array, values, name) if name in ("values", "encoder") else array
         for name, array in arrays.items()
@@ -95,10 +95,10 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
     for _ in range(5):
         config = read_json(folder / CONFIG)
         if not isinstance(config, dict) or config.get("format") != FORMAT:
-            raise ExpanderSaeError(f"expected {folder / CONFIG} to describe an expander-sae SAE; it does not")
+            raise ExpanderSaeError(f"expected {folder / CONFIG} to describe an expander-sae SAE; got something else")
         path = arrays_of(folder, ARRAYS, CONFIG)
         if not path.is_file():
-            raise ExpanderSaeError(f"expected {ARRAYS} beside {folder / CONFIG}; found none. Copy the whole folder.")
+            raise ExpanderSaeError(f"expected {ARRAYS} beside {folder / CONFIG}; got none. Copy the whole folder.")
         try:
             before = path.stat()
             found = sha256_file(path)

@@ -47,7 +47,7 @@ def token_norms(x: Tensor, what: str, first: int = 0) -> Tensor:
             token, entry = wrong[0].tolist()
             many = int((~torch.isfinite(x)).any(1).sum())
             raise ExpanderSaeError(
-                f"expected finite {what}; token {first + token} holds {float(x[token, entry])} at entry {entry}"
+                f"expected finite {what}; got {float(x[token, entry])} at entry {entry} of token {first + token}"
                 + (f", and {many - 1} more of {len(x)} tokens are not finite" if many > 1 else "")
                 + ". Harvest them again, or leave those tokens out."
             )
@@ -87,10 +87,10 @@ def check_variance(variance: float, power: float, what: str) -> None:
         ExpanderSaeError: there is no variance.
     """
     if not power > 0:
-        raise ExpanderSaeError(f"expected {what} that are not all zero")
+        raise ExpanderSaeError(f"expected {what} that are not all zero; got zeros")
     if not variance > 1e-24 * power:
         raise ExpanderSaeError(
-            f"expected {what} that differ from token to token; they have no variance, all are equal. Were they "
+            f"expected {what} that differ from token to token; got no variance, all are equal. Were they "
             "harvested from the wrong module, or from one text repeated?"
         )
 

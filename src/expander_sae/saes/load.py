@@ -64,7 +64,9 @@ def _mask(config: dict[str, Any], arrays: dict[str, Tensor]) -> Mask:
     stored = config["mask"]
     if stored["seed"] is None:
         if "rows" not in arrays:
-            raise ExpanderSaeError(f"the mask has no seed, so expected {PACKED} (or rows) among the arrays; found none")
+            raise ExpanderSaeError(
+                f"expected {PACKED} (or rows) among the arrays, as the mask has no seed; got neither"
+            )
         mask = mask_from_rows(arrays["rows"].numpy(), d_in=config["d_in"])
     else:
         sizes = {name: config[name] for name in ("d_in", "n_latents", "degree")}
@@ -93,7 +95,7 @@ def _fill(sae: AbstractSae, arrays: dict[str, Tensor], path: Path, precision: st
             )
         # Piece by piece: the whole comparison would be a copy of a large array.
         if array.is_floating_point() and not all(bool(torch.isfinite(part).all()) for part in array.split(4096)):
-            raise ExpanderSaeError(f"expected finite numbers; {name} in {path} holds NaN or infinity")
+            raise ExpanderSaeError(f"expected finite numbers; got NaN or infinity in {name} of {path}")
     # What is stored in float32 stays in the file, mapped, until it is read or changed (copy on write).
     for name, target in sae.learned().items():
         if name == "values" and precision == "float32":

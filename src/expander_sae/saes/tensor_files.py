@@ -15,7 +15,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ExpanderSaeError: the file is missing or damaged.
     """
     if not path.is_file():
-        raise ExpanderSaeError(f"expected a safetensors file at {path}; found none. Copy the whole folder.")
+        raise ExpanderSaeError(f"expected a safetensors file at {path}; got none. Copy the whole folder.")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict

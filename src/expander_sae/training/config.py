@@ -113,7 +113,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_positive(self, "tokens", "batch_size", "learning_rate", "dead_after_tokens")
         if self.amortise and (self.flatness is not None or self.coherence is not None):
-            raise ExpanderSaeError("expected no flatness and no coherence beside amortise: it leaves the dictionary")
+            raise ExpanderSaeError(
+                "expected no flatness and no coherence beside amortise, which leaves the dictionary; got one"
+            )
         if self.loss_unit not in ("variance", "token"):
             raise ExpanderSaeError(f"expected loss_unit 'variance' or 'token'; got {self.loss_unit!r}")
 

@@ -63,7 +63,9 @@ def recorded(folder: Path) -> dict[str, TrainingRecord]:
     path = folder / RECORDS
     found = read_json(path) if path.is_file() else {}
     if not isinstance(found, dict):
-        raise ExpanderSaeError(f"expected records by name in {path}; it is damaged. Delete it.")
+        raise ExpanderSaeError(
+            f"expected records by name in {path}; got {type(found).__name__}: it is damaged. Delete it."
+        )
     return {name: TrainingRecord.from_dict(record) for name, record in found.items()}
 
 

@@ -137,7 +137,7 @@ def _check_heldout(heldout: Tensor | None, sample: Tensor) -> None:
         )
     if not bool(torch.isfinite(heldout).all()):
         raise ExpanderSaeError(
-            "expected finite held-out activations; some are NaN or infinite. Leave those tokens out, or give None."
+            "expected finite held-out activations; got NaN or infinity. Leave those tokens out, or give None."
         )
 
 

@@ -178,7 +178,10 @@ def _parts(loss: Loss, config: TrainConfig, trained: Trained, extra_loss: ExtraL
         parts.append(moves)
     if isinstance(sae, IrregularSae):
         if config.flatness is not None:
-            raise ExpanderSaeError("expected no flatness for an SAE with irregular degrees: its empty slots are zero")
+            raise ExpanderSaeError(
+                "expected no flatness for an SAE with irregular degrees, whose empty slots are zero; got "
+                f"{config.flatness}"
+            )
         parts.append(IrregularPart(trained, moves))
     elif config.flatness is not None and isinstance(sae, ExpanderSae):
         parts.append(FlatnessPart(config.flatness, trained))

@@ -105,7 +105,7 @@ class IterableBatches:
         while self._count < sample_tokens and self._fetch():
             pass
         if not self._waiting:
-            raise ExpanderSaeError("expected activations to train on; the iterable has none")
+            raise ExpanderSaeError("expected activations to train on; got an iterable without any")
         self._sample = torch.cat(self._waiting)[:sample_tokens]
 
     def _fetch(self) -> bool:
@@ -133,8 +133,8 @@ class IterableBatches:
                 break
             else:
                 raise ExpanderSaeError(
-                    f"expected more activations: the iterator ended after {self._seen}. Give something that can be "
-                    "gone through again (a list, a DataLoader), or ask for no more tokens than there are."
+                    f"expected more activations; got {self._seen}, where the iterator ended. Give something that can "
+                    "be gone through again (a list, a DataLoader), or ask for no more tokens than there are."
                 )
         whole = torch.cat(self._waiting)
         self._waiting = [whole[self._batch_size :]]
@@ -155,4 +155,4 @@ class IterableBatches:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Never called: the description is like no other."""
-        raise ExpanderSaeError("expected a tensor or an activation store to resume on; an iterable cannot be resumed")
+        raise ExpanderSaeError("expected a tensor or an activation store to resume on; got an iterable")

@@ -87,7 +87,8 @@ def _judge(context: Context, ids: torch.Tensor, blocks: torch.Tensor) -> Judge:
             raise ExpanderSaeError(
                 "expected --set chat_url=URL and --set chat_model=NAME of an endpoint that speaks the OpenAI chat "
                 "protocol, and the language model whose tokens are shown (--model, without --no-ce); a key, if it "
-                f"wants one, in the environment as {_KEY}"
+                f"wants one, in the environment as {_KEY}; got url {url!r}, name {who!r}, "
+                f"{'no model' if model is None else 'a model'}"
             )
         return ChatJudge(ids, blocks, model.tokenizer, url=url, model=who, api_key=os.environ.get(_KEY))
     module, colon, attribute = name.partition(":")

@@ -153,7 +153,9 @@ class Context:
             ExpanderSaeError: there are none.
         """
         if not self.stores:
-            raise ExpanderSaeError("expected harvested activations for this experiment; give their folder with --acts")
+            raise ExpanderSaeError(
+                "expected harvested activations for this experiment; got none. Give their folder: --acts"
+            )
         return self.stores[0]
 
     @property

@@ -34,7 +34,10 @@ def measure(context: Context) -> Measured:
     for reading in [reading for given in readings.values() for reading in given]:
         parse_reading(reading).check(settings.k, settings.n_for(context.store.d_in))  # before training, not after
     if settings.paper or not settings.sae_options()["stages"]:
-        raise ExpanderSaeError("expected the default preset and --stages above 0: the encoders learn from pursuit")
+        raise ExpanderSaeError(
+            "expected the default preset and --stages above 0, since the encoders learn from pursuit; got "
+            f"{settings.preset} and {settings.sae_options()['stages']}"
+        )
     if not budgets or any(budget < 2 or budget % 2 or budget > context.store.d_in for budget in budgets):
         raise ExpanderSaeError(f"expected budgets as even numbers of 2 to d_in = {context.store.d_in}; got {budgets}")
     degrees = sorted({degree for budget in budgets for degree in (budget, budget // 2)})

@@ -43,7 +43,10 @@ def measure(context: Context) -> Measured:
     it is new by the luck of a seed.
     """
     if len(context.settings.seeds) < 2:
-        raise ExpanderSaeError("expected two seeds at least: latents are compared with the dense SAE of another seed")
+        raise ExpanderSaeError(
+            "expected two seeds at least, since latents are compared with the dense SAE of another one; got "
+            f"{list(context.settings.seeds)}"
+        )
     grid = context.grid(degrees=context.chosen_degrees(), controls=context.option("controls"))
     dense = {record.seed: sae for record, sae in grid.saes() if record.family == "dense"}
     references = _references(dense)
@@ -67,7 +70,9 @@ def _references(dense: Mapping[int, AbstractSae]) -> dict[int, int]:
     """For each seed the seed of the dense SAE it is compared with: the next one that has one."""
     seeds = sorted(dense)
     if len(seeds) < 2:
-        raise ExpanderSaeError("expected full dense SAEs of two seeds that did not diverge: keep dense among controls")
+        raise ExpanderSaeError(
+            f"expected full dense SAEs of two seeds that did not diverge; got seeds {seeds}. Keep dense among controls."
+        )
     return {seed: seeds[(place + 1) % len(seeds)] for place, seed in enumerate(seeds)}
 
 

@@ -44,7 +44,7 @@ def _points(log: Path) -> list[dict[str, float | None]]:
     measured = [entry for entry in entries if "heldout_fvu" in entry]
     if not measured and not any(entry["diverged"] for entry in entries):
         raise ExpanderSaeError(
-            f"expected the log of a training pass with held-out numbers at {log}, found none: an earlier version "
+            f"expected the log of a training pass with held-out numbers at {log}; got none: an earlier version "
             "trained this SAE, or the activations have no held-out split. Choose another --out to train it again, or "
             "harvest held-out text."
         )
@@ -55,7 +55,7 @@ def show(measured: Measured) -> Page:
     """Held-out fvu, rel_err and dead latents along the tokens seen, mean over seeds."""
     if any("step" not in point for curve in measured["curves"] for point in curve["points"]):
         raise ExpanderSaeError(
-            "expected learning curves of held-out tokens; these records are of an earlier version, which had training "
+            "expected learning curves of held-out tokens; got records of an earlier version, which had training "
             "batches. Run the experiment again."
         )
     names = list(dict.fromkeys(curve["variant"] for curve in measured["curves"]))

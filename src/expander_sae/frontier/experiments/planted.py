@@ -40,7 +40,7 @@ class Planted:
 
     def __post_init__(self) -> None:
         if self.codes not in CODES or self.values not in VALUES or not self.noise >= 0:
-            raise ExpanderSaeError(f"expected codes of {CODES}, values of {VALUES} and a noise >= 0, saw {self}.")
+            raise ExpanderSaeError(f"expected codes of {CODES}, values of {VALUES} and a noise >= 0, got {self}")
 
     @property
     def nonnegative(self) -> bool:
@@ -76,7 +76,7 @@ def dictionary(planted: Planted, seed: int) -> tuple[Tensor | None, Tensor]:
 def plant(planted: Planted, seed: int, k: int, trials: int) -> tuple[Tensor, Tensor, tuple[Tensor | None, Tensor]]:
     """(y [trials, d_in], supports [trials, k] sorted, dictionary)."""
     if not 1 <= k <= planted.n_latents:
-        raise ExpanderSaeError(f"expected k from 1 to {planted.n_latents} latents, saw {k}.")
+        raise ExpanderSaeError(f"expected k from 1 to {planted.n_latents} latents; got {k}")
     # Neither codes nor noise enter the dictionary, and some masks take seconds to make.
     rows, values = dictionary(planted.but(codes="gaussian", noise=0.0), seed)
     draw = np.random.default_rng([seed, k, trials, 7])
@@ -108,7 +108,7 @@ def exact_supports(planted: Planted, seed: int, k: int, trials: int, methods: tu
     """
     unknown = [method for method in methods if method not in METHODS]
     if unknown:
-        raise ExpanderSaeError(f"expected methods out of {METHODS}, saw {unknown}.")
+        raise ExpanderSaeError(f"expected methods out of {METHODS}; got {unknown}")
     y, supports, (rows, values) = plant(planted, seed, k, trials)
     return {
         method: int((_support(method, y, k, rows, values, planted) == supports).all(dim=1).sum()) for method in methods

@@ -46,7 +46,7 @@ def write_reports(experiments: list[Experiment], out: str | os.PathLike[str]) ->
     if not pages:
         raise ExpanderSaeError(
             f"expected {out} to hold experiments that ran ({RECORDS} in a folder each) or records of them as JSON "
-            "files; found none"
+            "files; got none"
         )
     template = resources.files("expander_sae.frontier").joinpath("experiments.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(

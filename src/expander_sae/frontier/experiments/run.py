@@ -116,7 +116,7 @@ def checked(stored: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
     if isinstance(stored, dict) and stored.get("format") == FRONTIER:
         return _of_frontier(from_dict(stored, str(path)))
     if not is_record(stored) or "measured" not in stored:
-        raise ExpanderSaeError(f"expected {path} to be an {FORMAT!r} file; it is not")
+        raise ExpanderSaeError(f"expected {path} to be an {FORMAT!r} file; got something else")
     return stored
 
 

@@ -37,7 +37,10 @@ _NOISE = {
 def measure(context: Context) -> Measured:
     """Every SAE against the one of its own kind and the next seed; and its codes of tokens with noise added."""
     if len(context.settings.seeds) < 2:
-        raise ExpanderSaeError("expected two seeds at least: latents are compared with those of another seed")
+        raise ExpanderSaeError(
+            "expected two seeds at least, since latents are compared with those of another one; got "
+            f"{list(context.settings.seeds)}"
+        )
     noises = [float(noise) for noise in context.option("noises")]
     if not noises or min(noises) <= 0:
         raise ExpanderSaeError(f"expected noises as numbers above 0, got {noises}")

@@ -90,8 +90,8 @@ class AmortisePart(Part):
             or not sae.reading.least_squares
         ):
             raise ExpanderSaeError(
-                f"expected an Expander SAE with an encoder of its own to amortise; {name!r} is {sae.kind}, without one "
-                "or without a pursuit to learn from. See `with_own_encoder`."
+                f"expected an Expander SAE with an encoder of its own to amortise; got {name!r}, {sae.kind}, without "
+                "one or without a pursuit to learn from. See `with_own_encoder`."
             )
         self.sae, self.variance = sae, variance
         self.history, self.dead_after_tokens = history, dead_after_tokens
