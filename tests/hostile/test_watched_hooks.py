@@ -205,19 +205,19 @@ def test_a_block_at_two_depths_is_refused_and_the_others_are_not(model, tmp_path
         with pytest.raises(ExpanderSaeError, match="blocks 1, 2"):
             SecondHalf(model, layer).run_clean(IDS, torch.ones_like(IDS))
         name = f"model.layers.{layer}"
-        with pytest.raises(ExpanderSaeError, match="runs again"):
+        with pytest.raises(ExpanderSaeError, match="got a second run"):
             output_of(model, name, input_ids=IDS)
-        with pytest.raises(ExpanderSaeError, match="runs again"):
+        with pytest.raises(ExpanderSaeError, match="got a second run"):
             AtModule(model, f"{name}.mlp").run_clean(IDS, torch.ones_like(IDS))
         for hook in (read_codes, splice):
-            with pytest.raises(ExpanderSaeError, match="runs again"), hook(model, name, tiny_sae()):
+            with pytest.raises(ExpanderSaeError, match="got a second run"), hook(model, name, tiny_sae()):
                 model(IDS)
 
 
 def test_a_module_that_becomes_shared_is_noticed(model):
     output_of(model, "model.layers.1", input_ids=IDS)
     model.model.layers[2] = model.model.layers[1]
-    with pytest.raises(ExpanderSaeError, match="runs again"):
+    with pytest.raises(ExpanderSaeError, match="got a second run"):
         output_of(model, "model.layers.1", input_ids=IDS)
 
 
