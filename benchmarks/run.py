@@ -146,7 +146,7 @@ def shares(row: dict, peak: dict[str, float], isa: str) -> dict[str, float]:
     """How near a call comes to both ceilings: its multiply-adds, and the least it must move through memory.
 
     The ceiling of multiply-adds is for dense calls the matrix product, for sparse ones what the cache can feed of a
-    tile [d_in, 64] (ceiling.py), on as many threads.
+    tile (ceiling.py), on as many threads.
 
     A step counts its encode, and three passes over the k active columns of a token: reconstruction, the gradient of the
     codes, that of the values. Its optimiser's work is per call, not per token, and left out.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <utility>
 #include <vector>
 
 #include "vector.h"
@@ -32,6 +33,45 @@ inline void count_above(NativeInts& rank, float other, const Native& own) {
 #endif
 }
 
+// The same where `other` stands in lane `at` of `own`: of equal ones, those in the lanes after it come later.
+inline void count_above_within(NativeInts& rank, float other, const Native& own, int at) {
+#if defined(__AVX512F__)
+  const __m512 all = _mm512_set1_ps(other);
+  const uint32_t more = _mm512_cmp_ps_mask(all, (__m512)own, _CMP_GT_OQ), equal = _mm512_cmp_ps_mask(all, (__m512)own, _CMP_EQ_OQ);
+  const auto above = static_cast<__mmask16>(more | (equal & (0xfffeu << at)));
+  rank = (NativeInts)_mm512_mask_sub_epi32((__m512i)rank, above, (__m512i)rank, _mm512_set1_epi32(-1));
+#else
+  NativeInts lane;
+  for (int t = 0; t < native_lanes; ++t) lane[t] = t;
+  const Native all = broadcast<native_lanes>(other);
+  rank -= (all > own) | ((all == own) & (lane > at));
+#endif
+}
+
+// Ranks of the candidates in `vectors` vectors from `start` on: each other value is broadcast once for all of them.
+template <int vectors>
+inline void rank_vectors(const float* values, int64_t start, int64_t count, int32_t* rank) {
+  Native own[vectors];
+  NativeInts sum[vectors] = {};
+  for (int v = 0; v < vectors; ++v) own[v] = load_unaligned<Native>(values + start + v * native_lanes);
+  for (int64_t j = 0; j < start; ++j)
+    for (int v = 0; v < vectors; ++v) count_above<true>(sum[v], values[j], own[v]);
+  // Among themselves, vector by vector; which one is a constant, or the sums would be kept in memory.
+  [&]<int... b>(std::integer_sequence<int, b...>) {
+    ([&] {
+      const int64_t first = start + b * native_lanes, last = std::min(first + native_lanes, count);
+      for (int64_t j = first; j < last; ++j) {
+        for (int v = 0; v < b; ++v) count_above<false>(sum[v], values[j], own[v]);
+        count_above_within(sum[b], values[j], own[b], static_cast<int>(j - first));
+        for (int v = b + 1; v < vectors; ++v) count_above<true>(sum[v], values[j], own[v]);
+      }
+    }(), ...);
+  }(std::make_integer_sequence<int, vectors>{});
+  for (int64_t j = start + vectors * native_lanes; j < count; ++j)
+    for (int v = 0; v < vectors; ++v) count_above<false>(sum[v], values[j], own[v]);
+  for (int v = 0; v < vectors; ++v) std::memcpy(rank + start + v * native_lanes, &sum[v], sizeof(sum[v]));
+}
+
 // rank[i] = how many candidates come before i: larger ones, and equal ones that stand before it. Latents are pushed in
 // rising order, so that is the order of the codes. Quadratic, but without a branch: at the sizes met here far cheaper
 // than sorting. `values` is padded to whole vectors.
@@ -44,16 +84,13 @@ inline void rank_candidates(const float* values, int64_t count, int32_t* rank) {
       rank[0xffffffffu - static_cast<uint32_t>(keys[static_cast<size_t>(r)])] = static_cast<int32_t>(r);
     return;
   }
-  for (int64_t start = 0; start < count; start += native_lanes) {
-    const Native own = load_unaligned<Native>(values + start);
-    NativeInts sum{};
-    const int64_t stop = std::min(start + native_lanes, count);
-    for (int64_t j = 0; j < start; ++j) count_above<true>(sum, values[j], own);
-    for (int64_t j = stop; j < count; ++j) count_above<false>(sum, values[j], own);
-    for (int64_t j = start; j < stop; ++j)
-      for (int64_t i = start; i < stop; ++i)
-        sum[i - start] += values[j] > values[i] || (values[j] == values[i] && j < i);
-    std::memcpy(rank + start, &sum, sizeof(sum));
+  for (int64_t start = 0; start < count; start += 4 * native_lanes) {
+    switch (std::min<int64_t>((count - start + native_lanes - 1) / native_lanes, 4)) {
+      case 1: rank_vectors<1>(values, start, count, rank); break;
+      case 2: rank_vectors<2>(values, start, count, rank); break;
+      case 3: rank_vectors<3>(values, start, count, rank); break;
+      default: rank_vectors<4>(values, start, count, rank);
+    }
   }
 }
 
@@ -73,10 +110,11 @@ struct Candidates {
     float least = 0;
     int64_t kept = 0;
     for (int64_t i = 0; i < count; ++i) {
-      if (rank[i] >= k) continue;
-      if (rank[i] == k - 1) least = values[i];
+      // Without a branch: which of them stay is as good as random.
+      least = rank[i] == k - 1 ? values[i] : least;
       values[kept] = values[i];
-      latents[kept++] = latents[i];
+      latents[kept] = latents[i];
+      kept += rank[i] < k;
     }
     count = kept;
     return least;

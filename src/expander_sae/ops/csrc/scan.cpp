@@ -1,4 +1,5 @@
 // The scans of scan.h, for the degrees compiled in and both kinds of score.
+#include <limits>
 #include <type_traits>
 
 #include "scan.h"
@@ -73,17 +74,50 @@ inline V score(const V& pre) {
   return pre;
 }
 
+// Scores of a block of latents for all tokens; bit i of what it returns says that some token wants latent start + i.
+//
+// Everything is stored where it belongs in the block, wanted or not. An address that depended on the comparisons before it
+// (the end of a list of wanted ones) would hold up the loads of the next latent on machines that let no load pass a store
+// whose address is not known yet.
+template <class Tile, class D, bool absolute>
+[[gnu::always_inline]] inline uint64_t score_block(Tile& tile, const Dictionary& w, int64_t start, int size) {
+  using V = typename Tile::V;
+  constexpr int Q = Tile::Q, lanes = Tile::lanes;
+  const float* bias = tile.bias;
+  const V* x = tile.tile;
+  V* scores = tile.scores;
+  V limit[Q];
+  std::memcpy(limit, tile.threshold, sizeof(limit));
+  uint64_t hits = 0;
+  for (int i = 0; i < size; ++i) {
+    V sum[Q];
+    pre_activations<lanes, Q, D>(w, bias, x, start + i, sum);
+    uint64_t mask = 0;
+    for (int q = 0; q < Q; ++q) {
+      sum[q] = score<V, absolute>(sum[q]);
+      if constexpr (!masks_together<Q>) mask |= static_cast<uint64_t>(greater_mask<lanes>(sum[q], limit[q])) << (q * lanes);
+    }
+    if constexpr (masks_together<Q>) mask = greater_masks<Q>(sum, limit);
+    for (int q = 0; q < Q; ++q) scores[i * Q + q] = sum[q];
+    tile.above[i] = mask;
+    hits |= static_cast<uint64_t>(mask != 0) << i;
+  }
+  return hits;
+}
+
+// Makes candidates of a block's scores above the thresholds.
 template <class Tile>
-void flush(Tile& tile, int entries, int count) {
-  for (int entry = 0; entry < entries; ++entry) {
-    const float* logged = reinterpret_cast<const float*>(tile.log + entry * Tile::Q);
-    for (uint64_t mask = tile.log_mask[entry]; mask; mask &= mask - 1) {
+void collect(Tile& tile, int64_t start, uint64_t hits) {
+  for (; hits; hits &= hits - 1) {
+    const int i = __builtin_ctzll(hits);
+    const float* scores = reinterpret_cast<const float*>(tile.scores + i * Tile::Q);
+    for (uint64_t mask = tile.above[i]; mask; mask &= mask - 1) {
       const int t = __builtin_ctzll(mask);
-      tile.found[t].push(logged[t], tile.log_latent[entry]);
+      Candidates& found = tile.found[t];
+      found.push(scores[t], start + i);
+      if (found.count == tile.capacity) tile.threshold[t] = found.cut(tile.k, tile.rank);
     }
   }
-  for (int t = 0; t < count; ++t)
-    if (tile.found[t].count > tile.capacity) tile.threshold[t] = tile.found[t].cut(tile.k, tile.rank);
 }
 
 template <class Tile, class D, bool absolute>
@@ -93,15 +127,24 @@ void first_thresholds(Tile& tile, int64_t first) {
   std::memcpy(tile.threshold, tile.floor, sizeof(tile.threshold));
   const SamplePlan& plan = tile.plan;
   if (!plan.count) return;
-  for (int64_t s = 0; s < plan.count; ++s) {
-    V sum[Q];  // in registers: summed where they belong, they would be stored at every multiply-add
-    pre_activations<lanes, Q, D>(tile.w, tile.bias, tile.tile, first + s * plan.stride, sum);
-    for (int q = 0; q < Q; ++q) tile.sample[s * Q + q] = score<V, absolute>(sum[q]);
+  for (int64_t group = 0; group < plan.groups; ++group) {
+    V best[Q];
+    for (int q = 0; q < Q; ++q) best[q] = V{} - std::numeric_limits<float>::infinity();
+    const int64_t end = plan.count * (group + 1) / plan.groups;
+    for (int64_t s = plan.count * group / plan.groups; s < end; ++s) {
+      V sum[Q];  // in registers: summed where they belong, they would be stored at every multiply-add
+      pre_activations<lanes, Q, D>(tile.w, tile.bias, tile.tile, first + s * plan.stride, sum);
+      for (int q = 0; q < Q; ++q) {
+        sum[q] = score<V, absolute>(sum[q]);
+        best[q] = sum[q] > best[q] ? sum[q] : best[q];
+      }
+    }
+    for (int q = 0; q < Q; ++q) tile.sample[group * Q + q] = best[q];
   }
   for (int q = 0; q < Q; ++q) {
     V base;
     std::memcpy(&base, tile.floor + q * lanes, sizeof(V));
-    const V estimate = sample_threshold<lanes>(tile.sample + q, plan.count, Q, plan.rank, base);
+    const V estimate = sample_threshold<lanes>(tile.sample + q, plan.groups, Q, plan.rank, base);
     std::memcpy(tile.threshold + q * lanes, &estimate, sizeof(V));
   }
 }
@@ -116,42 +159,18 @@ void scan_again(Tile& tile, int t, int64_t first, int64_t last) {
 
 template <class Tile, class D, bool absolute>
 void scan_tile(Tile& tile, int count, int64_t first, int64_t last) {
-  using V = typename Tile::V;
-  constexpr int Q = Tile::Q, lanes = Tile::lanes, width = Tile::width;
+  constexpr int width = Tile::width;
   first_thresholds<Tile, D, absolute>(tile, first);
   bool estimated[width];
   for (int t = 0; t < width; ++t) {
     estimated[t] = tile.threshold[t] > tile.floor[t];
     tile.found[t] = {tile.values + t * tile.slots, tile.latents + t * tile.slots, 0};
   }
-  const Dictionary w = tile.w;
-  const float* bias = tile.bias;
-  const V* x = tile.tile;
-  V* log = tile.log;
-  int entries = 0;
-  V limit[Q];
-  std::memcpy(limit, tile.threshold, sizeof(limit));
-  for (int64_t j = first; j < last; ++j) {
-    V sum[Q];
-    pre_activations<lanes, Q, D>(w, bias, x, j, sum);
-    uint64_t mask = 0;
-    for (int q = 0; q < Q; ++q) {
-      sum[q] = score<V, absolute>(sum[q]);
-      if constexpr (!masks_together<Q>) mask |= static_cast<uint64_t>(greater_mask<lanes>(sum[q], limit[q])) << (q * lanes);
-    }
-    if constexpr (masks_together<Q>) mask = greater_masks<Q>(sum, limit);
-    // Logged without a branch: an entry that nobody wants is overwritten by the next one.
-    for (int q = 0; q < Q; ++q) log[entries * Q + q] = sum[q];
-    tile.log_latent[entries] = j;
-    tile.log_mask[entries] = mask;
-    entries += mask != 0;
-    if (entries == Tile::log_capacity) {
-      flush(tile, entries, count);
-      entries = 0;
-      std::memcpy(limit, tile.threshold, sizeof(limit));
-    }
+  const Dictionary w = tile.w;  // a copy: the compiler knows that no store changes it
+  for (int64_t start = first; start < last; start += block) {
+    const uint64_t hits = score_block<Tile, D, absolute>(tile, w, start, static_cast<int>(std::min(block, last - start)));
+    collect(tile, start, hits);
   }
-  flush(tile, entries, count);
   for (int t = 0; t < count; ++t)
     // The estimate was too high for this token: scan it again from the floor.
     if (estimated[t] && tile.found[t].count < std::min(tile.k, last - first)) scan_again<Tile, D, absolute>(tile, t, first, last);
@@ -216,9 +235,9 @@ void TileScan<width>::scan_best(int count) {
 template struct TileScan<8>;
 template struct TileScan<16>;
 template struct TileScan<32>;
-#if !defined(__x86_64__) || defined(__AVX2__)
+#if !defined(__x86_64__)
 template struct TileScan<64>;
 #endif
-static_assert(largest_tile <= 64);
+static_assert(largest_tile <= 64 && block <= 64);
 
 }  // namespace expander::ISA

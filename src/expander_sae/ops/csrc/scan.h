@@ -1,8 +1,8 @@
 // Finding the candidates for the k largest scores of a tile of tokens without keeping the scores.
 //
 // A threshold per token, estimated from a sample of the latents, keeps almost every score out of the bookkeeping: only
-// those above it are logged. The estimate is never trusted: a token that ends with fewer than k candidates is scanned
-// again from its floor.
+// those above it become candidates. It rises to the k-th best whenever a token has twice as many candidates. The estimate is
+// never trusted: a token that ends with fewer than k candidates is scanned again from its floor.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -13,10 +13,12 @@
 namespace expander::ISA {
 
 struct SamplePlan {
-  int64_t count = 0, stride = 1, rank = 0;
+  int64_t count = 0, stride = 1, rank = 0, groups = 0;
 };
 
-// How many latents to sample, and which of their order statistics to use as the first threshold.
+// How many latents to sample, and which of their order statistics to use as the first threshold. Only the best of each group
+// of neighbours in the sample is kept. With sixteen groups for each that belongs above the threshold, two of those rarely meet
+// in one; where they do, the threshold is a little low, never too high.
 inline SamplePlan plan_sample(int64_t n, int64_t k) {
   SamplePlan plan;
   if (n < 512 || k * 8 > n) return plan;
@@ -25,12 +27,13 @@ inline SamplePlan plan_sample(int64_t n, int64_t k) {
   plan.count = n / plan.stride;
   const double expected = static_cast<double>(k) * static_cast<double>(plan.count) / static_cast<double>(n);
   plan.rank = static_cast<int64_t>(std::ceil(expected + 3.0 * std::sqrt(expected) + 1.0));
+  plan.groups = std::min(plan.count, 16 * plan.rank);
   return plan;
 }
 
 constexpr int64_t block = 64;  // latents between two looks at a threshold
 
-inline int64_t capacity_for(int64_t k) { return std::max<int64_t>(2 * k + 32, 128); }
+inline int64_t capacity_for(int64_t k) { return std::max<int64_t>((2 * k + 15) / 16 * 16, 32); }
 inline int64_t slots_for(int64_t k) { return (capacity_for(k) + block + 15) / 16 * 16; }
 
 // Scans latents [first, last) for one token; `found` has room for `slots_for(k)` candidates. The score is the pre-activation,
@@ -44,7 +47,6 @@ template <int width_>
 struct TileScan {
   static constexpr int width = width_, lanes = lanes_for<width>, Q = width / lanes;
   using V = Vector<lanes>;
-  static constexpr int log_capacity = 32;
 
   const Dictionary& w;
   const float* bias;
@@ -52,14 +54,13 @@ struct TileScan {
   const int64_t k, capacity, slots;
   const SamplePlan plan;
   V* tile;           // [d_in, Q]
-  V* sample;         // [count, Q]
-  V* log;            // [log_capacity + 1, Q]
+  V* sample;         // [groups, Q]
+  V* scores;         // [block, Q]
   float* values;     // [width, slots]
   int32_t* latents;  // [width, slots]
   int32_t* rank;     // [slots]
   float* token;      // [d_in]
-  int64_t log_latent[log_capacity + 1];
-  uint64_t log_mask[log_capacity + 1];
+  uint64_t above[block];  // for each latent of a block, the lanes whose score exceeds their threshold
   Candidates found[width];
   alignas(64) float floor[width];
   alignas(64) float threshold[width];
@@ -70,8 +71,8 @@ struct TileScan {
         plan(sampling) {
     Pieces pieces;
     pieces.add(tile, w.d_in * Q);
-    pieces.add(sample, plan.count * Q);
-    pieces.add(log, (log_capacity + 1) * Q);
+    pieces.add(sample, plan.groups * Q);
+    pieces.add(scores, block * Q);
     pieces.add(values, width * slots);
     pieces.add(latents, width * slots);
     pieces.add(rank, slots);
