@@ -32,7 +32,7 @@ def test_every_control_is_planned_named_and_built_as_the_table_says():
             continue
         sae = variant.build(32, stages=2)
         assert isinstance(sae, DenseTopKSae) == (not family.sparse), variant
-        assert str(sae.own_inference()).startswith("stages") == family.pursuit, variant
+        assert str(sae.reading).startswith("stages") == family.pursuit, variant
         if not family.sparse:
             assert sae.tied == (family.encoder == "tied"), variant
     order = [variant.family for variant in variants if variant.matched_degree in (4, None)]

@@ -235,7 +235,7 @@ def test_a_progress_bar_that_nobody_sees_leaves_a_checkpoint(error, shop, undist
 
         yield show
 
-    monkeypatch.setattr(loop, "_bar", broken)
+    monkeypatch.setattr(loop, "bar", broken)
     done = CliRunner().invoke(app, long_training(shop, tmp_path))
     assert done.exit_code == (141 if error is BrokenPipeError else 1)
     assert (tmp_path / "checkpoint.pt").exists()

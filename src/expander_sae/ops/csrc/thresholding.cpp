@@ -307,6 +307,8 @@ class Niht : TileCodes<width_, D, absolute> {
     const size_t kept = std::min(pool_.size(), static_cast<size_t>(a_.k));
     auto before = [](const Offer& a, const Offer& b) { return a.key < b.key; };
     if (kept < pool_.size()) std::nth_element(pool_.begin(), pool_.begin() + static_cast<int64_t>(kept), pool_.end(), before);
+    // In one order, whatever was offered besides: sums in another one differ in their last bits.
+    std::sort(pool_.begin(), pool_.begin() + static_cast<int64_t>(kept), before);
     proposed_.clear();
     values_.clear();
     for (size_t i = 0; i < kept; ++i) {
