@@ -45,7 +45,7 @@ def _every_code_is_in_form():
 
 
 def _check_what_python_packs(patch):
-    from expander_sae.ops.block_omp import dense, reference
+    from expander_sae.ops.block_omp import batched, reference
     from expander_sae.pursuit import cosamp, greedy, niht, nonnegative, omp, refit
 
     def checked(function, size_of):
@@ -58,8 +58,8 @@ def _check_what_python_packs(patch):
 
         return run
 
-    forward = dense.forward
-    patch.setattr(dense, "forward", checked(forward, lambda x, values, *_: values.shape[0]))
+    forward = batched.forward
+    patch.setattr(batched, "forward", checked(forward, lambda x, values, *_: values.shape[0]))
     patch.setattr(reference, "forward", checked(reference.forward, lambda x, rows, values, *_: values.shape[0]))
     for module in (cosamp, greedy, niht, nonnegative, omp, refit):
         if hasattr(module, "pack"):

@@ -5,7 +5,8 @@ from dictionaries import gaussian, grid, needs_native, random_rows
 from sklearn.linear_model import orthogonal_mp
 
 from expander_sae.ops import Codes, block_omp, correlate, encode_topk, sparse_decode, support_gram
-from expander_sae.ops.block_omp import dense as by_products
+from expander_sae.ops.block_omp import batched as by_products
+from expander_sae.ops.in_full import in_full
 from expander_sae.records import ExpanderSaeError
 
 pytestmark = needs_native
@@ -213,7 +214,7 @@ def test_dense_dictionaries(block, signed, spare):
 def test_matrix_products_on_the_whole_dictionary_give_the_same_codes(signed, spare):
     """What a device without a kernel of ours runs."""
     x, rows, values = problem(60, 64, 500, 7)
-    whole = by_products.in_full(rows, values, 64)
+    whole = in_full(rows, values, 64)
     assert torch.equal(whole, dense(rows, values, 64))
     indices, codes, skipped = by_products.forward(x, whole, 12, 4, spare, signed, 0.0)
     want = block_omp(x, rows, values, 12, block=4, spare=spare, signed=signed, backend="native")

@@ -182,7 +182,7 @@ def test_a_mask_that_comes_out_otherwise_is_refused(saved):
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"format": "other"}, "does not"),
+        ({"format": "other"}, "something else"),
         ({"version": 99}, "version 1"),
         ({"kind": "x"}, "kind"),
         ({"k": None}, "k as a"),

@@ -14,7 +14,7 @@ from expander_sae.pursuit import (
 )
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import DenseTopKSae, ExpanderSae, IrregularSae, load_sae
-from expander_sae.training.amortise import with_own_encoder
+from expander_sae.training import with_own_encoder
 
 SAES = {
     "expander": lambda **options: ExpanderSae(d_in=24, n_latents=120, degree=4, k=6, **options),

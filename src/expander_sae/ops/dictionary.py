@@ -11,6 +11,7 @@ from expander_sae.records import ExpanderSaeError
 from .checks import check_dictionary, check_tensor, shape_of
 from .codes import Codes
 from .correlate import correlate, support_gram
+from .in_full import in_full
 from .sparse_decode import sparse_decode
 
 
@@ -127,11 +128,11 @@ class Dictionary:
     def dense(self, values: Tensor | None = None) -> Tensor:
         """W with its zeros, [n_latents, d_in], differentiable; `values`: others on the same rows, the encoder's say."""
         values = self.decoder if values is None else values
-        return _spread(self.rows, values, self.d_in)
+        return in_full(self.rows, values, self.d_in)
 
     def columns(self, latents: Tensor) -> Tensor:
         """The columns of latents [count] in full, [count, d_in], differentiable."""
-        return _spread(None if self.rows is None else self.rows_of(latents), self.decoder[latents], self.d_in)
+        return in_full(None if self.rows is None else self.rows_of(latents), self.decoder[latents], self.d_in)
 
     def correlate(self, x: Tensor) -> Tensor:
         """All correlations `W^T x` [batch, n_latents] of x [batch, d_in], as it is: center and bias are left out.
@@ -162,8 +163,3 @@ class Dictionary:
             columns = self.decoder.detach()[supports]
             return columns @ columns.transpose(1, 2)
         return support_gram(supports, self.rows, self.decoder, self.d_in)
-
-
-def _spread(rows: Tensor | None, values: Tensor, d_in: int) -> Tensor:
-    """Values [count, degree] on their rows, [count, d_in]."""
-    return values if rows is None else values.new_zeros(len(values), d_in).scatter(1, rows.long(), values)

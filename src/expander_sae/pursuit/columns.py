@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from expander_sae.ops import Codes, sparse_decode
 from expander_sae.ops.dictionary import Dictionary
+from expander_sae.ops.in_full import in_full
 from expander_sae.ops.ties import EqualColumns, equal_columns, fingerprints
 
 MAX_GRAM = 2**25
@@ -51,10 +52,8 @@ def correlate_support(vectors: Tensor, dictionary: Dictionary, indices: Tensor) 
 
 def columns(dictionary: Dictionary, latents: Tensor, dtype: torch.dtype) -> Tensor:
     """The columns `w_j` of latents [batch] in full, [batch, d_in]."""
-    chosen = dictionary.decoder[latents].to(dtype)
-    if dictionary.rows is None:
-        return chosen
-    return chosen.new_zeros(latents.shape[0], dictionary.d_in).scatter(1, dictionary.rows[latents], chosen)
+    rows = None if dictionary.rows is None else dictionary.rows[latents]
+    return in_full(rows, dictionary.decoder[latents].to(dtype), dictionary.d_in)
 
 
 def support_gram(dictionary: Dictionary, indices: Tensor, dtype: torch.dtype) -> Tensor:

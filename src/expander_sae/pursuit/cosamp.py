@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops import Codes
+from expander_sae.ops.codes import pack
 from expander_sae.ops.dictionary import Dictionary
 from expander_sae.ops.ties import largest
 
 from .columns import correlate, equals
 from .pursuit import SteppedPursuit
-from .selection import ITERATIONS, SMALLEST_SCORE, pack, score
+from .selection import ITERATIONS, SMALLEST_SCORE, score
 from .support import Support
 
 

@@ -7,11 +7,12 @@ from typing import NamedTuple
 from torch import Tensor
 
 from expander_sae.ops import Codes
+from expander_sae.ops.codes import pack
 from expander_sae.ops.dictionary import Dictionary
 from expander_sae.ops.ties import largest
 
 from .columns import correlate, repeated_columns
-from .selection import SMALLEST_SCORE, pack, score
+from .selection import SMALLEST_SCORE, score
 from .support import Slots
 
 

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops import Codes
+from expander_sae.ops.codes import pack
 from expander_sae.ops.dictionary import Dictionary
 from expander_sae.ops.ties import largest
 
 from .columns import correlate, decode, repeated_columns
 from .pursuit import SteppedPursuit
-from .selection import ITERATIONS, pack, score
+from .selection import ITERATIONS, score
 
 MARGIN = 0.01  # c in Blumensath and Davies
 SHRINK = 1 / (2 * (1 - MARGIN))  # 1 / (kappa (1 - c)), kappa = 2

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops import Codes
+from expander_sae.ops.codes import pack
 from expander_sae.ops.dictionary import Dictionary
 from expander_sae.ops.ties import largest
 
 from .columns import correlate, equals
 from .pursuit import Pursuit
-from .selection import SMALLEST_SCORE, pack
+from .selection import SMALLEST_SCORE
 from .support import Support, factorise
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops import Codes, block_omp
+from expander_sae.ops.codes import pack
 from expander_sae.ops.dictionary import Dictionary
 from expander_sae.ops.ties import largest
 
@@ -15,7 +16,7 @@ from .columns import correlate, equals
 from .encoder import encoder_codes
 from .pursuit import Pursuit
 from .reading import check_count
-from .selection import SMALLEST_SCORE, pack, score
+from .selection import SMALLEST_SCORE, score
 from .support import Support
 
 

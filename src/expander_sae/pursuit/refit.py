@@ -9,12 +9,12 @@ from torch import Tensor
 from expander_sae.ops import Codes
 from expander_sae.ops.autograd import first_order, op
 from expander_sae.ops.checks import FLOATS, check_code_indices, check_numbers, check_tensor
+from expander_sae.ops.codes import pack
 from expander_sae.ops.dictionary import Dictionary
 
 from .columns import correlate_support, decode, support_gram
 from .encoder import encoder_codes
 from .pursuit import Pursuit
-from .selection import pack
 from .support import Support, factorise
 
 RIDGE = 1e-4

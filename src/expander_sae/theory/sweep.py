@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from expander_sae.ops.autograd import own_precision
+from expander_sae.ops.in_full import in_full
 
 from .factors import Factors
 
@@ -67,7 +68,7 @@ def sweep_columns(
     for first in range(0, n_latents, _WIDTH):
         block = slice(first, min(first + _WIDTH, n_latents))
         width = block.stop - first
-        dense = _dense(rows[block], values[block], d_in)
+        dense = in_full(rows[block], values[block], d_in)
         if rows.shape[1] * _SPARSE_WINS < d_in:
             a, b = (_sparse(rows[block], values[block], d_in) @ across).mT.contiguous().chunk(2)
         else:
@@ -139,10 +140,6 @@ def _inside(indices: Tensor, active: Tensor, first: int, width: int) -> Tensor:
     local = torch.where(active & (local >= 0) & (local < width), local, width)
     out = torch.zeros(len(indices), width + 1, dtype=torch.bool, device=indices.device)
     return out.scatter_(1, local, True)[:, :width]
-
-
-def _dense(rows: Tensor, values: Tensor, d_in: int) -> Tensor:
-    return values.new_zeros(len(rows), d_in).scatter_(1, rows, values)
 
 
 def _sparse(rows: Tensor, values: Tensor, d_in: int) -> Tensor:

@@ -5,10 +5,11 @@ from torch import Tensor
 
 from expander_sae.ops.autograd import op
 from expander_sae.ops.backends import choose_backend
-from expander_sae.ops.block_omp import dense, native, reference
+from expander_sae.ops.block_omp import batched, native, reference
 from expander_sae.ops.checks import FLOATS, check_dictionary, check_numbers, check_overflow, check_tensor
 from expander_sae.ops.codes import Codes
 from expander_sae.ops.extreme_tokens import scaled
+from expander_sae.ops.in_full import in_full
 from expander_sae.records import ExpanderSaeError
 
 
@@ -35,8 +36,9 @@ def block_omp(
     z_j^2 / (G_S^-1)_jj, and refit; r = x - center - W_S z. A token stops at k columns, at ||r|| <= tolerance * ||x -
     center||, or when no score exceeds 1e-5 of its norm. A column closer than 1e-5 (squared, relative) to the span of
     the support is skipped, so duplicates never share a support. (A dense dictionary is pursued with matrix products and
-    batched solves, and so is any dictionary, written out in full, on a device without a kernel of ours; there unused
-    slots keep the latent last looked at.) Not differentiable; refit on the support for gradients. Pati et al. 1993;
+    batched solves in its own type, and so is any dictionary, written out in full, on a device without a kernel of ours;
+    there unused slots keep the latent last looked at.) Not differentiable; refit on
+    the support for gradients. Pati et al. 1993;
     Wang et al. 2012 for blocks; Karahanoglu and Erdogan 2013 (forward-backward pursuit) for `spare`, where a stage
     drops a fixed number by size instead.
 
@@ -90,12 +92,13 @@ def block_omp(
     x = x.detach().to(values.dtype)
     centered = x if center is None else x - center
     check_overflow(centered, "x - center")
-    tokens, values = scaled(centered), values.detach()
+    tokens = scaled(centered)
+    values = values.detach()
     if name == "reference" and (backend == "reference" or x.device.type == "cpu"):
         indices, codes = reference.forward(tokens.x, rows, values, k, block, spare, signed, tolerance)
     else:  # the definition goes token by token
-        whole = values if rows is None else dense.in_full(rows, values, x.shape[1])
-        indices, codes, _ = dense.forward(tokens.x, whole, k, block, spare, signed, tolerance)
+        whole = in_full(rows, values, x.shape[1])
+        indices, codes, _ = batched.forward(tokens.x, whole, k, block, spare, signed, tolerance)
     codes = tokens.codes(codes)
     check_overflow(codes, "the code")
     return Codes(indices, codes)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from expander_sae.ops.in_full import in_full
 from expander_sae.ops.ties import EqualColumns, equal_columns, fingerprints
 
 SMALLEST_SCORE = 1e-5
@@ -14,9 +15,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """Indices and values of the codes of x [batch, d_in] (already centered)."""
     n_latents = values.shape[0]
-    w = values.double()
-    if rows is not None:
-        w = torch.zeros(n_latents, x.shape[1], dtype=torch.float64, device=x.device).scatter(1, rows.long(), w)
+    w = in_full(rows, values.double(), x.shape[1])
     same = equal_columns(fingerprints(None, w, x.shape[1], signed=signed))
     indices = torch.empty(x.shape[0], k, dtype=torch.int64, device=x.device)
     codes = torch.zeros(x.shape[0], k, dtype=torch.float64, device=x.device)

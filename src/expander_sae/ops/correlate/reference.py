@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from expander_sae.ops.in_full import in_full
+
 
 def correlate(x: Tensor, rows: Tensor, values: Tensor) -> Tensor:
     """W^T x [batch, n_latents]."""
@@ -11,6 +13,5 @@ def correlate(x: Tensor, rows: Tensor, values: Tensor) -> Tensor:
 
 def support_gram(indices: Tensor, rows: Tensor, values: Tensor, d_in: int) -> Tensor:
     """W_S^T W_S [batch, k, k]."""
-    columns = torch.zeros(values.shape[0], d_in, dtype=values.dtype, device=values.device)
-    columns = columns.scatter(1, rows.long(), values)[indices]
+    columns = in_full(rows, values, d_in)[indices]
     return columns @ columns.transpose(1, 2)

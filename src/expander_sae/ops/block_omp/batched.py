@@ -1,4 +1,8 @@
-"""Block OMP over a dense dictionary with matrix products: for the dense control, and where there is no kernel."""
+"""Block OMP over a dictionary written out in full, with matrix products and batched solves.
+
+For dense dictionaries, and for devices without a kernel. Unlike the definition it counts a column that it skips, since
+it depends on others, as one of its stage.
+"""
 
 import torch
 from torch import Tensor
@@ -45,11 +49,6 @@ def _gram_pays(batch: int, n_latents: int, k: int, block: int, spare: int) -> bo
     """Whether the dictionary's Gram matrix is small enough, and cheaper than those of every token's columns."""
     columns = (min(k, held + block) + spare for held in range(0, k, block))
     return n_latents**2 <= min(MAX_GRAM, GATHERED * batch * sum(count**2 for count in columns))
-
-
-def in_full(rows: Tensor, values: Tensor, d_in: int) -> Tensor:
-    """The dictionary [n_latents, d_in] with its zeros."""
-    return values.new_zeros(values.shape[0], d_in).scatter_(1, rows.long(), values)
 
 
 def _piece(
