@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from expander_sae.graphs import make_mask, mask_from_rows
 from expander_sae.interop import ThresholdSae, read_sae, write_sae
-from expander_sae.pursuit import Encoder
+from expander_sae.pursuit import Encoder, Stages
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import DenseTopKSae, ExpanderSae, IrregularSae, load_sae
 
@@ -198,15 +198,19 @@ def test_missing_and_misshapen_rows_are_torchs_own_errors():
     assert sae.mask == expander(0).mask
 
 
-def test_modules_pickled_by_earlier_releases_are_read():
-    sae = expander(3)
+@pytest.mark.parametrize(("stages", "spare"), [(0, 0), (2, 3)])
+def test_modules_pickled_by_earlier_releases_are_read(stages, spare):
+    sae = expander(3, reading=Stages(stages, spare) if stages else Encoder())
     old = dict(sae.__dict__)
     old["mask"] = old.pop("_mask")
+    del old["reading"]
+    old |= {"stages": stages, "spare": spare}
     old["_buffers"] = {"input_scale": sae.input_scale, "rows": sae.rows.clone()}
     old["_non_persistent_buffers_set"] = set()
     again = ExpanderSae.__new__(ExpanderSae)
     again.__setstate__(old)
     x = torch.randn(5, 24)
+    assert again.reading == sae.reading
     assert same(again.encode(x), sae.encode(x))
     assert again.mask.seed == 3
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from expander_sae.ops import Codes, Dictionary, ReconstructionLoss, reconstruction_loss
-from expander_sae.pursuit import Encoder, Reading
+from expander_sae.pursuit import Encoder, Reading, Stages
 from expander_sae.records import ExpanderSaeError
 
 from .columns import UnitColumns
@@ -68,6 +68,13 @@ class AbstractSae(nn.Module, ABC):
     @abstractmethod
     def arrays(self) -> dict[str, Tensor]:
         """The learned numbers, and rows that no seed can make again; `save` rounds and packs them."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # Modules pickled by earlier releases say by two numbers how they are read.
+        stages, spare = vars(self).pop("stages", None), vars(self).pop("spare", 0)
+        if stages is not None:
+            self.reading = Stages(stages, spare) if stages else Encoder()
 
     def on_disk(self, arrays: dict[str, Tensor]) -> dict[str, Tensor]:
         """`arrays`, rounded already, as they are stored."""
