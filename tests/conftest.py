@@ -15,6 +15,16 @@ settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
 
 
+THREADS = torch.get_num_threads()
+THREADED = ("ops", "pursuit")
+"""Rooms whose kernels run in teams. The tensors of all others are so small that waking a second thread, and waiting for it
+on a processor that something else uses, takes longer than what it would do."""
+
+
+def pytest_runtest_setup(item):
+    torch.set_num_threads(THREADS if item.path.parent.name in THREADED else 1)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _every_code_is_in_form():
     """What any op hands on is checked: indices in range and distinct in a token, values finite.

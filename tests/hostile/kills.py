@@ -99,7 +99,8 @@ def results(out):
     found = {}
     for file in files:
         name = str(file.relative_to(out))
-        if file.name.endswith((".lock", ".part")) or file.suffix in (".html", ".svg"):  # drawn from records, with times
+        drawn = file.suffix in (".html", ".svg") or file.name == "page.json"  # from records, with times
+        if drawn or file.name.endswith((".lock", ".part")):
             continue
         if file.suffix == ".json":
             found[name] = without_times(json.loads(file.read_text().replace(str(out), "OUT")))

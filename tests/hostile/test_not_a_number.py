@@ -96,7 +96,7 @@ FILTERS = {
 def test_a_token_that_is_not_finite_is_named_and_never_dropped(what, value, tmp_path):
     x = activations()
     x[700, 3] = value
-    with pytest.raises(ExpanderSaeError, match=rf"token \d+ holds {value} at entry 3"):
+    with pytest.raises(ExpanderSaeError, match=rf"got {value} at entry 3 of token \d+"):
         FILTERS[what](x, tmp_path)
 
 
