@@ -17,8 +17,8 @@ settings.load_profile("fixed")
 
 THREADS = torch.get_num_threads()
 THREADED = ("ops", "pursuit")
-"""Rooms whose kernels run in teams. The tensors of all others are so small that waking a second thread, and waiting for it
-on a processor that something else uses, takes longer than what it would do."""
+"""Rooms whose kernels run in teams. The tensors of all others are so small that waking a second thread, and waiting for
+it on a processor that something else uses, takes longer than what it would do."""
 
 
 def pytest_runtest_setup(item):
