@@ -152,7 +152,7 @@ def computed(x, folder):
     found["refit"] = refit_codes(x, codes.indices, w, used=codes.values != 0).codes.values
     certificates = posterior_certificates(x, codes, rows, values)
     found |= {f"posterior {i}": part for i, part in enumerate(certificates) if isinstance(part, torch.Tensor)}
-    shares = CodeShares(rows, values, d_in=16)
+    shares = CodeShares(Dictionary(rows, values, 16))
     shares.update(x, codes)
     found["shares"] = repr({k: v for k, v in shares.summary().items() if "second" not in k})
     found["certify"] = repr(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from expander_sae.graphs import make_mask
 from expander_sae.graphs.expansion import unpeeled
-from expander_sae.ops import Codes
+from expander_sae.ops import Codes, Dictionary
 from expander_sae.records import ExpanderSaeError
 from expander_sae.theory import CodeShares, encoder_margin, posterior_certificates, unique_by_coverage
 from expander_sae.theory.shares import MEANINGS
@@ -224,7 +224,7 @@ def test_shares_are_counts_over_batches() -> None:
     code = torch.rand(50, 3, generator=generator) + 0.5
     x = torch.zeros(50, 40).scatter_add_(1, rows[indices].flatten(1), code.repeat_interleave(4, 1))
     x += 0.05 * torch.randn(50, 40, generator=generator)
-    shares = CodeShares(rows, values, d_in=40)
+    shares = CodeShares(Dictionary(rows, values, 40))
     shares.update(x[:20], Codes(indices[:20], code[:20]))
     shares.update(x[20:], Codes(indices[20:], code[20:]))
     summary, found = shares.summary(), posterior_certificates(x, Codes(indices, code), rows, values, nonnegative=True)
@@ -244,7 +244,7 @@ def test_a_negative_code_changes_the_alternatives_of_its_own_token_only() -> Non
     rows, values = torch.tensor([[0, 1], [0, 1], [0, 1]]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [-(0.5**0.5)] * 2])
     indices = torch.tensor([[0, 1], [0, 1]])
     code = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
-    shares, alone = CodeShares(rows, values, d_in=2), CodeShares(rows, values, d_in=2)
+    shares, alone = CodeShares(Dictionary(rows, values, 2)), CodeShares(Dictionary(rows, values, 2))
     shares.update(code, Codes(indices, code))
     alone.update(code[:1], Codes(indices[:1], code[:1]))
     assert alone.summary()["share"]["fuchs"] == 1.0  # against x >= 0; w_2 points the other way

@@ -135,7 +135,7 @@ def _codes(
         raise ExpanderSaeError(f"expected activations of d_in {sae.d_in}, that of the SAE; got {store.d_in} in {acts}.")
     mismatches = check_provenance(name, sae, Provenance.of_settings(store.manifest["settings"]))
     reader = sae if inference is None else sae.read_by(parse_reading(inference))
-    shares = CodeShares(sae.rows, sae.values.detach(), d_in=sae.d_in, signed=sae.signed)
+    shares = CodeShares(sae.dictionary())
     with torch.no_grad():
         for block in store.blocks(split, max_tokens=max_tokens):
             x = block.float()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expander_sae.ops import Codes, correlate
+from expander_sae.ops import Codes, Dictionary, correlate
 
 from .coverage import unique_by_coverage
 from .posterior import PosteriorCertificates, encoder_margin, posterior_certificates
@@ -28,20 +28,23 @@ class CodeShares:
     """Counts over batches of tokens.
 
     Args:
-        rows: [n_latents, degree] of the dictionary.
-        values: [n_latents, degree].
-        d_in: rows of the dictionary.
-        signed: whether its encoder picks by the size of correlations, and not the largest ones; for the margin.
+        dictionary: its columns; `signed`, whether its encoder picks by the size of correlations and not the largest ones,
+            counts for the margin. The center is the caller's to take away.
 
     Example:
-        >>> shares = CodeShares(torch.tensor([[0], [1]]), torch.ones(2, 1), d_in=2)
+        >>> shares = CodeShares(Dictionary.of_matrix(torch.eye(2)))
         >>> shares.update(torch.tensor([[2.0, 0.0]]), Codes(torch.tensor([[0]]), torch.tensor([[2.0]])))
         >>> shares.summary()["share"]["fuchs"]
         1.0
     """
 
-    def __init__(self, rows: Tensor, values: Tensor, *, d_in: int, signed: bool = False) -> None:
-        self._rows, self._values, self._d_in, self._signed = rows, values, d_in, signed
+    def __init__(self, dictionary: Dictionary) -> None:
+        rows, n_latents = dictionary.rows, dictionary.n_latents
+        self._d_in, self._signed = dictionary.d_in, dictionary.signed
+        self._values = dictionary.decoder.detach()
+        # All rows, where it is dense.
+        every = torch.arange(self._d_in, device=self._values.device).expand(n_latents, -1)
+        self._rows = every if rows is None else rows
         self._held = dict.fromkeys(MEANINGS, 0)
         self._tokens, self._seconds, self._cpu_seconds = 0, 0.0, 0.0
         self._energy, self._floor, self._any_floor, self._error = 0.0, 0.0, 0.0, 0.0

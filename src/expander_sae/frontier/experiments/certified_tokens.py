@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from expander_sae.pursuit import parse_reading
 from expander_sae.theory.shares import MEANINGS, CodeShares
@@ -50,17 +49,11 @@ def measure(context: Context) -> Measured:
 @torch.no_grad()
 def certify_tokens(sae: Any, reading: str, context: Context) -> dict[str, Any]:
     """The summary of `CodeShares` on the first held-out tokens."""
-    shares = CodeShares(rows_of(sae), sae.values.detach(), d_in=sae.d_in, signed=sae.signed)
+    shares = CodeShares(sae.dictionary())
     reader = sae.read_by(parse_reading(reading))
     for x in context.heldout_blocks(context.option("tokens"), _BLOCK):
         shares.update(x - sae.center(), reader.encode(x))
     return shares.summary()
-
-
-def rows_of(sae: Any) -> Tensor:
-    """The rows of a dictionary [n_latents, degree]; all of them where it is dense."""
-    rows = sae.dictionary().rows
-    return torch.arange(sae.d_in, device="cpu").expand(sae.n_latents, -1) if rows is None else rows
 
 
 def show(measured: Measured) -> Page:
