@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -130,3 +131,57 @@ def test_an_impossible_reading_says_what_there_is(text):
 def test_names_come_back_as_written(text):
     assert str(parse_reading(text)) == text
     assert parse_reading(str(parse_reading(text))) == parse_reading(text)
+
+
+@pytest.mark.parametrize("kind", SAES)
+@pytest.mark.parametrize("wrong", ["omp", OMP, 3, ""], ids=str)
+def test_what_is_no_reading_is_one_clear_error(kind, wrong):
+    sae = SAES[kind]()
+    for use in (
+        lambda: sae.encode(torch.randn(3, 24), reading=wrong),
+        lambda: sae.reconstruction_loss(torch.randn(3, 24), reading=wrong),
+        lambda: sae.read_by(wrong),
+        lambda: SAES[kind](reading=wrong),
+    ):
+        with pytest.raises(ExpanderSaeError, match="expected a reading such as"):
+            use()
+
+
+@pytest.mark.parametrize("wrong", [Stages(7), Stages(2, 115), None, "omp"], ids=str)
+def test_a_reading_that_would_not_load_is_not_saved_over_a_good_one(wrong, tmp_path):
+    sae = SAES["expander"]()
+    sae.save(tmp_path)
+    sae.reading = wrong
+    with pytest.raises(ExpanderSaeError, match="expected"):
+        sae.save(tmp_path)
+    assert load_sae(tmp_path).reading == SAES["expander"]().reading
+
+
+@pytest.mark.parametrize("kind", SAES)
+def test_an_sae_in_float64_is_saved_as_float32(kind, tmp_path):
+    sae, x = SAES[kind](), torch.randn(20, 24)
+    sae.double().save(tmp_path)
+    assert torch.equal(load_sae(tmp_path).encode(x).indices, sae.float().eval().encode(x).indices)
+
+
+def test_numbers_are_kept_as_pythons_own():
+    assert str(OMP(tolerance=np.float64(0.1))) == "omp@0.1"
+    assert str(Stages(np.int64(8), np.int32(8))) == "stages:8+8"
+    for make in (
+        lambda: MatchingPursuit(10**10),
+        lambda: OMP(tolerance="0.1"),
+        lambda: OMP(tolerance=True),
+        lambda: Stages(2.0),
+    ):
+        with pytest.raises(ExpanderSaeError, match="expected"):
+            make()
+
+
+@pytest.mark.parametrize("reading", [Encoder(), Stages(2), OMP(), Refit()], ids=str)
+def test_activations_of_another_width_are_refused_by_a_dictionary(reading):
+    w = SAES["expander"]().dictionary()
+    w = type(w)(w.rows, w.decoder, 24)  # without a center, which has the width too
+    with pytest.raises(ExpanderSaeError, match="d_in"):
+        reading.codes(w, torch.randn(3, 28), 4)
+    with pytest.raises(ExpanderSaeError, match="d_in"):
+        w.correlate(torch.randn(3, 28))

@@ -29,8 +29,8 @@ def test_scikit_learns_own_checks():
 
 
 def test_codes_rebuild_the_rows_in_their_units():
-    for scale in (1.0, 1e-4, 1e6):
-        x = data() * scale
+    for scale, offset in ((1.0, 0.0), (1e-4, 0.0), (1e6, 0.0), (1.0, 1e5)):
+        x = data() * scale + offset
         model = SparseDictionary(80, 5, 6, tokens=8000, random_state=0).fit(x)
         codes = model.transform(x)
         assert (codes != 0).sum(1).max() <= 6

@@ -137,3 +137,52 @@ def test_what_cannot_be_trained_on_is_one_clear_error(x, says):
 def test_an_iterator_that_ends_says_what_to_do():
     with pytest.raises(ExpanderSaeError, match=r"got 2000, where the iterator ended.*gone through again"):
         fit(ExpanderSae(**SIZES), iter(activations(2000).split(100)), tokens=12_000, progress=False)
+
+
+def test_few_tokens_are_seen_as_often_as_was_asked_for():
+    for x in (activations(50), list(activations(50).split(20))):
+        assert fit(ExpanderSae(**SIZES), x, tokens=5000, progress=False).tokens >= 5000
+
+
+def test_an_iterable_that_is_empty_the_second_time_ends():
+    class Once:
+        def __init__(self):
+            self.batches = iter(activations(1000).split(100))
+
+        def __iter__(self):
+            return self.batches
+
+    with pytest.raises(ExpanderSaeError, match="got 1000, where the iterator ended"):
+        fit(ExpanderSae(**SIZES), Once(), tokens=12_000, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda sae: sae.double(), "in float32, all of it requiring gradients; got float64"),
+        (lambda sae: sae.b_dec.requires_grad_(False), "got b_dec that do not"),
+    ],
+)
+def test_an_sae_that_cannot_be_trained_whole_is_refused(change, says):
+    sae = ExpanderSae(**SIZES)
+    change(sae)
+    with pytest.raises(ExpanderSaeError, match=says):
+        fit(sae, activations(), tokens=1000, progress=False)
+
+
+@pytest.mark.parametrize(
+    "options", [{"tokens": True}, {"tokens": 1.5}, {"tokens": "9"}, {"seed": True}, {"config": {}}]
+)
+def test_numbers_that_are_none_are_refused(options):
+    with pytest.raises(ExpanderSaeError, match=r"expected (tokens|seed|config) as"):
+        fit(ExpanderSae(**SIZES), activations(), progress=False, **options)
+
+
+def test_numbers_of_any_integer_type_count():
+    sae = ExpanderSae(d_in=np.int64(D_IN), n_latents=np.int32(64), degree=np.int64(4), k=np.int8(6))
+    assert fit(sae, activations(), tokens=np.int64(2000), progress=False).tokens >= 2000
+
+
+def test_a_mean_far_from_zero_is_warned_of():
+    with pytest.warns(UserWarning, match="subtract it before training"):
+        fit(ExpanderSae(**SIZES), activations() + 1e4, tokens=1000, progress=False)

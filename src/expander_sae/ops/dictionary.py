@@ -8,7 +8,7 @@ from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError
 
-from .checks import check_dictionary, check_tensor, shape_of
+from .checks import FLOATS, check_dictionary, check_tensor, shape_of
 from .codes import Codes
 from .correlate import correlate, support_gram
 from .in_full import in_full
@@ -92,6 +92,10 @@ class Dictionary:
         """Non-zeros of a column; d_in where it is dense."""
         return self.decoder.shape[1]
 
+    def check_width(self, x: Tensor) -> None:
+        """Raise unless x is [batch, d_in]."""
+        check_tensor("x", x, "[batch, d_in]", (None, self.d_in), FLOATS)
+
     def detached(self) -> Self:
         """The same dictionary, through which no gradient flows."""
 
@@ -134,12 +138,15 @@ class Dictionary:
         """The columns of latents [count] in full, [count, d_in], differentiable."""
         return in_full(None if self.rows is None else self.rows_of(latents), self.decoder[latents], self.d_in)
 
+    @torch.no_grad()
     def correlate(self, x: Tensor) -> Tensor:
-        """All correlations `W^T x` [batch, n_latents] of x [batch, d_in], as it is: center and bias are left out.
+        """All correlations `W^T x` [batch, n_latents] of x [batch, d_in], as it is: center and bias are left out; not
+        differentiable.
 
         Raises:
             ExpanderSaeError: as in `expander_sae.ops.correlate`.
         """
+        self.check_width(x)
         if self.rows is None:
             return x.to(self.decoder.dtype) @ self.decoder.T
         return correlate(x, self.rows, self.decoder)

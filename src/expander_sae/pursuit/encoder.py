@@ -38,5 +38,6 @@ class Encoder(Reading):
 def encoder_codes(dictionary: Dictionary, x: Tensor, k: int, *, backend: str = "auto") -> Codes:
     """The encoder's k best latents of x [batch, d_in], by the dictionary's own encoder, bias and center."""
     w = dictionary
+    w.check_width(x)
     weights = w.decoder if w.encoder is None else w.encoder
     return encode_topk(x, w.rows, weights, k, bias=w.bias, center=w.center, signed=w.signed, backend=backend)

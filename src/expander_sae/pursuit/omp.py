@@ -15,7 +15,7 @@ from . import native
 from .columns import correlate, equals
 from .encoder import encoder_codes
 from .pursuit import Pursuit
-from .reading import check_count
+from .reading import count
 from .selection import SMALLEST_SCORE, score
 from .support import Support
 
@@ -112,12 +112,12 @@ class WarmOMP(OMP):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("latents of the encoder", self.latents)
+        object.__setattr__(self, "latents", count("latents of the encoder", self.latents))
 
     def check(self, k: int, n_latents: int) -> None:
         """Raise unless the encoder's part is at most k."""
         super().check(k, n_latents)
-        check_count("latents of the encoder", self.latents, k)
+        count("latents of the encoder", self.latents, most=k)
 
     def passes(self, k: int) -> float:
         """One of the encoder and one for each column after its own."""

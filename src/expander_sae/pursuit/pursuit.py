@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import ClassVar
 
 import torch
@@ -24,7 +25,7 @@ from expander_sae.records import ExpanderSaeError
 
 from . import native
 from .columns import with_gram
-from .reading import Reading, check_count
+from .reading import Reading, count
 
 _CHUNK = 2**24  # numbers in the largest temporary: 64 MB at float32
 
@@ -44,8 +45,10 @@ class Pursuit(Reading):
     """A token stops at ||r|| <= tolerance * ||x - center||."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.tolerance < 1:
-            raise ExpanderSaeError(f"expected tolerance in [0, 1), relative to ||x - center||; got {self.tolerance}")
+        tolerance = self.tolerance
+        if isinstance(tolerance, bool) or not isinstance(tolerance, Real) or not 0 <= float(tolerance) < 1:
+            raise ExpanderSaeError(f"expected tolerance in [0, 1), relative to ||x - center||; got {tolerance!r}")
+        object.__setattr__(self, "tolerance", float(tolerance))
 
     @op
     @torch.no_grad()
@@ -125,7 +128,7 @@ class SteppedPursuit(Pursuit):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.steps is not None:
-            check_count("steps", self.steps)
+            object.__setattr__(self, "steps", count("steps", self.steps))
 
     def usual_steps(self, k: int) -> int:
         """Steps where no number is given."""

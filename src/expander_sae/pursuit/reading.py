@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from numbers import Integral
 from typing import ClassVar, Self
 
 from torch import Tensor
@@ -24,12 +25,12 @@ class Reading(ABC):
 
     @abstractmethod
     def codes(self, dictionary: Dictionary, x: Tensor, k: int, *, backend: str = "auto") -> Codes:
-        """At most k codes of x [batch, d_in], by falling value (by falling size where the dictionary is signed).
+        """k codes of x [batch, d_in], used ones by falling value (by falling size where the dictionary is signed).
 
         Args:
             dictionary: what is read; its center is subtracted first.
             x: activations, float32, bfloat16, float16 or float64.
-            k: most active latents per token; unused slots have a zero.
+            k: slots per token; those that are not used have a zero, and come last.
             backend: one of `expander_sae.ops.backends.BACKENDS`.
 
         Raises:
@@ -69,8 +70,29 @@ class Reading(ABC):
         return self.name
 
 
-def check_count(what: str, value: object, most: int | None = None) -> None:
-    """Raise unless an option is a whole number of at least 1 (and at most `most`)."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
-        bound = "of at least 1" if most is None else f"in 1..{most}"
+MOST = 10**9 - 1
+"""The largest number that an option of a reading may be."""
+
+
+def count(what: str, value: object, *, least: int = 1, most: int = MOST) -> int:
+    """An option that is a whole number, of any integer type.
+
+    Raises:
+        ExpanderSaeError: it is none, or out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
+        bound = f"in {least}..{most}" if most != MOST else f"of at least {least} and below 10^9"
         raise ExpanderSaeError(f"expected {what} as a whole number {bound}; got {value!r}")
+    return int(value)
+
+
+def checked_reading(reading: object) -> Reading:
+    """A reading, or an error that says how to make one.
+
+    Raises:
+        ExpanderSaeError: it is something else.
+    """
+    if isinstance(reading, Reading):
+        return reading
+    hint = f"parse_reading({reading!r}) makes one of text" if isinstance(reading, str) else "mind the brackets"
+    raise ExpanderSaeError(f"expected a reading such as Stages(8), OMP() or Encoder(); got {reading!r} ({hint})")

@@ -10,7 +10,7 @@ from expander_sae.ops.dictionary import Dictionary
 from expander_sae.records import ExpanderSaeError
 
 from .encoder import Encoder
-from .reading import Reading, check_count
+from .reading import Reading, count
 
 USUAL_SPARE = 2
 """Spare columns that pay for themselves, for each column that a stage adds (docs/pursuit.md has the measurement)."""
@@ -52,16 +52,14 @@ class Stages(Reading):
     spare: int | None = 0
 
     def __post_init__(self) -> None:
-        check_count("stages", self.stages)
-        if self.spare is not None and (
-            isinstance(self.spare, bool) or not isinstance(self.spare, int) or self.spare < 0
-        ):
-            raise ExpanderSaeError(f"expected spare as a whole number of at least 0, or None; got {self.spare!r}")
+        object.__setattr__(self, "stages", count("stages", self.stages))
+        if self.spare is not None:
+            object.__setattr__(self, "spare", count("spare", self.spare, least=0))
 
     def check(self, k: int, n_latents: int) -> None:
         """Raise unless there are at most k stages, and columns enough for k and the spare ones together."""
         super().check(k, n_latents)
-        check_count("stages", self.stages, k)
+        count("stages", self.stages, most=k)
         if self.spare is not None and self.spare > n_latents - k:
             raise ExpanderSaeError(f"expected spare in 0..n_latents - k = {n_latents - k}; got {self.spare}")
 
@@ -78,6 +76,7 @@ class Stages(Reading):
     def codes(self, dictionary: Dictionary, x: Tensor, k: int, *, backend: str = "auto") -> Codes:
         """At most k codes of x [batch, d_in]."""
         self.check(k, dictionary.n_latents)
+        dictionary.check_width(x)
         w, how = dictionary.detached(), self.fitted(k, dictionary.n_latents)
         block, spare = -(-k // how.stages), how.spare
         assert spare is not None

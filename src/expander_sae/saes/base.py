@@ -2,6 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 
 from expander_sae.ops import Codes, Dictionary, ReconstructionLoss, reconstruction_loss
 from expander_sae.pursuit import Encoder, Reading, Stages
+from expander_sae.pursuit.reading import checked_reading
 from expander_sae.records import ExpanderSaeError
 
 from .columns import UnitColumns
+from .config import check_reading
 from .files import check_precision, stored, write_folder
 
 
@@ -97,7 +100,10 @@ class AbstractSae(nn.Module, ABC):
             torch.Size([10, 8])
         """
         check_input(x, self.d_in)
-        return (reading or self.reading).codes(self.dictionary(), x, self.k)
+        return self._chosen(reading).codes(self.dictionary(), x, self.k)
+
+    def _chosen(self, reading: Reading | None) -> Reading:
+        return self.reading if reading is None else checked_reading(reading)
 
     def read_by(self, reading: Reading | None) -> Self:
         """The same SAE, sharing every parameter, with another reading; None: its own.
@@ -107,8 +113,8 @@ class AbstractSae(nn.Module, ABC):
         """
         other = copy.copy(self)
         if reading is not None:
+            other.reading = checked_reading(reading)
             reading.check(self.k, self.n_latents)
-            other.reading = reading
         return other
 
     def decode(self, codes: Codes) -> Tensor:
@@ -126,7 +132,7 @@ class AbstractSae(nn.Module, ABC):
             ExpanderSaeError: x has another width, or holds NaN or infinity; or the reading does not fit the SAE.
         """
         check_input(x, self.d_in)
-        reading, w = reading or self.reading, self.dictionary()
+        reading, w = self._chosen(reading), self.dictionary()
         assert w.center is not None
         return reconstruction_loss(
             x,
@@ -189,6 +195,7 @@ class AbstractSae(nn.Module, ABC):
         """
         folder = Path(folder)
         check_precision(values)
+        check_reading(self.reading, self.k, self.n_latents)
         sae = self
         if float(self.input_scale) != 1.0:
             sae = copy.deepcopy(self)
@@ -209,18 +216,22 @@ def one() -> Tensor:
     return torch.ones((), dtype=torch.float32, device="cpu")
 
 
-def check_sizes(d_in: int, n_latents: int, k: int) -> None:
-    """Raise unless an SAE can have these sizes."""
+def check_sizes(d_in: int, n_latents: int, k: int) -> tuple[int, int, int]:
+    """The sizes of an SAE, whole numbers of any integer type, as Python's own; raise unless it can have them."""
     for name, value in (("d_in", d_in), ("n_latents", n_latents), ("k", k)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ExpanderSaeError(f"expected {name} as a positive integer; got {value!r}")
     if k > n_latents:
         raise ExpanderSaeError(f"expected k <= n_latents = {n_latents}; got k = {k}")
+    return int(d_in), int(n_latents), int(k)
 
 
 def check_input(x: Tensor, d_in: int) -> None:
     """Raise unless x is [batch, d_in]."""
+    if not isinstance(x, Tensor):
+        raise ExpanderSaeError(f"expected x as a tensor [batch, d_in={d_in}]; got {type(x).__name__}")
     if x.ndim != 2 or x.shape[1] != d_in:
-        raise ExpanderSaeError(
-            f"expected x as [batch, d_in={d_in}]; got {list(x.shape)}. Was the SAE trained on another model or layer?"
-        )
+        hint = "Was the SAE trained on another model or layer?"
+        if x.ndim > 2 and x.shape[-1] == d_in:
+            hint = f"Flatten it: x.reshape(-1, {d_in})."
+        raise ExpanderSaeError(f"expected x as [batch, d_in={d_in}]; got {list(x.shape)}. {hint}")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from expander_sae.graphs import unpack_rows
 from expander_sae.pursuit import Encoder, Reading, Stages, parse_reading
+from expander_sae.pursuit.reading import checked_reading
 from expander_sae.records import ExpanderSaeError, Fields
 
 from .files import PACKED, PRECISIONS, VERSION
@@ -52,6 +53,13 @@ def checked_config(config: dict[str, Any], where: Path, kinds: Collection[str]) 
     found["metadata"] = fields.fields("metadata", {}).left
     fields.done()
     return found
+
+
+def check_reading(reading: Reading, k: int, n_latents: int) -> None:
+    """Raise unless an SAE of these sizes can be saved with a reading and read back with the same one."""
+    checked_reading(reading).check(k, n_latents)
+    if parse_reading(str(reading)) != reading:
+        raise ExpanderSaeError(f"expected a reading whose text names it; got {reading!r}, which is written {reading}")
 
 
 def _reading(fields: Fields, version: int) -> Reading:

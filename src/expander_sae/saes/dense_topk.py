@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from expander_sae.ops import Dictionary
 from expander_sae.pursuit import Encoder, Reading
+from expander_sae.pursuit.reading import checked_reading
 
 from .base import AbstractSae, check_sizes, one, zeros
 from .columns import UnitColumns, random_columns
@@ -57,10 +58,10 @@ class DenseTopKSae(AbstractSae):
         blank: bool = False,
     ) -> None:
         super().__init__()
-        check_sizes(d_in, n_latents, k)
+        d_in, n_latents, k = check_sizes(d_in, n_latents, k)
         self.d_in, self.n_latents, self.degree, self.k = d_in, n_latents, d_in, k
         self.tied, self.signed, self.seed = tied, signed, seed
-        self.reading = Encoder() if reading is None else reading
+        self.reading = Encoder() if reading is None else checked_reading(reading)
         self.reading.check(k, n_latents)
         self.metadata, self.folder = {}, None
         self.columns = UnitColumns.blank(n_latents, d_in) if blank else random_columns(n_latents, d_in, seed)

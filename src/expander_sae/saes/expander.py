@@ -1,5 +1,6 @@
 """The Expander SAE: degree non-zeros per column, placed by an expander graph, encoder tied to the decoder."""
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from expander_sae.graphs import Mask, make_mask, pack_rows
 from expander_sae.ops import Dictionary
 from expander_sae.pursuit import DEFAULT_READING, Reading
+from expander_sae.pursuit.reading import checked_reading
 from expander_sae.records import ExpanderSaeError
 
 from .base import AbstractSae, check_sizes, one, zeros
@@ -73,7 +75,8 @@ class ExpanderSae(AbstractSae):
         blank: bool = False,
     ) -> None:
         super().__init__()
-        check_sizes(d_in, n_latents, k)
+        d_in, n_latents, k = check_sizes(d_in, n_latents, k)
+        degree = int(degree) if isinstance(degree, Integral) and not isinstance(degree, bool) else degree
         if mask is None:
             mask = make_mask(construction, d_in=d_in, n_latents=n_latents, degree=degree, seed=seed)
         if (mask.d_in, mask.n_latents, mask.degree) != (d_in, n_latents, degree):
@@ -83,7 +86,7 @@ class ExpanderSae(AbstractSae):
             )
         self.d_in, self.n_latents, self.degree, self.k = d_in, n_latents, degree, k
         self.signed, self.seed, self.tied = signed, seed, tied
-        self.reading = DEFAULT_READING.fitted(k, n_latents) if reading is None else reading
+        self.reading = DEFAULT_READING.fitted(k, n_latents) if reading is None else checked_reading(reading)
         self.reading.check(k, n_latents)
         self.metadata, self.folder = {}, None
         self.columns = UnitColumns.blank(n_latents, degree) if blank else random_columns(n_latents, degree, seed)

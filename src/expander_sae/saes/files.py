@@ -68,12 +68,13 @@ def stored(arrays: Mapping[str, Tensor], values: str) -> dict[str, Tensor]:
         ExpanderSaeError: one holds NaN or infinity, or has no such type.
     """
     check_precision(values)
-    for name, array in arrays.items():
+    # Biases are float32 on disk, whatever type the SAE was moved to.
+    kept = {name: array.float() if array.is_floating_point() else array for name, array in arrays.items()}
+    for name, array in kept.items():
         if array.is_floating_point() and not bool(torch.isfinite(array).all()):
             raise ExpanderSaeError(f"expected finite numbers to save; got NaN or infinity in {name} (a diverged run)")
     return {
-        name: _rounded(array, values, name) if name in ("values", "encoder") else array
-        for name, array in arrays.items()
+        name: _rounded(array, values, name) if name in ("values", "encoder") else array for name, array in kept.items()
     }
 
 

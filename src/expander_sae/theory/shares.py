@@ -28,8 +28,8 @@ class CodeShares:
     """Counts over batches of tokens.
 
     Args:
-        dictionary: its columns; `signed`, whether its encoder picks by the size of correlations and not the largest ones,
-            counts for the margin. The center is the caller's to take away.
+        dictionary: its columns; `signed`, whether its encoder picks by the size of correlations and not the largest
+            ones, counts for the margin. The center is the caller's to take away.
 
     Example:
         >>> shares = CodeShares(Dictionary.of_matrix(torch.eye(2)))

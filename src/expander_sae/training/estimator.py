@@ -34,7 +34,7 @@ class SparseDictionary(TransformerMixin, BaseEstimator):
         n_latents: dictionary columns.
         degree: non-zeros of each.
         k: most codes of a row.
-        tokens: rows seen in training, counting repeats.
+        tokens: rows seen in training, counting repeats; rows whose norm is above five medians are left out of it.
         reading: how codes are found (`expander_sae.pursuit`); None: the SAE's default.
         sparse_output: give codes as a scipy CSR matrix instead of an array [n_samples, n_latents].
         random_state: of the mask, the initial values and the order of rows.
@@ -45,6 +45,7 @@ class SparseDictionary(TransformerMixin, BaseEstimator):
         record_: how its training went.
         components_: the dictionary [n_latents, n_features].
         mean_: what is subtracted before coding [n_features].
+        offset_, scale_: the SAE works on (X - offset_) / scale_.
         n_features_in_: features seen in `fit`.
 
     Raises:
@@ -87,21 +88,22 @@ class SparseDictionary(TransformerMixin, BaseEstimator):
         self.sae_ = ExpanderSae(
             d_in=data.shape[1], n_latents=self.n_latents, degree=degree, k=k, seed=seed, reading=reading
         )
-        # Data of any scale: training counts in the data's own variance, but float32 ends.
-        self.scale_ = float(np.abs(data).max()) or 1.0
-        scaled = np.ascontiguousarray(data / self.scale_, dtype=np.float32)
+        # Data of any place and scale: training works in units of the norm, and float32 ends.
+        self.offset_ = data.mean(0, dtype=np.float64)
+        self.scale_ = float(np.abs(data - self.offset_).max()) or 1.0
+        scaled = self._scaled(data)
         self.record_ = fit(self.sae_, scaled, tokens=self.tokens, seed=seed, progress=self.verbose)
         w = self.sae_.dictionary().detached()
         assert w.center is not None
         self.components_ = w.dense().numpy()
-        self.mean_ = w.center.numpy() * self.scale_
+        self.mean_ = w.center.numpy() * self.scale_ + self.offset_
         return self
 
     def transform(self, X: Any) -> Any:
         """Codes [n_samples, n_latents] of the rows of X, float32, in the units of X."""
         codes = self.encode(X)
         values = codes.values.numpy() * np.float32(self.scale_)
-        shape = (len(values), self.n_latents)
+        shape = (len(values), self.sae_.n_latents)
         kept = values != 0
         starts = np.concatenate([[0], kept.sum(1).cumsum()])
         made = csr_matrix((values[kept], codes.indices.numpy()[kept], starts), shape=shape)
@@ -111,24 +113,28 @@ class SparseDictionary(TransformerMixin, BaseEstimator):
         """The codes of the rows of X as indices and values [n_samples, k], in units of `scale_`."""
         check_is_fitted(self)
         data: Any = validate_data(self, X, dtype=[np.float32, np.float64], reset=False)
-        scaled = np.ascontiguousarray(data / self.scale_, dtype=np.float32)
         with torch.no_grad():
-            return self.sae_.encode(torch.from_numpy(scaled))
+            return self.sae_.encode(torch.from_numpy(self._scaled(data)))
+
+    def _scaled(self, data: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray((data - self.offset_) / self.scale_, dtype=np.float32)
 
     def inverse_transform(self, X: Any) -> np.ndarray:
         """Rows [n_samples, n_features] rebuilt from codes [n_samples, n_latents], dense or sparse."""
         check_is_fitted(self)
         codes = X if issparse(X) else np.asarray(X, dtype=np.float32)
+        if codes.ndim != 2 or codes.shape[1] != self.sae_.n_latents:
+            raise ExpanderSaeError(f"expected codes [n_samples, {self.sae_.n_latents}]; got {list(codes.shape)}")
         return np.asarray(codes @ self.components_ + self.mean_, dtype=np.float32)
 
     @property
     def _n_features_out(self) -> int:
-        return self.n_latents
+        return self.sae_.n_latents
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """`latent0`, `latent1`, ..."""
         check_is_fitted(self)
-        return np.asarray([f"latent{j}" for j in range(self.n_latents)], dtype=object)
+        return np.asarray([f"latent{j}" for j in range(self.sae_.n_latents)], dtype=object)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -1,8 +1,10 @@
 """Train one SAE on activations at hand, as `expander-sae train` does."""
 
 import tempfile
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from .config import DEFAULT_RECIPE, TrainConfig
 from .loop import BatchSource, train
 from .memory import IterableBatches, MemoryBatches, activations_of
 
+FAR = 10.0
+"""A mean that is farther from zero than so many times the spread of the activations is warned of."""
+
 
 def fit(
     sae: AbstractSae,
@@ -26,7 +31,7 @@ def fit(
     seed: int | None = None,
     config: TrainConfig | None = None,
     folder: str | Path | None = None,
-    heldout: Tensor | None = None,
+    heldout: Tensor | np.ndarray | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> TrainingRecord:
@@ -36,14 +41,18 @@ def fit(
     SAE is in eval mode.
 
     Args:
-        sae: trained where it is (`sae.to("cuda")` first, for a GPU); `ExpanderSae(...)` for a new one.
+        sae: trained where it is (`sae.to("cuda")` first, for a GPU), all of it, in float32; `ExpanderSae(...)` for a
+            new one. Its b_dec starts at the mean of the activations; `config=TrainConfig(fine_tune=True)` goes on from
+            a trained SAE as it is.
         x: activations [..., d_in] as a tensor or an array, shuffled anew in every epoch; a `DataLoader` or any iterable
-            of such batches, in its own order, again and again until there were enough; or what `train` takes.
+            of such batches, in its own order, again and again until there were enough; or what `train` takes. Tokens
+            whose norm is above five medians are left out of the loss (`config.inputs.outlier_medians`).
         tokens: activations seen, counting repeats; None: the config's, a million.
         seed: of the order of activations; None: the config's.
         config: the settings; None: the default recipe.
-        folder: gets the SAE (as `folder/sae`), `metrics.jsonl` and the checkpoint by which an interrupted call on the
-            same tensor goes on; None: nothing is kept but the SAE in memory.
+        folder: gets the SAE (as `folder/sae`), `metrics.jsonl` and the checkpoint by which an interrupted call goes on,
+            given the same tensor and an SAE that was made anew with the same options; None: nothing is kept but the
+            SAE in memory.
         heldout: activations [tokens, d_in] that are not trained on, measured along the way.
         overwrite: train anew where the folder holds a finished or another pass.
         progress: show a progress bar.
@@ -63,12 +72,18 @@ def fit(
         >>> fit(sae, x, tokens=50_000, progress=False).final_fvu < 0.5
         True
     """
-    given = {name: value for name, value in (("tokens", tokens), ("seed", seed)) if value is not None}
-    config = replace(config or DEFAULT_RECIPE, **given)
+    numbers = {name: _whole(name, value) for name, value in (("tokens", tokens), ("seed", seed)) if value is not None}
+    config = DEFAULT_RECIPE if config is None else config
+    if not isinstance(config, TrainConfig):
+        raise ExpanderSaeError(f"expected config as a TrainConfig; got {type(config).__name__}")
+    config = replace(config, **numbers)
     source = _source(x, config)
-    width = source.sample(1, seed=0).shape[1]
+    sample = source.sample(4096, seed=0)
+    width = sample.shape[1]
     if width != sae.d_in:
         raise ExpanderSaeError(f"expected activations [..., d_in = {sae.d_in}], those of the SAE; got {width}")
+    _warn_of_a_distant_mean(sample)
+    heldout = None if heldout is None else activations_of(heldout, "held-out activations")
     if folder is not None:
         return _fitted(sae, source, config, Path(folder), heldout, overwrite, progress)
     with tempfile.TemporaryDirectory() as temporary:
@@ -78,8 +93,26 @@ def fit(
         return record
 
 
+def _whole(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ExpanderSaeError(f"expected {name} as a whole number; got {value!r}")
+    return int(value)
+
+
+def _warn_of_a_distant_mean(sample: Tensor) -> None:
+    """Training works in units of the norm: what differs between tokens is lost in it where their mean is far away."""
+    mean = sample.mean(0)
+    spread = float((sample - mean).square().sum(1).mean().sqrt())
+    if float(mean.norm()) > FAR * spread > 0:
+        warnings.warn(
+            f"the activations' mean is {float(mean.norm()) / spread:.0f} times as far from zero as they are from it: "
+            "subtract it before training, or little of what differs between them will be learned",
+            stacklevel=3,
+        )
+
+
 def _source(x: Any, config: TrainConfig) -> BatchSource:
-    if isinstance(x, Tensor | np.ndarray):
+    if isinstance(x, Tensor | np.ndarray) or hasattr(x, "to_numpy"):
         return MemoryBatches(activations_of(x).cpu(), config.batch_size, config.seed)
     if hasattr(x, "__next__") and hasattr(x, "sample") and hasattr(x, "load_state_dict"):
         return x

@@ -122,6 +122,10 @@ def _check(saes: Mapping[str, AbstractSae], sample: Tensor) -> None:
     for name, sae in saes.items():
         if sae.d_in != sample.shape[1]:
             raise ExpanderSaeError(f"SAE {name!r} has d_in = {sae.d_in}, the activations have {sample.shape[1]}")
+        frozen = [part for part, parameter in sae.named_parameters() if not parameter.requires_grad]
+        if sae.b_dec.dtype != torch.float32 or frozen:
+            got = f"{', '.join(frozen)} that do not" if frozen else str(sae.b_dec.dtype).removeprefix("torch.")
+            raise ExpanderSaeError(f"expected {name!r} in float32, all of it requiring gradients; got {got}")
         if not name or "/" in name or name.startswith("."):
             raise ExpanderSaeError(f"expected SAE names that can be folder names; got {name!r}")
 

@@ -14,20 +14,26 @@ from expander_sae.records import ExpanderSaeError
 
 
 def activations_of(batch: Any, what: str = "activations") -> Tensor:
-    """Activations [tokens, d_in], float32, of a tensor or array [..., d_in], or of the first part of a tuple or list of
-    them (what a `DataLoader` hands on).
+    """Activations [tokens, d_in], float32, of a tensor, an array or a data frame [..., d_in], or of the first part of a
+    tuple or list of them (what a `DataLoader` hands on).
 
     Raises:
         ExpanderSaeError: it is none of these.
     """
-    if isinstance(batch, tuple | list) and len(batch) and not isinstance(batch[0], int | float | list | tuple):
-        batch = batch[0]
-    if isinstance(batch, np.ndarray):
-        batch = torch.from_numpy(batch if batch.flags.writeable else batch.copy())
-    if not isinstance(batch, Tensor) or batch.ndim < 2 or not batch.is_floating_point():
-        got = shape_of(batch) if isinstance(batch, Tensor) else type(batch).__name__
+    found: Any = batch
+    if isinstance(found, tuple | list) and len(found) and hasattr(found[0], "shape"):
+        found = found[0]
+    if hasattr(found, "to_numpy"):  # a data frame's columns are the coordinates
+        found = found.to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(found, np.ma.MaskedArray):
+        raise ExpanderSaeError(f"expected {what} without a mask; got a masked array. Leave the masked tokens out.")
+    if isinstance(found, np.ndarray) and found.dtype.kind == "f":
+        found = torch.from_numpy(np.array(found, dtype=np.float64 if found.dtype.itemsize > 4 else np.float32))
+    tensor = found if isinstance(found, Tensor) and found.layout == torch.strided else None
+    if tensor is None or tensor.ndim < 2 or not tensor.is_floating_point() or not tensor.shape[-1]:
+        got = shape_of(found) if isinstance(found, Tensor) else type(found).__name__
         raise ExpanderSaeError(f"expected {what} as a tensor or an array [..., d_in] of a floating type; got {got}")
-    return batch.detach().reshape(-1, batch.shape[-1]).float()
+    return tensor.detach().reshape(-1, tensor.shape[-1]).float()
 
 
 class MemoryBatches:
@@ -35,14 +41,14 @@ class MemoryBatches:
 
     Args:
         x: [tokens, d_in], float32.
-        batch_size: tokens of a batch, or all of them where there are fewer.
+        batch_size: tokens of a batch; where there are fewer, they come again in it.
         seed: of the orders.
     """
 
     def __init__(self, x: Tensor, batch_size: int, seed: int) -> None:
         if not len(x):
             raise ExpanderSaeError("expected activations to train on; got none")
-        self._x, self._batch_size, self._seed = x, min(batch_size, len(x)), seed
+        self._x, self._batch_size, self._seed = x, batch_size, seed
         self._epoch, self._at = 0, 0
         self._order = self._shuffled()
 
@@ -101,7 +107,7 @@ class IterableBatches:
         self._again = not isinstance(batches, Iterator)
         self._coming = iter(batches)
         self._waiting: list[Tensor] = []
-        self._count, self._seen = 0, 0
+        self._count, self._seen, self._fetched = 0, 0, False
         while self._count < sample_tokens and self._fetch():
             pass
         if not self._waiting:
@@ -119,6 +125,7 @@ class IterableBatches:
             self._waiting.append(x)
             self._count += len(x)
             self._seen += len(x)
+            self._fetched = True
             return True
         return False
 
@@ -127,8 +134,8 @@ class IterableBatches:
         while self._count < self._batch_size:
             if self._fetch():
                 continue
-            if self._again:
-                self._coming = iter(self._batches)
+            if self._again and self._fetched:
+                self._coming, self._fetched = iter(self._batches), False
             elif self._count:
                 break
             else:
