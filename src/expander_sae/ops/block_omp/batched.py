@@ -22,8 +22,6 @@ SMALLEST_SCORE = 1e-5
 SMALLEST_PIVOT = 1e-5
 SUSPECT_PIVOT = 1e-2
 """Below it a pivot in float32 may be rounding, and is found again in float64."""
-PROBE = 1e-9
-"""Added to the diagonal of a suspect Gram matrix to find which column is dependent; never solved with."""
 
 
 def forward(
@@ -108,19 +106,23 @@ def _factor(values: Tensor, known: Tensor | None, chosen: Tensor, used: Tensor) 
     if not len(suspect):
         return factor, used
     gram, left = _gram(values.double(), None, chosen[suspect]), used[suspect]
-    tokens = torch.arange(len(suspect), device=gram.device)
-    nudge = PROBE * torch.eye(left.shape[1], dtype=gram.dtype, device=gram.device)
-    while True:
-        probe = torch.linalg.cholesky(without(gram, left) + nudge)
-        dependent = left & (probe.diagonal(dim1=1, dim2=2).square() <= SMALLEST_PIVOT)
-        found = dependent.any(1)
-        if not bool(found.any()):
-            break
-        left[tokens[found], dependent.int().argmax(1)[found]] = False  # the first: later ones may depend on it
+    left = _independent(without(gram, left), left)
     factor[suspect] = torch.linalg.cholesky(without(gram, left)).to(factor.dtype)
     used = used.clone()
     used[suspect] = left
     return factor, used
+
+
+def _independent(gram: Tensor, used: Tensor) -> Tensor:
+    """The used slots [batch, t] less those whose column depends on earlier ones, by elimination in float64: a dependent
+    column is passed over, so that nothing is divided by a pivot that is rounding."""
+    left, used = gram.clone(), used.clone()
+    for slot in range(gram.shape[1]):
+        pivot = left[:, slot, slot]
+        used[:, slot] &= pivot > SMALLEST_PIVOT
+        scale = torch.where(used[:, slot], 1 / pivot, 0.0)
+        left -= (left[:, :, slot] * scale[:, None])[:, :, None] * left[:, slot, None, :]
+    return used
 
 
 def _gram(values: Tensor, known: Tensor | None, chosen: Tensor) -> Tensor:
