@@ -28,12 +28,7 @@ class FirstTokens:
         stored = store.n_tokens("train", keep_special_tokens=keep_special_tokens)
         if not 2 <= tokens <= stored:
             raise ExpanderSaeError(f"expected 2 to {stored:,} training tokens, those there are; got {tokens:,}")
-        parts: list[Tensor] = []
-        for block in store.blocks("train", keep_special_tokens=keep_special_tokens):
-            parts.append(block[: tokens - sum(map(len, parts))])
-            if sum(map(len, parts)) == tokens:
-                break
-        self.x = torch.cat(parts)
+        self.x = torch.cat(list(store.blocks("train", keep_special_tokens=keep_special_tokens, max_tokens=tokens)))
         self.store, self.config, self.keep_special_tokens = store, config, keep_special_tokens
         self._generator = torch.Generator().manual_seed(config.seed)
         self._order = torch.empty(0, dtype=torch.int64, device="cpu")

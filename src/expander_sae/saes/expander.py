@@ -191,10 +191,6 @@ class ExpanderSae(AbstractSae):
             self.rows, self.values, self.d_in, self.encoder, self.latent_bias(), self.center(), signed=self.signed
         )
 
-    def rows_of(self, latents: Tensor) -> Tensor:
-        """Rows of some latents [..., degree], in the kernels' own integer type."""
-        return rows_in(self.row_bytes[latents], self.d_in)  # torch cannot index uint16 tensors
-
     @torch.no_grad()
     def point_latent(self, latent: int, direction: Tensor, norm: float = 1.0) -> bool:
         """Point a column, of raw length `norm`, and its encoder if it has one, at direction [d_in] restricted to its

@@ -28,7 +28,10 @@ def activations_of(batch: Any, what: str = "activations") -> Tensor:
     if isinstance(found, np.ma.MaskedArray):
         raise ExpanderSaeError(f"expected {what} without a mask; got a masked array. Leave the masked tokens out.")
     if isinstance(found, np.ndarray) and found.dtype.kind == "f":
-        found = torch.from_numpy(np.array(found, dtype=np.float64 if found.dtype.itemsize > 4 else np.float32))
+        kind = np.float64 if found.dtype.itemsize > 4 else np.float32
+        found = torch.from_numpy(
+            np.require(found, kind, ["C_CONTIGUOUS", "WRITEABLE"])
+        )  # a copy only if it must be one
     tensor = found if isinstance(found, Tensor) and found.layout == torch.strided else None
     if tensor is None or tensor.ndim < 2 or not tensor.is_floating_point() or not tensor.shape[-1]:
         got = shape_of(found) if isinstance(found, Tensor) else type(found).__name__
@@ -75,7 +78,7 @@ class MemoryBatches:
 
     def describe(self) -> dict[str, Any]:
         """Which activations these are, by their numbers."""
-        digest = hashlib.sha256(self._x.contiguous().numpy().tobytes()).hexdigest()
+        digest = hashlib.sha256(self._x.contiguous().numpy().data).hexdigest()  # without a copy
         return {"source": "memory", "tokens": len(self._x), "sha256": digest}
 
     def state_dict(self) -> dict[str, Any]:

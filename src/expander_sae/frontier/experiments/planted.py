@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from expander_sae.graphs import make_mask
-from expander_sae.ops import Codes, correlate
+from expander_sae.ops import Codes
 from expander_sae.pursuit import OMP, Dictionary, MatchingPursuit, Stages
 from expander_sae.records import ExpanderSaeError
 
@@ -120,7 +120,7 @@ def _support(method: str, y: Tensor, k: int, rows: Tensor | None, values: Tensor
     signed = not planted.nonnegative
     source = Dictionary(rows, values, planted.d_in, signed=signed)
     if method == "thresholding":
-        scores = y @ values.T if rows is None else correlate(y, rows, values)
+        scores = source.correlate(y)
         return (scores.abs() if signed else scores).topk(k, dim=1).indices.sort(dim=1).values
     if method == "mp":
         codes = MatchingPursuit(steps=5 * k).codes(source, y, k)

@@ -69,7 +69,7 @@ def amortisation_loss(sae: ExpanderSae, x: Tensor, target: Codes, own: Codes) ->
     centered = x - sae.center().detach()
     new = ~(own.indices[:, :, None] == target.indices[:, None, :]).any(2)
     indices = torch.cat([target.indices, own.indices], 1)
-    rows = sae.rows_of(indices).long()
+    rows = sae.dictionary().rows_of(indices).long()
     seen = centered.gather(1, rows.flatten(1)).view(*rows.shape)
     pre = (sae.encoder[indices] * seen).sum(2) + bias[indices]
     inside, outside = pre.split([target.indices.shape[1], own.indices.shape[1]], dim=1)
