@@ -11,6 +11,7 @@ from tiny_models import D_IN, make_documents, make_tiny_model, write_jsonl
 
 from expander_sae.activations import harvest, load_language_model
 from expander_sae.frontier import EvaluationSettings, passes, plan, run_frontier, sweep
+from expander_sae.pursuit import Stages
 from expander_sae.records import ExpanderSaeError
 from expander_sae.training import Inputs, MoveSupports, TrainConfig, Watch
 from expander_sae.training.loop import METRICS
@@ -163,7 +164,7 @@ def test_two_notes_at_the_same_time_are_both_kept(store, tmp_path):
 
 
 def test_settings_of_moves_concern_only_saes_that_make_them(store, tmp_path, monkeypatch):
-    given = {"stages": 2, "spare": 0}
+    given = {"reading": Stages(2)}
     first = run_frontier(store, tmp_path, variants((4,), ("dense", "fixed")), CONFIG, **given, progress=False)
     other = replace(CONFIG, move_supports=MoveSupports(entries=1))
     monkeypatch.setattr(passes, "train", never)
@@ -175,7 +176,7 @@ def test_settings_of_moves_concern_only_saes_that_make_them(store, tmp_path, mon
 
 
 def test_without_moves_their_settings_do_not_matter_but_that_there_are_none_does(store, tmp_path, monkeypatch):
-    given, still = {"stages": 2, "spare": 0}, replace(CONFIG, move_supports=None)
+    given, still = {"reading": Stages(2)}, replace(CONFIG, move_supports=None)
     with monkeypatch.context() as earlier:  # releases that wrote down settings of moves that they did not make
         earlier.setattr(TrainConfig, "to_dict", lambda config: flat(config) | {"rewire_entries": 1})
         first = run_frontier(store, tmp_path, variants((4,)), still, **given, progress=False)

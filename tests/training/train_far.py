@@ -112,8 +112,8 @@ def frontier(device, folder):
     settings = EvaluationSettings(ce_tokens=50)
     with FarDevice() if device == "far" else nullcontext():
         found = run_frontier(
-            store, folder / f"saes-{device}", variants, config, model, evaluation=settings, stages=2, device=device,
-            progress=False,
+            store, folder / f"saes-{device}", variants, config, model, evaluation=settings,
+            reading=Stages(2, spare=None), device=device, progress=False,
         )  # fmt: skip
     return {
         record.variant: {

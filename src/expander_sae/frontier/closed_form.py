@@ -11,7 +11,7 @@ from torch import Tensor
 
 from expander_sae.activations import ActivationStore
 from expander_sae.graphs import mask_from_rows
-from expander_sae.pursuit import Encoder, Stages
+from expander_sae.pursuit import Encoder, Reading, Stages
 from expander_sae.records import ExpanderSaeError, TrainingRecord
 from expander_sae.saes import DenseTopKSae, ExpanderSae, load_sae
 from expander_sae.saes.init import check_variance, norm_limit, token_norms
@@ -112,7 +112,7 @@ def _principal(
     return (shift + mean).float(), values.flip(0).clamp_min(0), vectors.T.flip(0).float().contiguous(), tokens
 
 
-def pruned_sae(variant: Variant, dense_folder: Path, stages: int, spare: int | None) -> ExpanderSae:
+def pruned_sae(variant: Variant, dense_folder: Path, reading: Reading) -> ExpanderSae:
     """The `degree` largest entries of every column of a trained dense tied SAE, on rows of their own.
 
     Values and biases are the dense SAE's; columns are scaled back to unit length. Retuning is the caller's.
@@ -135,7 +135,7 @@ def pruned_sae(variant: Variant, dense_folder: Path, stages: int, spare: int | N
     rows = columns.abs().topk(variant.degree, dim=1).indices.sort(dim=1).values
     sae = ExpanderSae(
         d_in=dense.d_in, n_latents=dense.n_latents, degree=variant.degree, k=variant.k, seed=variant.seed,
-        signed=dense.signed, latent_bias=dense.b_enc is not None, reading=variant.reading(stages, spare),
+        signed=dense.signed, latent_bias=dense.b_enc is not None, reading=reading.fitted(variant.k, dense.n_latents),
         mask=mask_from_rows(rows.numpy(), d_in=dense.d_in),
     )  # fmt: skip
     with torch.no_grad():

@@ -109,8 +109,8 @@ class Passes:
         if way != "pruned":
             return {variant.name: variant.build(d_in, **self.shared) for variant in now}
         dense = [replace(v, name="dense", family="dense", degree=None, matched_degree=None) for v in now]
-        how = {name: self.shared[name] for name in ("stages", "spare")}
-        return {v.name: pruned_sae(v, self.folder / d.sae_path, **how) for v, d in zip(now, dense, strict=True)}
+        reading = self.shared["reading"]
+        return {v.name: pruned_sae(v, self.folder / d.sae_path, reading) for v, d in zip(now, dense, strict=True)}
 
     def _batches(self, config: TrainConfig) -> StoreBatches | FirstTokens:
         kept = self.keep_special_tokens

@@ -172,7 +172,8 @@ def _with_defaults(mark: Any) -> Any:
     if not isinstance(mark, dict) or not isinstance(mark.get("config"), dict):
         return mark
     known = {name: v for name, v in TrainConfig().to_dict().items() if name not in _NOT_LEARNED}
-    return {"spare": 0, "dense_draw": False, **mark, "config": {**known, **mark["config"]}}
+    idle = {"spare": 0} if mark.get("stages") == 0 else {}  # spare columns of the encoder: any number, of no effect
+    return {"spare": 0, "dense_draw": False, **mark, **idle, "config": {**known, **mark["config"]}}
 
 
 def _concerning(variant: Variant, mark: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from expander_sae.activations import ActivationStore, LanguageModel
 from expander_sae.evaluation import evaluate
-from expander_sae.pursuit import Reading, parse_reading
+from expander_sae.pursuit import Reading, as_numbers, parse_reading
 from expander_sae.records import ExpanderSaeError, FrontierRecord
 from expander_sae.saes import load_sae
 from expander_sae.training import TrainConfig
@@ -17,7 +17,7 @@ from expander_sae.training import TrainConfig
 from .passes import Passes
 from .pieces import PIECES, EvaluationSettings, Pieces
 from .results import Frontier, settings_of, versions, with_retention
-from .variants import Variant
+from .variants import ONE_SHOT, Variant
 
 
 def run_frontier(
@@ -32,8 +32,7 @@ def run_frontier(
     latent_bias: bool = False,
     construction: str = "balanced",
     dense_draw: bool = False,
-    stages: int = 0,
-    spare: int | None = None,
+    reading: Reading = ONE_SHOT,
     readings: Sequence[str] = (),
     train_tokens: int | None = None,
     device: str = "cpu",
@@ -61,8 +60,7 @@ def run_frontier(
         latent_bias: build every SAE with a latent bias.
         construction: how the masks of the Expander SAEs are made.
         dense_draw: start them at the values of the dense SAE of their seed, on their mask.
-        stages: stages of block OMP that find the codes of the Expander SAEs; 0: one-shot TopK.
-        spare: columns each stage picks beyond its share and drops again; None: two for each it adds.
+        reading: what finds the codes of the Expander SAEs, as far as the sizes of each allow.
         readings: other inferences (`expander_sae.pursuit.READINGS`) to read every SAE by as well; one that is
             impossible for k (more stages, say) is an error; SAEs with too few columns for its spare ones are left out.
         train_tokens: train on the first so many stored tokens only; None: on all of them.
@@ -81,17 +79,17 @@ def run_frontier(
         raise ExpanderSaeError("expected every variant once for each seed, got one twice")
     evaluation = evaluation or EvaluationSettings()
     folder = Path(folder)
-    shared = {
+    built = {
         "signed": signed,
         "latent_bias": latent_bias,
         "construction": construction,
         "dense_draw": dense_draw,
-        "stages": stages,
-        "spare": spare,
     }
-    pieces = Pieces(folder / PIECES, store, train_config, shared, evaluation, train_tokens)
-    for reading in readings:
-        parse_reading(reading).check(
+    recorded = {**built, **as_numbers(reading)}
+    shared = {**built, "reading": reading}
+    pieces = Pieces(folder / PIECES, store, train_config, recorded, evaluation, train_tokens)
+    for other in readings:
+        parse_reading(other).check(
             variants[0].k, max(v.n_latents for v in variants)
         )  # before hours of training, not after
     passes = Passes(
@@ -103,7 +101,7 @@ def run_frontier(
         store, folder, variants, (None, *readings), language_model, pieces, evaluation, device, progress, say
     )
     records = [_record(pieces, variant, None) for variant in variants]
-    read = [_record(pieces, v, reading) for reading in readings for v in variants if v.can_be_read_by(reading)]
+    read = [_record(pieces, v, other) for other in readings for v in variants if v.can_be_read_by(other)]
     frontier = Frontier(
         settings={
             "d_in": store.d_in,
@@ -111,7 +109,7 @@ def run_frontier(
             "n_latents": max(variant.n_latents for variant in variants),
             "seeds": sorted({variant.seed for variant in variants}),
             "degrees": sorted({v.degree for v in variants if v.family == "expander" and v.degree is not None}),
-            **shared,
+            **recorded,
             "training": train_config.to_dict(),
             "evaluation": asdict(evaluation),
             "activations": settings_of(store.manifest),

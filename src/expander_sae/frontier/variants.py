@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
-from expander_sae.pursuit import Encoder, Reading, Stages, parse_reading
+from expander_sae.pursuit import Encoder, Reading, parse_reading
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, IrregularSae
 
 from .families import CONTROLS, FAMILIES, FAMILY, Family
 from .supports import DIVERSITIES, banded_mask, dialled_mask, shared_mask
+
+ONE_SHOT = Encoder()
 
 
 @dataclass(frozen=True)
@@ -70,15 +72,13 @@ class Variant:
         latent_bias: bool = False,
         construction: str = "balanced",
         dense_draw: bool = False,
-        stages: int = 0,
-        spare: int | None = None,
+        reading: Reading = ONE_SHOT,
     ) -> AbstractSae:
         """The untrained SAE; `construction` is the mask of an Expander SAE, `dense_draw` starts it at the values of the
         dense SAE of its seed (`ExpanderSae.draw_as_dense`).
 
-        `stages` is how many stages of block OMP find the codes of the families with `pursuit` (0: one-shot TopK),
-        `spare` how many columns too many each stage picks (None: two for each it adds); the others always use one-shot
-        TopK.
+        `reading`, as far as its sizes allow, finds the codes of the families with `pursuit`; the others always use
+        one-shot TopK.
 
         Raises:
             ExpanderSaeError: impossible sizes, or a variant that is not built but made in closed form.
@@ -94,7 +94,7 @@ class Variant:
             "signed": signed,
             "latent_bias": latent_bias,
         }
-        shared["reading"] = self.reading(stages, spare) if family.pursuit else Encoder()
+        shared["reading"] = reading.fitted(self.k, self.n_latents) if family.pursuit else ONE_SHOT
         if self.degree is None:
             sae = DenseTopKSae(**shared, tied=family.encoder == "tied")
             return _random_encoder(sae) if family.encoder == "random" else sae
@@ -112,11 +112,6 @@ class Variant:
     def _dialled(self, **sizes: int) -> Any:
         assert self.diversity is not None
         return dialled_mask(self.diversity, **sizes)
-
-    def reading(self, stages: int, spare: int | None) -> Reading:
-        """The pursuit of this SAE, with as many stages and spare columns of those asked for as its sizes allow; 0
-        stages: the encoder."""
-        return Stages(stages, spare).fitted(self.k, self.n_latents) if stages else Encoder()
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from expander_sae.activations import ActivationStore, LanguageModel
 from expander_sae.evaluation.codes import TokenBatch, store_batches
+from expander_sae.pursuit import Stages, as_numbers
 from expander_sae.records import ExpanderSaeError, FrontierRecord
 from expander_sae.records.sealed import read_sealed, write_sealed
 from expander_sae.saes import AbstractSae, load_sae
@@ -87,11 +88,12 @@ class Settings:
     def sae_options(self) -> dict[str, Any]:
         """Options of every SAE, as `run_frontier` takes them."""
         options = self.obeyed().sae_options()
-        return {**options, "stages": min(options["stages"], self.k)}
+        reading = options["reading"]
+        return {**options, "reading": reading.at_most(self.k) if isinstance(reading, Stages) else reading}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {**asdict(self), "stages": self.obeyed().stages, "options": dict(self.options)}
+        return {**asdict(self), "stages": as_numbers(self.obeyed().reading)["stages"], "options": dict(self.options)}
 
 
 def written(folder: Path) -> str:
