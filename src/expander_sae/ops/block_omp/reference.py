@@ -1,13 +1,14 @@
-"""Block OMP over a dictionary written out in full, with matrix products and batched solves.
+"""The definition of block_omp, over a dictionary written out in full, with matrix products and batched solves.
 
-For dense dictionaries, and for devices without a kernel. Unlike the definition it counts a column that it skips, since
-it depends on others, as one of its stage.
+In float64 it is the ground truth; in their own type dense dictionaries are pursued by it, and any dictionary on a
+device without a kernel.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from expander_sae.ops.codes import pack
 from expander_sae.ops.ties import EqualColumns, equal_columns, fingerprints, largest
 from expander_sae.records import ExpanderSaeError
 
@@ -37,8 +38,6 @@ def forward(
         _piece(part, values, gram, same, k, block, spare, signed, tolerance)
         for part in x.split(max(1, MAX_PIECE // per_token))
     ]
-    if not pieces:
-        return x.new_empty((0, k), dtype=torch.int64), values.new_empty(0, k), 0
     indices, codes, skipped = zip(*pieces, strict=True)
     return torch.cat(indices), torch.cat(codes), sum(skipped)
 
@@ -61,36 +60,45 @@ def _piece(
     tolerance: float,
 ) -> tuple[Tensor, Tensor, int]:
     batch, skipped = x.shape[0], 0
+    # The support's slots [batch, t]; tokens that hold fewer columns than others have slots that are not used.
     chosen = x.new_empty((batch, 0), dtype=torch.int64)
     used = x.new_empty((batch, 0), dtype=torch.bool)
-    codes, residual, norm = x.new_zeros(batch, 0), x, x.norm(dim=1, keepdim=True)
+    codes, residual, norm = x.new_zeros(batch, 0), x, x.norm(dim=1)
     first = x @ values.T
+    held = used.sum(1)
     live = norm > 0
-    while chosen.shape[1] < k:
-        keep = min(k, chosen.shape[1] + block)
+    while bool(live.any()):
         score = residual @ values.T if chosen.shape[1] else first.clone()
         # The first scores are finite if x and the dictionary are; then those of a finite residual are too, and it has
         # d_in numbers for each token, not n_latents.
         if not bool(torch.isfinite(residual if chosen.shape[1] else score).all()):
             raise ExpanderSaeError("x or values hold NaN or infinity. Check the activations and the dictionary.")
         score = same.level(score.abs() if signed else score)
-        score.scatter_(1, chosen, -1.0)
-        found, picked = largest(score, min(block, k - chosen.shape[1]) + spare)
-        chosen = torch.cat([chosen, picked], dim=1)
-        used = torch.cat([used, (found > SMALLEST_SCORE * norm) & live], dim=1)
+        tokens, slots = used.nonzero(as_tuple=True)
+        score[tokens, chosen[tokens, slots]] = -1.0
+        wanted = (k - held).clamp(max=block) + spare
+        found, picked = largest(score, int(wanted[live].max()))
+        fresh = torch.arange(picked.shape[1], device=x.device) < wanted[:, None]
+        fresh &= (found > SMALLEST_SCORE * norm[:, None]) & live[:, None]
+        chosen, used = torch.cat([chosen, picked], dim=1), torch.cat([used, fresh], dim=1)
         factor, independent = _factor(values, known, chosen, used)
         skipped += int((used & ~independent).sum())
         used = independent
+        added = used[:, -picked.shape[1] :].any(1)
         target = (first.gather(1, chosen) * used)[:, :, None]
         codes = torch.cholesky_solve(target, factor)[:, :, 0]
-        if chosen.shape[1] > keep:
-            kept, codes = _drop_weakest(torch.cholesky_inverse(factor), codes, keep)
-            chosen, used = chosen.gather(1, kept), used.gather(1, kept)
+        surplus = (used.sum(1) - (held + block).clamp(max=k)).clamp(min=0)
+        if bool(surplus.any()):
+            used, codes = _drop_weakest(torch.cholesky_inverse(factor), codes, used, surplus)
+        held = used.sum(1)
+        kept = used.int().sort(dim=1, descending=True, stable=True).indices[:, : max(1, int(held.max()))]
+        chosen, used, codes = chosen.gather(1, kept), used.gather(1, kept), codes.gather(1, kept)
         residual = x - F.embedding_bag(chosen, values, per_sample_weights=codes * used, mode="sum")
+        live &= added & (held < k)
         if tolerance > 0:
-            live = live & (residual.norm(dim=1, keepdim=True) > tolerance * norm)
-    order = (codes.abs() if signed else codes).sort(dim=1, descending=True, stable=True).indices
-    return chosen.gather(1, order), codes.gather(1, order), skipped
+            live &= residual.norm(dim=1) > tolerance * norm
+    indices, codes = pack(chosen, codes * used, k, len(values), signed=signed)
+    return indices, codes, skipped
 
 
 def _factor(values: Tensor, known: Tensor | None, chosen: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,9 +125,10 @@ def _independent(gram: Tensor, used: Tensor) -> Tensor:
     """The used slots [batch, t] less those whose column depends on earlier ones, by elimination in float64: a dependent
     column is passed over, so that nothing is divided by a pivot that is rounding."""
     left, used = gram.clone(), used.clone()
+    smallest = SMALLEST_PIVOT * gram.diagonal(dim1=1, dim2=2)
     for slot in range(gram.shape[1]):
         pivot = left[:, slot, slot]
-        used[:, slot] &= pivot > SMALLEST_PIVOT
+        used[:, slot] &= pivot > smallest[:, slot]
         scale = torch.where(used[:, slot], 1 / pivot, 0.0)
         left -= (left[:, :, slot] * scale[:, None])[:, :, None] * left[:, slot, None, :]
     return used
@@ -133,20 +142,20 @@ def _gram(values: Tensor, known: Tensor | None, chosen: Tensor) -> Tensor:
     return columns @ columns.transpose(1, 2)
 
 
-def _drop_weakest(inverse: Tensor, codes: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-    """The slots [batch, keep] that are left, and their least-squares codes, after dropping argmin z_j^2 / (G^-1)_jj one
-    at a time; unused slots (code zero) go first."""
+def _drop_weakest(inverse: Tensor, codes: Tensor, used: Tensor, surplus: Tensor) -> tuple[Tensor, Tensor]:
+    """The slots [batch, t] in use, and their least-squares codes, after dropping argmin z_j^2 / (G^-1)_jj one at a
+    time, `surplus` [batch] of each token."""
     tokens = torch.arange(codes.shape[0], device=codes.device)
-    slots = torch.ones_like(codes, dtype=torch.bool)
-    for _ in range(codes.shape[1] - keep):
+    used = used.clone()
+    for dropped in range(int(surplus.max())):
+        now = dropped < surplus
         cost = codes.square() / inverse.diagonal(dim1=1, dim2=2)
-        weakest = cost.masked_fill(~slots, torch.inf).argmin(dim=1)
-        slots[tokens, weakest] = False
+        weakest = cost.masked_fill(~used, torch.inf).argmin(dim=1)
+        used[tokens[now], weakest[now]] = False
         gone = inverse[tokens, weakest]
-        scaled = gone / gone.gather(1, weakest[:, None])
+        scaled = torch.where(now[:, None], gone / gone.gather(1, weakest[:, None]), 0.0)
         codes = codes - codes.gather(1, weakest[:, None]) * scaled
         inverse.baddbmm_(scaled[:, :, None], gone[:, None, :], alpha=-1)
         # What is left of the dropped slot is rounding; as one it stays finite.
-        inverse[tokens, weakest, weakest] = 1.0
-    kept = slots.nonzero()[:, 1].view(-1, keep)
-    return kept, codes.gather(1, kept)
+        inverse[tokens[now], weakest[now], weakest[now]] = 1.0
+    return used, codes
