@@ -11,7 +11,8 @@ from tiny_models import D_IN, make_documents, make_tiny_model, write_jsonl
 
 from expander_sae.activations import harvest, load_language_model
 from expander_sae.frontier import EvaluationSettings, passes, plan, run_frontier, sweep
-from expander_sae.pursuit import Stages
+from expander_sae.frontier.pieces import _with_defaults
+from expander_sae.pursuit import Encoder, Stages, as_numbers
 from expander_sae.records import ExpanderSaeError
 from expander_sae.training import Inputs, MoveSupports, TrainConfig, Watch
 from expander_sae.training.loop import METRICS
@@ -185,3 +186,10 @@ def test_without_moves_their_settings_do_not_matter_but_that_there_are_none_does
     assert again.records == first.records
     with pytest.raises(ExpanderSaeError, match="rewire_every was 0, now 20"):
         run_frontier(store, tmp_path, variants((4,)), CONFIG, **given, progress=False)
+
+
+def test_pieces_of_the_encoder_fit_whatever_spare_columns_stand_beside_it():
+    """Earlier releases noted spare columns beside 0 stages, where they mean nothing: none with `--stages 0`."""
+    for spare in (None, 0, 4):
+        assert _with_defaults({"stages": 0, "spare": spare, "config": {}})["spare"] == as_numbers(Encoder())["spare"]
+    assert _with_defaults({"stages": 8, "spare": None, "config": {}})["spare"] is None
