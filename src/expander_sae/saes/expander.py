@@ -130,6 +130,29 @@ class ExpanderSae(AbstractSae):
         self._mask = mask
         self.row_bytes = bytes_of(mask).to(self.row_bytes.device)
 
+    def resize(self, mask: Mask, values: Tensor) -> None:
+        """Put other columns in the place of the SAE's, possibly of another degree; the parameter stays the same object.
+
+        Args:
+            mask: of the same d_in and n_latents.
+            values: [n_latents, degree of the mask], of any length.
+
+        Raises:
+            ExpanderSaeError: other sizes, or an SAE with an encoder of its own.
+        """
+        if (mask.d_in, mask.n_latents) != (self.d_in, self.n_latents) or values.shape != mask.rows.shape:
+            raise ExpanderSaeError(
+                f"expected a mask with (d_in, n_latents) = {(self.d_in, self.n_latents)} and values on it; got "
+                f"{(mask.d_in, mask.n_latents)}, degree {mask.degree}, and values {list(values.shape)}"
+            )
+        if not self.tied:
+            raise ExpanderSaeError("expected a tied SAE to resize; got one whose encoder has values of its own")
+        raw = self.columns.raw
+        self.degree = mask.degree
+        raw.grad = None
+        raw.data = values.detach().to(raw.device, raw.dtype).contiguous().clone()
+        self.set_mask(mask)
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[f"{prefix}rows"] = self.rows.to(torch.int32)

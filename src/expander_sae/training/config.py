@@ -10,7 +10,7 @@ from expander_sae.pursuit import Encoder, Reading, Stages
 from expander_sae.records import ExpanderSaeError
 
 from .optimizer import Adam, Schedule
-from .parts import Coherence, Flatness, MoveSupports, Resample, Revive
+from .parts import Anneal, Coherence, Flatness, MoveSupports, OnePass, Resample, Revive
 from .recorded import RECORDED, flat, grouped
 
 
@@ -104,6 +104,10 @@ class TrainConfig:
     """Projections on columns of nearly equal magnitudes, for Expander SAEs."""
     coherence: Coherence | None = None
     """A penalty on the largest inner products of columns."""
+    anneal: Anneal | None = None
+    """A degree that falls to the SAE's own while training, for Expander SAEs; needs move_supports=None."""
+    one_pass: OnePass | None = None
+    """Training by the encoder too, of SAEs that are read by pursuit."""
     amortise: bool = False
     """Train only the encoder of an Expander SAE that has its own, towards the codes that the SAE's reading finds; the
     dictionary stays as it is, and no other part does anything."""
@@ -120,6 +124,14 @@ class TrainConfig:
                 "expected reading as Stages(...), Encoder() or None, each SAE's own, in the training config; got "
                 f"{self.reading!r}. Give another reading to the SAE, and None here."
             )
+        if self.anneal is not None:
+            others = {"move_supports": None, "flatness": None, "amortise": False, "fine_tune": False}
+            for name, off in others.items():
+                if getattr(self, name) != off:
+                    raise ExpanderSaeError(
+                        f"expected {name}={off} beside anneal, which chooses columns and rows itself; got "
+                        f"{getattr(self, name)}"
+                    )
         if self.loss_unit not in ("variance", "token"):
             raise ExpanderSaeError(f"expected loss_unit 'variance' or 'token'; got {self.loss_unit!r}")
 
@@ -169,5 +181,7 @@ _GROUPS: dict[str, type] = {
     "move_supports": MoveSupports,
     "flatness": Flatness,
     "coherence": Coherence,
+    "anneal": Anneal,
+    "one_pass": OnePass,
     "watch": Watch,
 }

@@ -13,15 +13,15 @@ from expander_sae.records.files import remove_leftovers
 from expander_sae.records.interrupts import held_back
 from expander_sae.records.locks import alone_in
 from expander_sae.records.results import TrainingRecord
-from expander_sae.saes import AbstractSae, InputStatistics, input_statistics
+from expander_sae.saes import AbstractSae, ExpanderSae, InputStatistics, input_statistics
 from expander_sae.saes.init import norm_limit, token_norms
 
 from .beginning import begin, end
-from .checkpointing import CHECKPOINT, fingerprint
+from .checkpointing import CHECKPOINT, fingerprint, values_hash
 from .config import TrainConfig
 from .finished import PASS, RECORDS, finished_records, recorded
 from .member import Member
-from .parts import ExtraLoss
+from .parts import AnnealPart, ExtraLoss
 from .recorded import WATCHED
 from .run import METRICS, BatchSource, Run, bar
 
@@ -36,6 +36,7 @@ def train(
     folder: str | Path,
     progress: bool = True,
     extra_losses: Mapping[str, ExtraLoss] | None = None,
+    wide: Mapping[str, ExpanderSae] | None = None,
     heldout: Tensor | None = None,
     overwrite: bool = False,
     say: Callable[[str], None] = lambda _text: None,
@@ -56,6 +57,8 @@ def train(
         folder: gets one folder per SAE, `metrics.jsonl`, `training.json` and, meanwhile, the checkpoint.
         progress: show a progress bar.
         extra_losses: by SAE name, added to its own loss, such as one that keeps it near another SAE.
+        wide: by SAE name, where an annealed one begins (`config.anneal`), instead of random columns: an SAE of the same
+            sizes and a higher degree.
         heldout: activations [tokens, d_in] that are not trained on; every `config.watch.heldout_every` steps and at the
             end each SAE's fvu and rel_err on them go to `metrics.jsonl`. What is learned does not depend on it.
         overwrite: train anew where this or another pass of these SAEs is finished, or another one was interrupted.
@@ -82,13 +85,17 @@ def train(
     starts = {name: one.values for name, one in begun.items()} if hashed else None
     own = dict(extra_losses or {})
     _check_extra_losses(own, saes, config.amortise)
-    members = [Member(name, sae, config, statistics, own.get(name)) for name, sae in saes.items()]
+    begins = dict(wide or {})
+    _check_wide(begins, saes, config)
+    members = [Member(name, sae, config, statistics, own.get(name), begins.get(name)) for name, sae in saes.items()]
     description = {
         "config": config.to_dict(),
         "saes": {name: one.recorded for name, one in begun.items()},
         "activations": source,
         "extra_losses": sorted(own),
     }
+    if begins:
+        description["wide"] = {name: values_hash(sae) for name, sae in begins.items()}
     learned = {name: value for name, value in config.to_dict().items() if name not in WATCHED}
     before_seals = fingerprint({**description, "config": learned})
     mark = before_seals if starts is None else fingerprint({**description, "config": learned, "starts": starts})
@@ -117,6 +124,18 @@ def _check_extra_losses(extra_losses: Mapping[str, ExtraLoss], saes: Mapping[str
     wrong = [name for name in extra_losses if amortise or name not in saes]
     if wrong:
         raise ExpanderSaeError(f"expected extra losses for SAEs that are trained and not amortised; got {wrong[0]!r}")
+
+
+def _check_wide(wide: Mapping[str, ExpanderSae], saes: Mapping[str, AbstractSae], config: TrainConfig) -> None:
+    for name, start in wide.items():
+        sae = saes.get(name)
+        if config.anneal is None or not isinstance(sae, ExpanderSae) or not AnnealPart.can_anneal(sae):
+            raise ExpanderSaeError(f"expected wide columns for tied Expander SAEs that are annealed; got {name!r}")
+        if (start.d_in, start.n_latents) != (sae.d_in, sae.n_latents) or start.degree <= sae.degree:
+            raise ExpanderSaeError(
+                f"expected wide columns of (d_in, n_latents) = {(sae.d_in, sae.n_latents)} and a degree above "
+                f"{sae.degree} for {name!r}; got {(start.d_in, start.n_latents)} and {start.degree}"
+            )
 
 
 def _check(saes: Mapping[str, AbstractSae], sample: Tensor) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from expander_sae.pursuit import Encoder, Reading, Stages
 from expander_sae.saes import AbstractSae
 
-from .parts import Found
+from .parts import Found, OnePass
 
 
 class Loss(Protocol):
@@ -18,8 +18,8 @@ class Loss(Protocol):
     parameters: list[torch.nn.Parameter]
     """What it trains."""
 
-    def __call__(self, x: Tensor, *, keep_residual: bool = False) -> Found:
-        """The loss of x [batch, d_in]."""
+    def __call__(self, x: Tensor, *, number: int = 0, keep_residual: bool = False) -> Found:
+        """The loss of x [batch, d_in] in a step, 0-based."""
         ...
 
     def rebuild(self, x: Tensor) -> Tensor:
@@ -35,20 +35,36 @@ class SquaredError:
         variance: mean of ||x - mean||^2 in a large sample.
         unit: "variance", or "token" for the raw mean.
         reading: what finds the codes, as in `TrainConfig.reading`.
+        one_pass: whether the encoder of an SAE that is read by pursuit is trained too.
+        steps: of the pass.
     """
 
-    def __init__(self, sae: AbstractSae, variance: float, *, unit: str, reading: Reading | None) -> None:
+    def __init__(
+        self,
+        sae: AbstractSae,
+        variance: float,
+        *,
+        unit: str,
+        reading: Reading | None,
+        one_pass: OnePass | None = None,
+        steps: int = 1,
+    ) -> None:
         self.sae, self.variance = sae, variance
         self.scale = variance if unit == "variance" else 1.0
         self.parameters = list(sae.parameters())
         self.reading = reading_in_training(sae, reading)
+        self.one_pass = None if isinstance(self.reading, Encoder) else one_pass
+        self.alone = 0.0 if self.one_pass is None else self.one_pass.alone * steps
 
-    def __call__(self, x: Tensor, *, keep_residual: bool = False) -> Found:
-        """The loss of x [batch, d_in]."""
-        out = self.sae.reconstruction_loss(x, keep_residual=keep_residual, reading=self.reading)
-        tokens = x.shape[0]
-        fvu = out.loss.detach() / (tokens * self.variance)
-        return Found(out.loss / (tokens * self.scale), fvu, out.codes, out.fired, out.residual)
+    def __call__(self, x: Tensor, *, number: int = 0, keep_residual: bool = False) -> Found:
+        """The loss of x [batch, d_in] in a step, 0-based."""
+        reading = Encoder() if number < self.alone else self.reading
+        out = self.sae.reconstruction_loss(x, keep_residual=keep_residual, reading=reading)
+        tokens, loss = x.shape[0], out.loss
+        fvu = loss.detach() / (tokens * self.variance)
+        if self.one_pass is not None and self.one_pass.weight and number >= self.alone:
+            loss = loss + self.one_pass.weight * self.sae.reconstruction_loss(x, reading=Encoder()).loss
+        return Found(loss / (tokens * self.scale), fvu, out.codes, out.fired, out.residual)
 
     def rebuild(self, x: Tensor) -> Tensor:
         """x_hat [tokens, d_in] by the SAE's own reading."""

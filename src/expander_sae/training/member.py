@@ -8,12 +8,14 @@ from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae, ExpanderSae, InputStatistics, IrregularSae, initialise, set_input_scale
+from expander_sae.saes.rows import loaded_mask
 
 from .config import TrainConfig
 from .firing import FiringHistory
 from .loss import Loss, SquaredError
 from .parts import (
     AmortisePart,
+    AnnealPart,
     CoherencePart,
     ExtraLoss,
     ExtraLossPart,
@@ -39,6 +41,7 @@ class Member:
         config: TrainConfig,
         statistics: InputStatistics,
         extra_loss: ExtraLoss | None = None,
+        wide: ExpanderSae | None = None,
     ) -> None:
         self.name, self.sae, self.config = name, sae, config
         self.device = sae.b_dec.device
@@ -47,7 +50,7 @@ class Member:
         self.loss = _loss(name, sae, config, statistics.variance, self.history)
         self.optimizer = config.adam.over(self.loss.parameters, config.learning_rate)
         trained = Trained(sae, self.optimizer, self.history, self.generator, config.steps)
-        self.parts = _parts(self.loss, config, trained, extra_loss)
+        self.parts = _parts(self.loss, config, trained, extra_loss, wide)
         _start(sae, config, statistics)
         self.diverged = False
         self.last: dict[str, float] = {}
@@ -57,7 +60,7 @@ class Member:
         if self.diverged:
             return
         step = Step(number, x, self.history.dead(self.config.dead_after_tokens))
-        found = self.loss(x, keep_residual=any(part.wants_residual(step) for part in self.parts))
+        found = self.loss(x, number=number, keep_residual=any(part.wants_residual(step) for part in self.parts))
         if not bool(torch.isfinite(found.loss)):
             self.diverged = True
             return
@@ -132,6 +135,9 @@ class Member:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on exactly where `state_dict` was taken."""
+        rows = state["sae"].get("rows")
+        if rows is not None and isinstance(self.sae, ExpanderSae) and rows.shape[1] != self.sae.degree:
+            self.sae.resize(loaded_mask(rows, self.sae.d_in), state["sae"]["columns.raw"])  # its degree was falling
         self.sae.load_state_dict(state["sae"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history.load_state_dict(state["history"])
@@ -156,14 +162,20 @@ def _start(sae: AbstractSae, config: TrainConfig, statistics: InputStatistics) -
 def _loss(name: str, sae: AbstractSae, config: TrainConfig, variance: float, history: FiringHistory) -> Loss:
     if config.amortise:
         return AmortisePart(name, sae, variance, history, config.dead_after_tokens)
-    return SquaredError(sae, variance, unit=config.loss_unit, reading=config.reading)
+    return SquaredError(
+        sae, variance, unit=config.loss_unit, reading=config.reading, one_pass=config.one_pass, steps=config.steps
+    )
 
 
-def _parts(loss: Loss, config: TrainConfig, trained: Trained, extra_loss: ExtraLoss | None) -> list[Part]:
+def _parts(
+    loss: Loss, config: TrainConfig, trained: Trained, extra_loss: ExtraLoss | None, wide: ExpanderSae | None
+) -> list[Part]:
     """The parts that are on and mean something for this SAE, in the order in which they act: results depend on it."""
     if isinstance(loss, AmortisePart):
         return [loss]
     sae, parts = trained.sae, list[Part]()
+    if config.anneal is not None and AnnealPart.can_anneal(sae):
+        parts.append(AnnealPart(config.anneal, trained, wide))
     if config.revive is not None:
         parts.append(RevivePart(config.revive, trained))
     if extra_loss is not None:

@@ -41,6 +41,11 @@ RECORDED = {
     "flatness_from": "flatness.since",
     "coherence": "coherence.weight",
     "coherence_columns": "coherence.columns",
+    "anneal_start": "anneal.start",
+    "anneal_until": "anneal.until",
+    "anneal_every": "anneal.every",
+    "one_pass_weight": "one_pass.weight",
+    "one_pass_alone": "one_pass.alone",
     "amortise": "amortise",
     "seed": "seed",
     "statistics_tokens": "inputs.statistics_tokens",
@@ -59,6 +64,10 @@ OFF: dict[str, dict[str, Any]] = {
 }
 """What a part that is off is written as; by the first name of each it is told from one that is on."""
 
+LATER = ("anneal", "one_pass")
+"""Parts that earlier releases did not have: nothing is written of them while they are off, so that what those releases
+wrote is recognised."""
+
 WATCHED = tuple(name for name, place in RECORDED.items() if place.startswith("watch."))
 """Settings by which a pass is watched and saved: what it learns does not depend on them."""
 
@@ -69,6 +78,8 @@ def flat(config: object) -> dict[str, Any]:
     for name, place in RECORDED.items():
         group, _, field = place.rpartition(".")
         holder = getattr(config, group) if group else config
+        if holder is None and group in LATER:
+            continue
         found[name] = OFF[group][name] if holder is None else getattr(holder, field)
     return found | _limits(found["stages"])
 
@@ -82,6 +93,9 @@ def grouped(settings: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, place in RECORDED.items():
         group, _, field = place.rpartition(".")
+        if group in LATER and name not in settings:
+            found.setdefault(group, None)
+            continue
         (found.setdefault(group, {}) if group else found)[field] = settings[name]
     for part, off in OFF.items():
         switch = next(iter(off))

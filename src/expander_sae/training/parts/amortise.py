@@ -97,9 +97,9 @@ class AmortisePart(Part):
         self.history, self.dead_after_tokens = history, dead_after_tokens
         self.parameters = [sae.encoder, sae.b_enc]
 
-    def __call__(self, x: Tensor, *, keep_residual: bool = False) -> Found:
+    def __call__(self, x: Tensor, *, number: int = 0, keep_residual: bool = False) -> Found:
         """`amortisation_loss` of x [batch, d_in], with the encoder's own codes."""
-        del keep_residual
+        del number, keep_residual
         sae = self.sae
         with torch.no_grad():
             target = sae.encode(x)

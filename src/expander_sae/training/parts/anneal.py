@@ -1,0 +1,116 @@
+"""A degree that falls while training: columns begin on many rows and keep those they use most.
+
+A sparse column that starts on a few random rows cannot turn to where a concept is, and one-pass training does not move
+its rows. One that starts on many finds its direction first, and gives up its smallest entries little by little.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from expander_sae.graphs import make_mask, mask_from_rows
+from expander_sae.records import ExpanderSaeError
+from expander_sae.saes import AbstractSae, ExpanderSae, IrregularSae
+from expander_sae.saes.columns import random_columns
+
+from .part import Found, Part, Step, Trained
+
+
+@dataclass(frozen=True)
+class Anneal:
+    """How the degree falls to the SAE's own, d, over the first T = `until` * steps of the pass:
+
+        degree(t) = d + (D - d) (1 - t / T)^3
+
+    with D = `start` * d, at most d_in: fast while there is much to give up, slowly at the end. Only tied Expander SAEs
+    have it; the rows they begin on are those of a random mask of degree D.
+
+    Source: the schedule is that of Zhu and Gupta, "To prune, or not to prune", 2017.
+    """
+
+    start: float = 6.0
+    """Degree at the beginning, as a multiple of the SAE's own."""
+    until: float = 0.6
+    """Share of the steps after which the degree stays as it is."""
+    every: int = 10
+    """Steps between cuts."""
+
+    def __post_init__(self) -> None:
+        if not self.start > 1 or not 0 < self.until <= 1 or self.every < 1:
+            raise ExpanderSaeError(
+                f"expected start > 1, until in (0, 1] and every >= 1 in Anneal; got {self.start}, {self.until}, "
+                f"{self.every}. anneal=None keeps the degree."
+            )
+
+
+class AnnealPart(Part):
+    """Widens the SAE as training begins, and cuts its columns every so many steps."""
+
+    def __init__(self, config: Anneal, trained: Trained, wide: ExpanderSae | None = None) -> None:
+        assert isinstance(trained.sae, ExpanderSae)
+        self.config, self.sae, self.optimizer = config, trained.sae, trained.optimizer
+        self.steps = max(1.0, config.until * trained.steps)
+        self.final = self.sae.degree
+        if wide is None:
+            widen(self.sae, min(self.sae.d_in, round(config.start * self.final)))
+        else:
+            self.sae.resize(wide.mask, wide.columns.raw.detach())
+        self.start = self.sae.degree
+
+    @staticmethod
+    def can_anneal(sae: AbstractSae) -> bool:
+        """Whether an SAE's degree may fall: it is tied, and has one."""
+        return isinstance(sae, ExpanderSae) and not isinstance(sae, IrregularSae) and sae.tied
+
+    def degree(self, number: int) -> int:
+        """The degree after so many steps."""
+        left = max(0.0, 1.0 - number / self.steps)
+        return self.final + round((self.start - self.final) * left**3)
+
+    def after_step(self, step: Step, found: Found) -> None:
+        """Cut where that is due."""
+        del found
+        done = step.number + 1
+        if self.sae.degree > self.final and (done % self.config.every == 0 or done >= self.steps):
+            cut(self.sae, self.degree(done), self.optimizer)
+
+    def logged(self) -> dict[str, float]:
+        """The degree, while it falls."""
+        return {"degree": self.sae.degree} if self.sae.degree > self.final else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the degree began and where it ends."""
+        return {"anneal": (self.start, self.final)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.start, self.final = state["anneal"]
+
+
+@torch.no_grad()
+def widen(sae: ExpanderSae, degree: int) -> None:
+    """Put random columns of another degree in the place of an SAE's, on a mask of its seed."""
+    mask = make_mask("balanced", d_in=sae.d_in, n_latents=sae.n_latents, degree=degree, seed=sae.seed)
+    sae.resize(mask, random_columns(sae.n_latents, degree, sae.seed).raw.detach())
+
+
+@torch.no_grad()
+def cut(sae: ExpanderSae, degree: int, optimizer: torch.optim.Optimizer) -> None:
+    """Keep the `degree` largest entries of every column, and the moments of the optimiser with them.
+
+    A column's length stays what it was: shorter ones would take larger steps.
+    """
+    raw = sae.columns.raw
+    if degree >= sae.degree:
+        return
+    kept = raw.abs().topk(degree, dim=1).indices.sort(dim=1).values
+    values = raw.gather(1, kept)
+    values *= raw.norm(dim=1, keepdim=True) / values.norm(dim=1, keepdim=True).clamp_min(1e-30)
+    rows = sae.rows.long().gather(1, kept)
+    state: dict[str, Tensor] = optimizer.state[raw]
+    for name in ("exp_avg", "exp_avg_sq"):
+        if name in state:
+            state[name] = state[name].gather(1, kept)
+    sae.resize(mask_from_rows(rows.cpu().numpy(), d_in=sae.d_in), values)
