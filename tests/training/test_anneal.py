@@ -1,6 +1,7 @@
 """A degree that falls while training, and the encoder trained beside the pursuit."""
 
 import math
+import shutil
 
 import pytest
 import torch
@@ -78,6 +79,20 @@ def test_a_cut_keeps_the_largest_entries_their_moments_and_the_length():
     assert bool(torch.isfinite(sae.columns.raw).all())
 
 
+class Stops(MemoryBatches):
+    """Activations whose reader is interrupted at one of the batches."""
+
+    def __init__(self, at):
+        super().__init__(activations(), 200, 0)
+        self.left = at
+
+    def __next__(self):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return super().__next__()
+
+
 def test_an_interrupted_pass_ends_with_the_same_bits(tmp_path):
     settings = config(
         anneal=Anneal(start=4, until=0.6, every=3), one_pass=OnePass(0.5, alone=0.7), reading=Stages(2, 0),
@@ -86,29 +101,12 @@ def test_an_interrupted_pass_ends_with_the_same_bits(tmp_path):
     whole = made()
     trained(whole, settings, tmp_path / "whole")
     for stop_at in (5, 20, 35):  # while the degree falls, after, and beside the pursuit
-
-        class Stops(MemoryBatches):
-            count = 0
-
-            def __next__(self):
-                Stops.count += 1
-                if Stops.count == stop_at:
-                    raise KeyboardInterrupt
-                return super().__next__()
-
-        folder = tmp_path / f"stopped{stop_at}"
-        sae = made()
+        folder, sae = tmp_path / f"stopped{stop_at}", made()
         with pytest.raises(KeyboardInterrupt):
-            train({"one": sae}, Stops(activations(), 200, 0), settings, folder=folder, progress=False)
-        for again in (made(), sae):
-            going_on = tmp_path / f"on{stop_at}{again is sae}"
-            if again is sae:
-                going_on = folder
-            else:
-                import shutil
-
-                shutil.copytree(folder, going_on)
-            trained(again, settings, going_on)
+            train({"one": sae}, Stops(stop_at), settings, folder=folder, progress=False)
+        copy = shutil.copytree(folder, tmp_path / f"copy{stop_at}")
+        for again, where in ((made(), copy), (sae, folder)):
+            trained(again, settings, where)
             assert torch.equal(again.columns.raw, whole.columns.raw)
             assert torch.equal(again.rows.long(), whole.rows.long())
 
