@@ -46,10 +46,10 @@ def test_the_degree_falls_as_the_schedule_says(tmp_path):
             super().resize(mask, values)
 
     sae = Watched(d_in=24, n_latents=60, degree=4, k=4, reading=Encoder())
-    settings = config(anneal=Anneal(start=4, until=0.5, every=2))
+    settings = config(anneal=Anneal(start=4, since=0.1, until=0.5, every=2))
     trained(sae, settings, tmp_path)
-    steps = 0.5 * settings.steps
-    wanted = [16] + [4 + round(12 * max(0.0, 1 - t / steps) ** 3) for t in range(2, 21, 2)]
+    first, last = 0.1 * settings.steps, 0.5 * settings.steps
+    wanted = [16] + [4 + round(12 * min(1.0, (last - t) / (last - first)) ** 3) for t in range(2, 21, 2)]
     assert seen == [w for w, before in zip(wanted, [None, *wanted], strict=False) if w != before]
     assert sae.degree == 4
     assert load_sae(tmp_path / "one").degree == 4
@@ -95,7 +95,7 @@ class Stops(MemoryBatches):
 
 def test_an_interrupted_pass_ends_with_the_same_bits(tmp_path):
     settings = config(
-        anneal=Anneal(start=4, until=0.6, every=3), one_pass=OnePass(0.5, alone=0.7), reading=Stages(2, 0),
+        anneal=Anneal(start=4, since=0.0, until=0.6, every=3), one_pass=OnePass(0.5, alone=0.7), reading=Stages(2, 0),
         watch=Watch(checkpoint_every=7),
     )  # fmt: skip
     whole = made()
@@ -114,7 +114,7 @@ def test_an_interrupted_pass_ends_with_the_same_bits(tmp_path):
 def test_wide_columns_are_where_it_begins(tmp_path):
     wide = made(degree=12, seed=5)
     sae = made()
-    trained(sae, config(tokens=200, anneal=Anneal(until=1.0), learning_rate=1e-9), tmp_path, wide={"one": wide})
+    trained(sae, config(tokens=200, anneal=Anneal(since=0.0, until=1.0), learning_rate=1e-9), tmp_path, wide={"one": wide})
     kept = wide.values.abs().topk(4, dim=1).indices.sort(dim=1).values
     assert torch.equal(sae.rows.long(), wide.rows.long().gather(1, kept))
 
@@ -172,7 +172,7 @@ def test_both_readings_get_better_by_it(tmp_path):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"start": 1.0}, "start > 1"), ({"until": 0.0}, "until"), ({"every": 0}, "every >= 1"),
+        ({"start": 1.0}, "start > 1"), ({"since": 0.7}, "since < until"), ({"every": 0}, "every >= 1"),
     ],
 )  # fmt: skip
 def test_impossible_anneals_are_refused(options, match):

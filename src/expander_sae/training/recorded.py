@@ -42,6 +42,7 @@ RECORDED = {
     "coherence": "coherence.weight",
     "coherence_columns": "coherence.columns",
     "anneal_start": "anneal.start",
+    "anneal_since": "anneal.since",
     "anneal_until": "anneal.until",
     "anneal_every": "anneal.every",
     "one_pass_weight": "one_pass.weight",

@@ -20,28 +20,31 @@ from .part import Found, Part, Step, Trained
 
 @dataclass(frozen=True)
 class Anneal:
-    """How the degree falls to the SAE's own, d, over the first T = `until` * steps of the pass:
+    """How the degree falls to the SAE's own, d, between the shares `since` and `until` of the steps of a pass:
 
-        degree(t) = d + (D - d) (1 - t / T)^3
+        degree = d + (D - d) (1 - (share - since) / (until - since))^3
 
-    with D = `start` * d, at most d_in: fast while there is much to give up, slowly at the end. Only tied Expander SAEs
-    have it; the rows they begin on are those of a random mask of degree D.
+    with D = `start` * d, at most d_in: fast while there is much to give up, slowly at the end. Before `since` columns
+    find their directions on all their rows. Only tied Expander SAEs have it; the rows they begin on are those of a
+    random mask of degree D.
 
     Source: the schedule is that of Zhu and Gupta, "To prune, or not to prune", 2017.
     """
 
     start: float = 6.0
     """Degree at the beginning, as a multiple of the SAE's own."""
-    until: float = 0.6
-    """Share of the steps after which the degree stays as it is."""
+    since: float = 0.35
+    """Share of the steps before which the degree is D."""
+    until: float = 0.7
+    """Share of the steps after which it is d."""
     every: int = 10
     """Steps between cuts."""
 
     def __post_init__(self) -> None:
-        if not self.start > 1 or not 0 < self.until <= 1 or self.every < 1:
+        if not self.start > 1 or not 0 <= self.since < self.until <= 1 or self.every < 1:
             raise ExpanderSaeError(
-                f"expected start > 1, until in (0, 1] and every >= 1 in Anneal; got {self.start}, {self.until}, "
-                f"{self.every}. anneal=None keeps the degree."
+                f"expected start > 1, 0 <= since < until <= 1 and every >= 1 in Anneal; got {self.start}, "
+                f"{self.since}, {self.until}, {self.every}. anneal=None keeps the degree."
             )
 
 
@@ -51,7 +54,7 @@ class AnnealPart(Part):
     def __init__(self, config: Anneal, trained: Trained, wide: ExpanderSae | None = None) -> None:
         assert isinstance(trained.sae, ExpanderSae)
         self.config, self.sae, self.optimizer = config, trained.sae, trained.optimizer
-        self.steps = max(1.0, config.until * trained.steps)
+        self.since, self.until = (share * trained.steps for share in (config.since, config.until))
         self.final = self.sae.degree
         if wide is None:
             widen(self.sae, min(self.sae.d_in, round(config.start * self.final)))
@@ -66,14 +69,14 @@ class AnnealPart(Part):
 
     def degree(self, number: int) -> int:
         """The degree after so many steps."""
-        left = max(0.0, 1.0 - number / self.steps)
+        left = min(1.0, max(0.0, (self.until - number) / (self.until - self.since)))
         return self.final + round((self.start - self.final) * left**3)
 
     def after_step(self, step: Step, found: Found) -> None:
         """Cut where that is due."""
         del found
         done = step.number + 1
-        if self.sae.degree > self.final and (done % self.config.every == 0 or done >= self.steps):
+        if self.sae.degree > self.final and (done % self.config.every == 0 or done >= self.until):
             cut(self.sae, self.degree(done), self.optimizer)
 
     def logged(self) -> dict[str, float]:
