@@ -10,7 +10,7 @@ from filelock import FileLock
 from tiny_models import D_IN, make_documents, make_tiny_model, write_jsonl
 
 from expander_sae.activations import harvest, load_language_model
-from expander_sae.frontier import EvaluationSettings, passes, plan, run_frontier, sweep
+from expander_sae.frontier import EvaluationSettings, SaeOptions, Sweep, passes, plan, run_frontier, sweep
 from expander_sae.records import ExpanderSaeError
 from expander_sae.training import Inputs, MoveSupports, TrainConfig, Watch
 from expander_sae.training.loop import METRICS
@@ -38,26 +38,26 @@ def never(*args, **kwargs):
 
 def test_runs_with_other_evaluations_keep_each_others(store, tmp_path, monkeypatch):
     few, all_of_them = EvaluationSettings(max_tokens=50), EvaluationSettings()
-    first = run_frontier(store, tmp_path, variants(), CONFIG, evaluation=few, progress=False)
-    run_frontier(store, tmp_path, variants(), CONFIG, evaluation=all_of_them, progress=False)
+    first = run_frontier(Sweep(store, tmp_path, variants(), CONFIG, evaluation=few, progress=False))
+    run_frontier(Sweep(store, tmp_path, variants(), CONFIG, evaluation=all_of_them, progress=False))
     monkeypatch.setattr(sweep, "evaluate", never)
-    again = run_frontier(store, tmp_path, variants(), CONFIG, evaluation=few, progress=False)
+    again = run_frontier(Sweep(store, tmp_path, variants(), CONFIG, evaluation=few, progress=False))
     assert again.records == first.records
     assert {record.evaluation.tokens for record in again.records} == {50}
 
 
 def test_evaluations_of_earlier_versions_are_taken_over(store, tmp_path, monkeypatch):
-    first = run_frontier(store, tmp_path, variants(), CONFIG, progress=False)
+    first = run_frontier(Sweep(store, tmp_path, variants(), CONFIG, progress=False))
     for path in (tmp_path / "pieces").glob("*.json"):
         piece = json.loads(path.read_text())
         piece["evaluations"] = {key.partition(" ")[0]: value for key, value in piece["evaluations"].items()}
         path.write_text(json.dumps(piece))
     monkeypatch.setattr(sweep, "evaluate", never)
-    assert run_frontier(store, tmp_path, variants(), CONFIG, progress=False).records == first.records
+    assert run_frontier(Sweep(store, tmp_path, variants(), CONFIG, progress=False)).records == first.records
 
 
 def test_an_interrupted_pass_waits_while_others_train_in_the_folder(store, tmp_path, monkeypatch):
-    straight = run_frontier(store, tmp_path / "a", variants(), CONFIG, progress=False)
+    straight = run_frontier(Sweep(store, tmp_path / "a", variants(), CONFIG, progress=False))
     short = replace(CONFIG, watch=Watch(checkpoint_every=4))
     steps, real = [], passes.StoreBatches.__next__
 
@@ -70,15 +70,15 @@ def test_an_interrupted_pass_waits_while_others_train_in_the_folder(store, tmp_p
     with monkeypatch.context() as patched:
         patched.setattr(passes.StoreBatches, "__next__", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            run_frontier(store, tmp_path / "b", variants(), short, progress=False)
+            run_frontier(Sweep(store, tmp_path / "b", variants(), short, progress=False))
     (checkpoint,) = (tmp_path / "b/seed0").glob("pass-*/checkpoint.pt")
     # Another run of the same settings, of other SAEs.
-    other = run_frontier(store, tmp_path / "b", variants((2,), ()), CONFIG, progress=False)
+    other = run_frontier(Sweep(store, tmp_path / "b", variants((2,), ()), CONFIG, progress=False))
     assert [record.variant for record in other.records] == ["expander-d2"]
     assert checkpoint.is_file()
     steps.clear()
     monkeypatch.setattr(passes.StoreBatches, "__next__", lambda self: (steps.append(None), real(self))[1])
-    resumed = run_frontier(store, tmp_path / "b", variants(), short, progress=False)
+    resumed = run_frontier(Sweep(store, tmp_path / "b", variants(), short, progress=False))
     assert len(steps) == 20 - 8
     assert not list((tmp_path / "b/seed0").glob("pass-*"))
     for one, two in zip(straight.records, resumed.records, strict=True):
@@ -89,7 +89,7 @@ def test_an_interrupted_pass_waits_while_others_train_in_the_folder(store, tmp_p
 
 
 def test_only_one_process_trains_the_saes_of_a_seed(store, tmp_path):
-    run_frontier(store, tmp_path / "alone", variants(), CONFIG, progress=False)
+    run_frontier(Sweep(store, tmp_path / "alone", variants(), CONFIG, progress=False))
     said, waiting, found = [], threading.Event(), []
 
     def say(text):
@@ -100,7 +100,7 @@ def test_only_one_process_trains_the_saes_of_a_seed(store, tmp_path):
     def run():
         # Threads start with the default number; the numbers are compared with a run of the main one.
         torch.set_num_threads(threads)
-        found.append(run_frontier(store, tmp_path / "both", variants(), CONFIG, progress=False, say=say))
+        found.append(run_frontier(Sweep(store, tmp_path / "both", variants(), CONFIG, progress=False, say=say)))
 
     threads = torch.get_num_threads()
     (tmp_path / "both/pieces").mkdir(parents=True)
@@ -126,12 +126,12 @@ def test_a_disk_without_locks_is_told_before_training(store, tmp_path, monkeypat
 
     monkeypatch.setattr(FileLock, "acquire", refuse)
     with pytest.raises(ExpanderSaeError, match=r"got FileSystem does not appear .*seed0\.lock\. Choose"):
-        run_frontier(store, tmp_path, variants(), CONFIG, progress=False)
+        run_frontier(Sweep(store, tmp_path, variants(), CONFIG, progress=False))
     assert not (tmp_path / "seed0").exists()
 
 
 def test_two_notes_at_the_same_time_are_both_kept(store, tmp_path):
-    found = run_frontier(store, tmp_path, variants(), CONFIG, progress=False)
+    found = run_frontier(Sweep(store, tmp_path, variants(), CONFIG, progress=False))
     names = [variant.folder for variant in variants()]
     before = {name: json.loads((tmp_path / f"pieces/{name}.json").read_text()) for name in names}
     # Both read the pieces before either writes; a reading is what each of them adds.
@@ -144,11 +144,11 @@ def test_two_notes_at_the_same_time_are_both_kept(store, tmp_path):
 
     sweep.evaluate = meet
     try:
-        arguments = (store, tmp_path, variants(), CONFIG)
-        runs = [
-            threading.Thread(target=run_frontier, args=arguments, kwargs={"readings": [reading], "progress": False})
+        planned = [
+            Sweep(store, tmp_path, variants(), CONFIG, readings=[reading], progress=False)
             for reading in ("omp", "refit")
         ]
+        runs = [threading.Thread(target=run_frontier, args=(one,)) for one in planned]
         for run in runs:
             run.start()
         for run in runs:
@@ -163,24 +163,36 @@ def test_two_notes_at_the_same_time_are_both_kept(store, tmp_path):
 
 
 def test_settings_of_moves_concern_only_saes_that_make_them(store, tmp_path, monkeypatch):
-    given = {"stages": 2, "spare": 0}
-    first = run_frontier(store, tmp_path, variants((4,), ("dense", "fixed")), CONFIG, **given, progress=False)
+    given = {"saes": SaeOptions(stages=2, spare=0)}
+    first = run_frontier(Sweep(store, tmp_path, variants((4,), ("dense", "fixed")), CONFIG, **given, progress=False))
     other = replace(CONFIG, move_supports=MoveSupports(entries=1))
     monkeypatch.setattr(passes, "train", never)
     unmoved = [variant for variant in variants((4,), ("dense", "fixed")) if variant.family != "expander"]
-    again = run_frontier(store, tmp_path, unmoved, other, **given, progress=False)
+    again = run_frontier(Sweep(store, tmp_path, unmoved, other, **given, progress=False))
     assert again.records == [record for record in first.records if record.family != "expander"]
     with pytest.raises(ExpanderSaeError, match="rewire_entries was None, now 1"):
-        run_frontier(store, tmp_path, variants((4,), ("dense",)), other, **given, progress=False)
+        run_frontier(Sweep(store, tmp_path, variants((4,), ("dense",)), other, **given, progress=False))
 
 
 def test_without_moves_their_settings_do_not_matter_but_that_there_are_none_does(store, tmp_path, monkeypatch):
-    given, still = {"stages": 2, "spare": 0}, replace(CONFIG, move_supports=None)
+    given, still = {"saes": SaeOptions(stages=2, spare=0)}, replace(CONFIG, move_supports=None)
     with monkeypatch.context() as earlier:  # releases that wrote down settings of moves that they did not make
         earlier.setattr(TrainConfig, "to_dict", lambda config: flat(config) | {"rewire_entries": 1})
-        first = run_frontier(store, tmp_path, variants((4,)), still, **given, progress=False)
+        first = run_frontier(Sweep(store, tmp_path, variants((4,)), still, **given, progress=False))
     monkeypatch.setattr(passes, "train", never)
-    again = run_frontier(store, tmp_path, variants((4,)), still, **given, progress=False)
+    again = run_frontier(Sweep(store, tmp_path, variants((4,)), still, **given, progress=False))
     assert again.records == first.records
     with pytest.raises(ExpanderSaeError, match="rewire_every was 0, now 20"):
-        run_frontier(store, tmp_path, variants((4,)), CONFIG, **given, progress=False)
+        run_frontier(Sweep(store, tmp_path, variants((4,)), CONFIG, **given, progress=False))
+
+
+def test_more_stages_than_k_are_k_stages(store, tmp_path, monkeypatch):
+    """Releases whose verb `frontier` wrote down what was asked for, and experiments k at most."""
+    planned = plan([4], ["dense", "pca"], d_in=D_IN, n_latents=64, k=4, note=lambda text: None)
+    first = run_frontier(Sweep(store, tmp_path, planned, CONFIG, saes=SaeOptions(stages=9), progress=False))
+    monkeypatch.setattr(passes, "train", never)
+    monkeypatch.setattr(passes, "principal_directions", never)
+    again = run_frontier(Sweep(store, tmp_path, planned, CONFIG, saes=SaeOptions(stages=4), progress=False))
+    assert [one.evaluation for one in again.records] == [one.evaluation for one in first.records]
+    with pytest.raises(ExpanderSaeError, match="stages was 4, now 3"):
+        run_frontier(Sweep(store, tmp_path, planned, CONFIG, saes=SaeOptions(stages=3), progress=False))

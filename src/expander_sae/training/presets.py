@@ -53,7 +53,7 @@ class Preset:
         return replace(self, training=replace(self.training, **_said(trained)), **_said(given))
 
     def sae_options(self) -> dict[str, Any]:
-        """How many SAEs are built, as `expander_sae.frontier.run_frontier` takes it."""
+        """How SAEs are built, as `expander_sae.frontier.SaeOptions` has it."""
         names = ("signed", "latent_bias", "construction", "dense_draw", "stages", "spare")
         return {name: getattr(self, name) for name in names}
 
