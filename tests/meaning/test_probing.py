@@ -108,7 +108,7 @@ def test_the_best_latent_is_the_best_of_all(signed):
     half = Halves(np.arange(0, 80, 2), np.arange(1, 80, 2))
     for _ in range(10):
         labels = draw.random(80) < 0.3
-        feature, here, there = BestLatents(features_of(values), half).best(labels)
+        feature, here, there = BestLatents(features_of(values)).best(labels, half)
         every = [
             f1(sign * values[half.fit, j] >= t, labels[half.fit])
             for j in range(6)
@@ -132,7 +132,7 @@ def test_a_latent_that_is_the_concept_is_found_and_told():
     features = features_of(values)
     assert ranked(features, labels[None], half.fit, "standardised")[0, 0] == 17
     assert f1_of_probe(features, np.array([17]), labels, half) == 1.0
-    assert BestLatents(features, half).best(labels) == (17, 1.0, 1.0)
+    assert BestLatents(features).best(labels, half) == (17, 1.0, 1.0)
 
 
 def test_features_are_the_codes():

@@ -216,11 +216,11 @@ def _narrow(features: Features, probed: Probed) -> list[tuple[float, int, float]
     """For every narrow concept F1 of the best latent (mean of both ways round), one best latent and its density."""
     density = features.density()
     found: list[list[tuple[float, int]]] = [[] for _ in probed.narrow]
+    search = BestLatents(features)
     for number, mine in probed.by_split(probed.narrow).items():
         for half in probed.splits[number]:
-            search = BestLatents(features, half)
             for place in mine:
-                feature, _, there = search.best(probed.narrow[place].labels)
+                feature, _, there = search.best(probed.narrow[place].labels, half)
                 found[place].append((there, feature))
     return [(float(np.mean([f for f, _ in both])), both[0][1], float(density[both[0][1]])) for both in found]
 

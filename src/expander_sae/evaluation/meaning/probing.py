@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
 from .features import Features
@@ -147,59 +146,76 @@ def f1(called: np.ndarray, labels: np.ndarray) -> float:
     return 2 * hits / (int(called.sum()) + int(labels.sum())) if hits else 0.0
 
 
+class Sorted(NamedTuple):
+    """The values above zero of all features, feature by feature, each by falling value; arrays [entries]."""
+
+    token: np.ndarray
+    value: np.ndarray
+    feature: np.ndarray
+
+    @classmethod
+    def of(cls, features: Features, sign: float) -> Sorted:
+        """Those of the features as they are (1.0) or turned round (-1.0)."""
+        value = sign * features.values.data
+        feature = np.repeat(np.arange(features.n_features), np.diff(features.values.indptr))
+        some = value > 0
+        token, value, feature = features.values.indices[some], value[some], feature[some]
+        order = np.lexsort((token, -value, feature))
+        return cls(token[order], value[order], feature[order])
+
+
 class BestLatents:
-    """The one feature and threshold that tell a concept best, over all features: made once for a half of the text.
+    """The one feature and threshold that tell a concept best on a half of the text, over all features there are.
 
     Features are taken as they are and, where they have negative values, turned round as well.
     """
 
-    def __init__(self, features: Features, half: Halves) -> None:
-        self.features, self.half = features, half
-        values = features.values[half.fit].tocsc()
-        self._by_sign = [_sorted_columns(values, 1.0)]
-        if (values.data < 0).any():
-            self._by_sign.append(_sorted_columns(values, -1.0))
+    def __init__(self, features: Features) -> None:
+        self.features = features
+        signs = (1.0, -1.0) if (features.values.data < 0).any() else (1.0,)
+        self._all = {sign: Sorted.of(features, sign) for sign in signs}
+        self._half: Halves | None = None
+        self._here: dict[float, _Columns] = {}
 
-    def best(self, labels: np.ndarray) -> tuple[int, float, float]:
+    def best(self, labels: np.ndarray, half: Halves) -> tuple[int, float, float]:
         """The best feature of a concept (bool [tokens]), its F1 where it was chosen, and on the other half."""
-        known = labels[self.half.fit]
-        positives = int(known.sum())
-        best = (0, 0.0, 0.0, 1.0)  # feature, F1, threshold, sign
-        for sign, (rows, scores, column, rank, last, first) in zip((1.0, -1.0), self._by_sign, strict=False):
-            if len(rows) == 0:
-                continue
-            hits = np.cumsum(known[rows])
-            within = hits - first_hits(hits, known[rows], first)
-            quality = np.where(last, 2 * within / (rank + positives), 0.0)
-            place = int(np.argmax(quality))
-            if quality[place] > best[1]:
-                nxt = scores[place + 1] if place + 1 < len(rows) and column[place + 1] == column[place] else 0.0
-                best = (int(column[place]), float(quality[place]), float((scores[place] + nxt) / 2), sign)
-        feature, here, threshold, sign = best
+        if self._half is not half:
+            inside = np.zeros(len(labels), dtype=bool)
+            inside[half.fit] = True
+            self._half, self._here = half, {sign: _Columns(entries, inside) for sign, entries in self._all.items()}
+        positives = int(labels[half.fit].sum())
+        found = max((columns.best(labels, positives), sign) for sign, columns in self._here.items())
+        (here, feature, threshold), sign = found
         if here == 0.0:
             return 0, 0.0, 0.0
-        called = sign * self.features.column(feature, self.half.test) >= threshold
-        return feature, here, f1(called, labels[self.half.test])
+        called = sign * self.features.column(feature, half.test) >= threshold
+        return feature, here, f1(called, labels[half.test])
 
 
-def first_hits(hits: np.ndarray, known: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """What the running count was before each entry's column began."""
-    return (hits - known)[first]
+class _Columns:
+    """The entries of one half, with what every search for a threshold needs."""
 
+    def __init__(self, entries: Sorted, inside: np.ndarray) -> None:
+        kept = inside[entries.token]
+        self.token, self.value, self.feature = (part[kept] for part in entries)
+        count = len(self.token)
+        new = np.ones(count, dtype=bool)
+        new[1:] = self.feature[1:] != self.feature[:-1]
+        self.begins = np.flatnonzero(new)
+        self.first = self.begins[np.cumsum(new) - 1] if count else np.zeros(0, dtype=np.int64)
+        self.rank = np.arange(count) - self.first + 1
+        self.ends = np.ones(count, dtype=bool)  # the last of equal values of a feature: those are called together
+        self.ends[:-1] = new[1:] | (self.value[1:] != self.value[:-1])
 
-def _sorted_columns(values: sparse.csc_matrix, sign: float) -> tuple[np.ndarray, ...]:
-    """Entries above zero of every column, by falling value: token, value, column, rank in the column from 1, whether
-    it is the last of equal values, and where its column begins."""
-    column = np.repeat(np.arange(len(values.indptr) - 1), np.diff(values.indptr))
-    data = sign * values.data
-    some = data > 0
-    column, data, rows = column[some], data[some], values.indices[some]
-    order = np.lexsort((rows, -data, column))
-    column, data, rows = column[order], data[order], rows[order]
-    new = np.append(True, column[1:] != column[:-1]) if len(column) else np.zeros(0, dtype=bool)
-    begins = np.flatnonzero(new)
-    first = begins[np.cumsum(new) - 1] if len(column) else np.zeros(0, dtype=np.int64)
-    rank = np.arange(len(column)) - first + 1
-    last = np.ones(len(column), dtype=bool)
-    last[:-1] = (column[1:] != column[:-1]) | (data[1:] != data[:-1])
-    return rows, data, column, rank, last, first
+    def best(self, labels: np.ndarray, positives: int) -> tuple[float, int, float]:
+        """The best F1 of `value >= threshold`, its feature and threshold; 0 where none calls a positive."""
+        if not len(self.token):
+            return 0.0, 0, 1.0
+        known = labels[self.token]
+        hits = np.cumsum(known)
+        before = (hits - known)[self.first]
+        quality = np.where(self.ends, 2 * (hits - before) / (self.rank + positives), 0.0)
+        place = int(np.argmax(quality))
+        same = place + 1 < len(self.token) and self.feature[place + 1] == self.feature[place]
+        below = self.value[place + 1] if same else 0.0
+        return float(quality[place]), int(self.feature[place]), float((self.value[place] + below) / 2)

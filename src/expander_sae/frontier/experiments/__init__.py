@@ -27,6 +27,7 @@ NAMES = (
     "latents",
     "stability",
     "coherence",
+    "meaning",
     "storage",
     "geometry",
     "collisions",
