@@ -45,7 +45,7 @@ def calls(degree: int) -> dict[str, tuple[Callable[[], object], int]]:
     """The plain step, those with pursuit codes, and the dense SAE's plain step."""
     x = synthetic_activations(BATCH, D_IN)
     statistics = input_statistics(x)
-    config = TrainConfig(revive=None, stages=None, spare=None)
+    config = TrainConfig(revive=None, reading=None)
     found, moves = {}, MoveSupports(every=STEPS)  # which one-shot SAEs do not make
     for stages, spare in WAYS:
         sae = ExpanderSae(

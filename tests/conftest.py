@@ -55,32 +55,28 @@ def _every_code_is_in_form():
 
 
 def _check_what_python_packs(patch):
-    from expander_sae.ops.block_omp import batched, reference
+    from expander_sae.ops.block_omp import reference
     from expander_sae.pursuit import cosamp, greedy, niht, nonnegative, omp, refit
 
     def checked(function, size_of):
         def run(*arguments, **options):
             codes = function(*arguments, **options)
             n_latents = size_of(*arguments, **options)
-            free = function is forward  # its unused slots are wherever it last looked
-            _check_codes(codes[0], codes[1].detach(), n_latents, distinct=not free)
+            _check_codes(codes[0], codes[1].detach(), n_latents)
             return codes
 
         return run
 
-    forward = batched.forward
-    patch.setattr(batched, "forward", checked(forward, lambda x, values, *_: values.shape[0]))
-    patch.setattr(reference, "forward", checked(reference.forward, lambda x, rows, values, *_: values.shape[0]))
+    patch.setattr(reference, "forward", checked(reference.forward, lambda x, values, *_: values.shape[0]))
     for module in (cosamp, greedy, niht, nonnegative, omp, refit):
         if hasattr(module, "pack"):
             patch.setattr(module, "pack", checked(module.pack, lambda i, c, k, n_latents, **_: n_latents))
 
 
-def _check_codes(indices, values, n_latents, *, distinct=True):
+def _check_codes(indices, values, n_latents):
     if not indices.numel():
         return
     assert 0 <= int(indices.min()) <= int(indices.max()) < n_latents, "an index is out of range"
     assert bool(torch.isfinite(values).all()), "a code is not finite"
-    if distinct:
-        ordered = indices.sort(dim=1).values
-        assert bool((ordered[:, 1:] != ordered[:, :-1]).all()), "an index stands twice in a token"
+    ordered = indices.sort(dim=1).values
+    assert bool((ordered[:, 1:] != ordered[:, :-1]).all()), "an index stands twice in a token"

@@ -1,6 +1,6 @@
 """An option that is given stands above a preset, in every verb that takes one."""
 
-from dataclasses import asdict, fields
+from dataclasses import fields
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from expander_sae import activations, training
 from expander_sae.cli.main import app
 from expander_sae.frontier import experiments
+from expander_sae.pursuit import as_numbers
 from expander_sae.records import ExpanderSaeError
 from expander_sae.training import PRESETS, Preset
 
@@ -85,8 +86,7 @@ def read(verb, given, named):
     if verb == "train":
         (sae,), kept, config = given[0].values(), *given[1:3]
         found = {
-            "stages": getattr(sae.reading, "stages", 0),
-            "spare": getattr(sae.reading, "spare", 0),
+            "reading": sae.reading,
             "signed": sae.signed,
             "latent_bias": sae.b_enc is not None,
             "construction": sae.mask.construction,
@@ -94,16 +94,17 @@ def read(verb, given, named):
         }
     else:
         settings = given[1] if verb == "frontier" else given[2]
-        config, evaluation, found = settings.training(), settings.evaluation(), asdict(settings.sae_options())
+        config, evaluation, found = settings.training(), settings.evaluation(), vars(settings.sae_options())
         found |= {"splice": evaluation.splice, "keep_special_tokens": evaluation.keep_special_tokens}
     trained = {name: getattr(config, name) for name in ("tokens", "batch_size", "learning_rate")}
-    return {name: value for name, value in (found | trained).items() if name in OPTIONS}
+    found |= as_numbers(found["reading"]) | trained
+    return {name: value for name, value in found.items() if name in OPTIONS}
 
 
 def test_the_verbs_with_a_preset_and_what_it_sets_are_these():
     assert sorted(VERBS) == ["experiment", "frontier", "train"]
-    of_presets = {field.name for field in fields(Preset)} - {"training", "dense_draw"}
-    assert of_presets | {"tokens", "batch_size", "learning_rate"} == set(OPTIONS)
+    of_presets = {field.name for field in fields(Preset)} - {"training", "dense_draw", "reading"}
+    assert of_presets | {"tokens", "batch_size", "learning_rate", "stages", "spare"} == set(OPTIONS)
     for verb in VERBS.values():
         for parameter in verb.params:
             # "Not given" must be told from any value that can be given.
@@ -113,7 +114,7 @@ def test_the_verbs_with_a_preset_and_what_it_sets_are_these():
 @pytest.mark.parametrize(("verb", "preset", "option", "said", "meant"), CASES)
 def test_what_is_said_is_obeyed_and_the_rest_is_the_presets(asked, verb, preset, option, said, meant):
     # With spare columns there must be stages that pick them.
-    beside = ["--stages", "2"] if option == "spare" and verb == "train" else []
+    beside = ["--stages", "2"] if option == "spare" else []
     plain, changed = asked(verb, "--preset", preset, *beside), asked(verb, "--preset", preset, *beside, *said.split())
     assert changed[option] == meant
     follows = {"spare"} if option == "stages" else set()  # the usual number depends on it
@@ -127,6 +128,7 @@ def test_a_preset_without_options_is_itself(asked, verb):
     paper = PRESETS["paper"]
     wanted = {name: getattr(paper, name) for name in found if hasattr(paper, name)}
     wanted |= {name: getattr(paper.training, name) for name in ("tokens", "batch_size", "learning_rate")}
+    wanted |= as_numbers(paper.reading)
     assert found == wanted
 
 

@@ -19,11 +19,13 @@ from expander_sae.compression.agreement import LatentFates, cosines
 from expander_sae.compression.compress import starting_point
 from expander_sae.compression.encoder import regressed_encoder
 from expander_sae.ops import Codes
-from expander_sae.pursuit import Encoder, parse_reading
+from expander_sae.pursuit import Encoder, Stages, parse_reading
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import DenseTopKSae, ExpanderSae, load_sae
 
-RECIPE = Recipe(degree=8, tokens=20_000, batch_size=256, sample_tokens=4096, stages=2, learning_rate=5e-3)
+RECIPE = Recipe(
+    degree=8, tokens=20_000, batch_size=256, sample_tokens=4096, reading=Stages(2, spare=None), learning_rate=5e-3
+)
 
 
 def test_a_full_degree_is_the_dense_sae_itself(tiny, tmp_path):
@@ -166,14 +168,14 @@ def test_codes_are_found_with_spare_columns_as_in_training_from_nothing(tiny):
     x = store.sample("train", 500, 0)
     for changes, says in (
         ({}, "stages:2+4"),
-        ({"spare": 0}, "stages:2"),
-        ({"spare": 1, "stages": 9}, "stages:4+1"),
+        ({"reading": Stages(2)}, "stages:2"),
+        ({"reading": Stages(9, spare=1)}, "stages:4+1"),
         ({"encoder": "own"}, "encoder"),
-        ({"encoder": "own", "spare": 3}, "encoder"),
+        ({"encoder": "own", "reading": Stages(2, spare=3)}, "encoder"),
     ):
         assert str(starting_point(dense, x, replace(RECIPE, **changes)).reading) == says
     with pytest.raises(ExpanderSaeError, match="spare in 0"):
-        starting_point(dense, x, replace(RECIPE, spare=93))
+        starting_point(dense, x, replace(RECIPE, reading=Stages(2, spare=93)))
 
 
 @pytest.mark.parametrize("needed", [1, 6, 15, 32])

@@ -19,6 +19,7 @@ from expander_sae.frontier import (
 )
 from expander_sae.frontier.experiments import find_experiment, write_reports
 from expander_sae.frontier.experiments.frontier import headline, verdict
+from expander_sae.pursuit import Stages
 from expander_sae.records import ExpanderSaeError, read_json, write_json
 from expander_sae.saes import load_sae
 from expander_sae.training import Inputs, TrainConfig
@@ -221,7 +222,7 @@ def test_nothing_to_do_is_an_error(store, tmp_path):
 
 
 def test_other_readings_share_the_training(store, language_model, tmp_path, monkeypatch):
-    options = {"evaluation": EVALUATION, "saes": SaeOptions(stages=2), "progress": False}
+    options = {"evaluation": EVALUATION, "saes": SaeOptions(reading=Stages(2, spare=None)), "progress": False}
     run_frontier(Sweep(store, tmp_path, variants(), CONFIG, language_model, **options))
     monkeypatch.setattr(passes, "train", lambda *args, **kwargs: pytest.fail("trained again"))
     readings = ("encoder", "refit", "omp", "mp:3")

@@ -11,6 +11,7 @@ from tiny_models import D_IN, make_documents, make_tiny_model, write_jsonl
 
 from expander_sae.activations import harvest, load_language_model
 from expander_sae.frontier import EvaluationSettings, SaeOptions, Sweep, passes, plan, run_frontier, sweep
+from expander_sae.pursuit import OMP, Stages
 from expander_sae.records import ExpanderSaeError
 from expander_sae.training import Inputs, MoveSupports, TrainConfig, Watch
 from expander_sae.training.loop import METRICS
@@ -163,7 +164,7 @@ def test_two_notes_at_the_same_time_are_both_kept(store, tmp_path):
 
 
 def test_settings_of_moves_concern_only_saes_that_make_them(store, tmp_path, monkeypatch):
-    given = {"saes": SaeOptions(stages=2, spare=0)}
+    given = {"saes": SaeOptions(reading=Stages(2))}
     first = run_frontier(Sweep(store, tmp_path, variants((4,), ("dense", "fixed")), CONFIG, **given, progress=False))
     other = replace(CONFIG, move_supports=MoveSupports(entries=1))
     monkeypatch.setattr(passes, "train", never)
@@ -175,7 +176,7 @@ def test_settings_of_moves_concern_only_saes_that_make_them(store, tmp_path, mon
 
 
 def test_without_moves_their_settings_do_not_matter_but_that_there_are_none_does(store, tmp_path, monkeypatch):
-    given, still = {"saes": SaeOptions(stages=2, spare=0)}, replace(CONFIG, move_supports=None)
+    given, still = {"saes": SaeOptions(reading=Stages(2))}, replace(CONFIG, move_supports=None)
     with monkeypatch.context() as earlier:  # releases that wrote down settings of moves that they did not make
         earlier.setattr(TrainConfig, "to_dict", lambda config: flat(config) | {"rewire_entries": 1})
         first = run_frontier(Sweep(store, tmp_path, variants((4,)), still, **given, progress=False))
@@ -189,10 +190,42 @@ def test_without_moves_their_settings_do_not_matter_but_that_there_are_none_does
 def test_more_stages_than_k_are_k_stages(store, tmp_path, monkeypatch):
     """Releases whose verb `frontier` wrote down what was asked for, and experiments k at most."""
     planned = plan([4], ["dense", "pca"], d_in=D_IN, n_latents=64, k=4, note=lambda text: None)
-    first = run_frontier(Sweep(store, tmp_path, planned, CONFIG, saes=SaeOptions(stages=9), progress=False))
+
+    def run(stages):
+        saes = SaeOptions(reading=Stages(stages, spare=None))
+        return run_frontier(Sweep(store, tmp_path, planned, CONFIG, saes=saes, progress=False))
+
+    first = run(9)
     monkeypatch.setattr(passes, "train", never)
     monkeypatch.setattr(passes, "principal_directions", never)
-    again = run_frontier(Sweep(store, tmp_path, planned, CONFIG, saes=SaeOptions(stages=4), progress=False))
-    assert [one.evaluation for one in again.records] == [one.evaluation for one in first.records]
+    assert [one.evaluation for one in run(4).records] == [one.evaluation for one in first.records]
     with pytest.raises(ExpanderSaeError, match="stages was 4, now 3"):
-        run_frontier(Sweep(store, tmp_path, planned, CONFIG, saes=SaeOptions(stages=3), progress=False))
+        run(3)
+
+
+def test_pieces_of_the_encoder_fit_whatever_spare_columns_stand_beside_it(store, tmp_path, monkeypatch):
+    """Earlier releases noted spare columns beside 0 stages, where they mean nothing: none with `--stages 0`."""
+    planned = plan([4], ["dense", "pca"], d_in=D_IN, n_latents=64, k=4, note=lambda text: None)
+    first = run_frontier(Sweep(store, tmp_path, planned, CONFIG, progress=False))
+    monkeypatch.setattr(passes, "train", never)
+    monkeypatch.setattr(passes, "principal_directions", never)
+    for spare in (None, 0, 4):
+        for path in (tmp_path / "pieces").glob("*.json"):
+            piece = json.loads(path.read_text())
+            assert piece["made_by"]["stages"] == 0
+            piece["made_by"]["spare"] = spare
+            piece.pop("sha256", None)
+            path.write_text(json.dumps(piece))
+        again = run_frontier(Sweep(store, tmp_path, planned, CONFIG, progress=False))
+        assert [one.evaluation for one in again.records] == [one.evaluation for one in first.records]
+
+
+def test_saes_may_be_read_by_any_pursuit(store, tmp_path, monkeypatch):
+    omp = {"saes": SaeOptions(reading=OMP()), "progress": False}
+    first = run_frontier(Sweep(store, tmp_path, variants((4,)), CONFIG, **omp))
+    assert first.settings["reading"] == "omp"
+    assert [one.evaluation.inference for one in first.records] == ["omp", "encoder"]
+    monkeypatch.setattr(passes, "train", never)
+    assert run_frontier(Sweep(store, tmp_path, variants((4,)), CONFIG, **omp)).records == first.records
+    with pytest.raises(ExpanderSaeError, match="reading was omp, now None"):
+        run_frontier(Sweep(store, tmp_path, variants((4,)), CONFIG, progress=False))

@@ -150,7 +150,7 @@ def computed(x, folder):
             found[f"{method} {backend} {type(dictionary)} {dictionary is w}"] = codes.values
     codes = encode_topk(x, rows, values, 4)
     found["refit"] = refit_codes(x, codes.indices, w, used=codes.values != 0).codes.values
-    certificates = posterior_certificates(x, codes, rows, values)
+    certificates = posterior_certificates(x, codes, Dictionary(rows, values, 16))
     found |= {f"posterior {i}": part for i, part in enumerate(certificates) if isinstance(part, torch.Tensor)}
     shares = CodeShares(Dictionary(rows, values, 16))
     shares.update(x, codes)

@@ -5,7 +5,7 @@ import torch
 from by_method import pursue
 
 from expander_sae.ops import block_omp, encode_topk, unit_columns
-from expander_sae.ops.block_omp import batched
+from expander_sae.ops.block_omp import reference
 from expander_sae.ops.encode_topk import dense as dense_encoder
 from expander_sae.ops.ties import equal_columns, fingerprints, largest
 from expander_sae.pursuit import Dictionary
@@ -54,7 +54,7 @@ def test_pursuit_of_a_dense_dictionary_takes_the_lower_of_equal_columns(rounds_b
 def test_block_omp_by_matrix_products_takes_the_lower_of_equal_columns(rounds_by_place):
     values, x = twice()
     for block, spare in ((1, 0), (2, 0), (2, 5)):
-        indices, codes, _ = batched.forward(x, values, 6, block, spare, True, 0.0)
+        indices, codes, _ = reference.forward(x, values, 6, block, spare, True, 0.0)
         assert (indices[codes != 0] < 40).all()
     wanted = block_omp(x, None, values, 6, backend="reference")
     assert torch.equal(wanted.indices, block_omp(x, None, values, 6).indices)

@@ -24,6 +24,7 @@ from expander_sae.pursuit import (
 )
 from expander_sae.pursuit.columns import correlate, repeated_columns, support_gram
 from expander_sae.records import ExpanderSaeError
+from expander_sae.saes import ExpanderSae
 
 BOTH = pytest.mark.parametrize("is_dense", [True, False])
 EVERY = pytest.mark.parametrize("method", METHODS)
@@ -158,6 +159,16 @@ def test_helpers(is_dense):
     assert repeated_columns(twice).tolist() == [False] * 30 + [True, False] * 15
 
 
+def test_rows_are_looked_at_once(monkeypatch):
+    looked = []
+    monkeypatch.setattr("expander_sae.ops.dictionary.check_rows", lambda *_: looked.append(1))
+    w = Dictionary(torch.tensor([[0, 1], [1, 2]]), torch.ones(2, 2), 4)
+    OMP().codes(w.part(torch.tensor([1])), torch.ones(1, 4), 1)
+    assert w.detached().rows_checked
+    assert ExpanderSae(d_in=16, n_latents=32, degree=2, k=2)(torch.ones(1, 16)).shape == (1, 16)  # those of a mask
+    assert len(looked) == 1
+
+
 STEPS = MatchingPursuit, GradientPursuit, CoSaMP, NIHT
 
 
@@ -166,7 +177,7 @@ STEPS = MatchingPursuit, GradientPursuit, CoSaMP, NIHT
     [
         *((lambda kind=kind: kind(tolerance=1.0), "tolerance") for kind in (OMP, NonNegativeOMP, *STEPS)),
         (lambda: OMP(tolerance=float("nan")), "tolerance"),
-        *((lambda kind=kind: kind(steps=0), "steps as a whole number of at least 1") for kind in STEPS),
+        *((lambda kind=kind: kind(steps=0), "steps as a whole number in 1") for kind in STEPS),
         (lambda: Stages(0), "stages as a whole number"),
         (lambda: Stages(2, -1), "spare as a whole number"),
         (lambda: WarmOMP(0), "latents of the encoder"),
@@ -176,6 +187,12 @@ STEPS = MatchingPursuit, GradientPursuit, CoSaMP, NIHT
         (lambda: Dictionary(None, torch.zeros(3, 4), 4, center=torch.zeros(3)), "center"),
         (lambda: Dictionary(None, torch.zeros(3, 4), 4, bias=torch.zeros(4)), "bias"),
         (lambda: Dictionary(None, torch.zeros(3, 4), 4, torch.zeros(3, 3)), "encoder"),
+        (lambda: Dictionary(torch.tensor([[0, 1], [2, 4]]), torch.ones(2, 2), 4), "not below d_in = 4"),
+        (lambda: Dictionary(torch.tensor([[0, 1], [2, -1]]), torch.ones(2, 2), 4), "negative"),
+        (
+            lambda: Dictionary(torch.tensor([[0, 1], [3, 3]]).to(torch.uint16), torch.ones(2, 2), 4),
+            "row 3 twice in col",
+        ),
     ],
 )
 def test_impossible_readings_and_dictionaries_are_refused_where_they_are_made(make, message):

@@ -53,6 +53,15 @@ def test_native_equals_the_definition(shape, method, signed):
     assert same_share(tracked, plain) > 0.9
 
 
+@pytest.mark.parametrize("k", [20, 24, 48])
+def test_non_negative_pursuit_of_more_columns_than_coordinates_is_the_definition(k):
+    """Members whose coefficient is zero span nothing: a column may depend on them, and more than d_in come in."""
+    x, dictionary = tokens(40, 24, dtype=torch.float32) + 0.5, sparse(256, 24, 5, dtype=torch.float32)
+    dictionary = replace(dictionary, decoder=dictionary.decoder.abs())
+    core, plain = both(x, dictionary, k, "nnomp", signed=False)
+    assert same_share(core, plain) > 0.9
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_crowded_rows_and_correlated_tokens_change_nothing(method):
     """Learned supports crowd on few rows, and real activations share strong directions."""

@@ -12,7 +12,7 @@ from scipy.optimize import linprog, nnls
 from expander_sae.graphs import Mask, make_mask
 from expander_sae.graphs.expansion import core_size, expansion_loss_bound, spectral_expansion, unpeeled
 from expander_sae.graphs.overlap import overlap_profile
-from expander_sae.ops import Codes
+from expander_sae.ops import Codes, Dictionary
 from expander_sae.theory import dictionary_coherence, flatness, posterior_certificates, unique_by_coverage
 from expander_sae.theory.average import one_shot_failure
 from expander_sae.theory.coherence import babel_from_overlaps
@@ -182,7 +182,7 @@ def single_codes(one: Instance, met: Counter[str]) -> None:
     y = w[:, support] @ code + 0.1 * noise / np.linalg.norm(noise)
     rows, values = torch.tensor(one.mask.rows.astype(np.int64)), torch.tensor(one.values)
     codes = Codes(torch.tensor(support)[None], torch.tensor(code)[None])
-    found = posterior_certificates(torch.tensor(y)[None], codes, rows, values)
+    found = posterior_certificates(torch.tensor(y)[None], codes, Dictionary(rows, values, one.mask.d_in))
     chosen, sub = set(support.tolist()), w[:, support]
     others = [j for j in range(n) if j not in chosen]
     if bool(found.omp[0]):

@@ -51,7 +51,7 @@ def _lasso(w: np.ndarray, y: np.ndarray, gamma: float, *, nonnegative: bool) -> 
 @settings(max_examples=80, deadline=None)
 def test_certified_supports_are_what_the_lasso_and_omp_find(seed: int, positive: bool) -> None:
     _, _, w, support, y, codes, rows, values = _case(seed, positive=positive)
-    found = posterior_certificates(torch.tensor(y)[None], codes, rows, values, nonnegative=positive)
+    found = posterior_certificates(torch.tensor(y)[None], codes, Dictionary(rows, values, 10), nonnegative=positive)
     chosen = set(support.tolist())
     if found.lasso[0]:
         low, high = float(found.lasso_low[0]), min(float(found.lasso_high[0]), float(found.lasso_low[0]) + 1.0)
@@ -70,7 +70,7 @@ def test_certified_supports_are_what_the_lasso_and_omp_find(seed: int, positive:
 @settings(max_examples=80, deadline=None)
 def test_projection_certificates_are_what_enumeration_says(seed: int) -> None:
     _, _, w, support, y, codes, rows, values = _case(seed)
-    found = posterior_certificates(torch.tensor(y)[None], codes, rows, values)
+    found = posterior_certificates(torch.tensor(y)[None], codes, Dictionary(rows, values, 10))
     sub = w[:, support]
     if np.linalg.svd(sub, compute_uv=False)[-1] < 1e-4:
         return
@@ -108,7 +108,7 @@ def test_projection_certificates_are_what_enumeration_says(seed: int) -> None:
 @settings(max_examples=60, deadline=None)
 def test_no_code_on_the_mask_goes_below_the_floors(seed: int) -> None:
     rng, mask, _, support, y, codes, rows, values = _case(seed, noise=1.0)
-    found = posterior_certificates(torch.tensor(y)[None], codes, rows, values)
+    found = posterior_certificates(torch.tensor(y)[None], codes, Dictionary(rows, values, 10))
     covered = np.zeros(10, bool)
     covered[mask.rows[support].astype(int).ravel()] = True
     assert float(found.coverage_floor[0]) == pytest.approx(np.sum(y[~covered] ** 2))
@@ -125,7 +125,7 @@ def test_no_code_on_the_mask_goes_below_the_floors(seed: int) -> None:
 @settings(max_examples=60, deadline=None)
 def test_codes_certified_unique_are_unique(seed: int) -> None:
     _, _, w, support, y, codes, rows, values = _case(seed, noise=0.0)
-    found = posterior_certificates(torch.tensor(y)[None], codes, rows, values)
+    found = posterior_certificates(torch.tensor(y)[None], codes, Dictionary(rows, values, 10))
     unique = float(found.distance[0]) > 1e-6 and float(found.sigma_min[0]) > 1e-6
     if unique_by_coverage(codes, rows, d_in=10)[0]:
         assert float(found.distance[0]) > 0
@@ -145,13 +145,13 @@ def test_recovery_certificates_do_not_promise_the_sparsest_code() -> None:
     u = np.array([1, 1, 1, 0]) / np.sqrt(3)
     e4 = np.array([0, 0, 0, 1.0])
     w = np.stack([*np.eye(4)[:3], u / 2 + np.sqrt(0.75) * e4, u / 2 - np.sqrt(0.75) * e4])
-    rows = torch.arange(4).repeat(5, 1)
+    dictionary = Dictionary.of_matrix(torch.tensor(w))
     y = torch.tensor(w[3] + w[4])[None]
     codes = Codes(torch.tensor([[0, 1, 2]]), torch.ones(1, 3))
-    found = posterior_certificates(y, codes, rows, torch.tensor(w))
+    found = posterior_certificates(y, codes, dictionary)
     assert float(found.exact_recovery[0]) == pytest.approx(1 - np.sqrt(3) / 2, abs=1e-9)
     assert found.fuchs[0]
-    pair = posterior_certificates(y, Codes(torch.tensor([[3, 4]]), torch.ones(1, 2)), rows, torch.tensor(w))
+    pair = posterior_certificates(y, Codes(torch.tensor([[3, 4]]), torch.ones(1, 2)), dictionary)
     assert float(pair.error[0]) == pytest.approx(0, abs=1e-12)
 
 
@@ -160,30 +160,31 @@ def test_unused_slots_and_batches_change_nothing(monkeypatch: pytest.MonkeyPatch
     generator = torch.Generator().manual_seed(0)
     rows = torch.from_numpy(mask.rows.astype(np.uint16))
     values = torch.randn(120, 5, generator=generator)
+    dictionary = Dictionary(rows, values, 40)
     x = torch.randn(6, 40, generator=generator)
     indices = torch.stack([torch.randperm(120, generator=generator)[:4] for _ in range(6)])
     code = torch.rand(6, 4, generator=generator) + 0.5
-    plain = posterior_certificates(x, Codes(indices, code), rows, values)
+    plain = posterior_certificates(x, Codes(indices, code), dictionary)
     # Unused slots may name any latent, one in use too.
     padded = Codes(torch.cat([indices, indices[:, :2]], 1), torch.cat([code, torch.zeros(6, 2)], 1))
-    wide = posterior_certificates(x, padded, rows, values)
+    wide = posterior_certificates(x, padded, dictionary)
     monkeypatch.setattr("expander_sae.theory.posterior._ENTRIES", 500)
     monkeypatch.setattr("expander_sae.theory.factors._ENTRIES", 500)
     monkeypatch.setattr("expander_sae.theory.sweep._WIDTH", 7)
     monkeypatch.setattr("expander_sae.theory.sweep._CACHED", 100)
     monkeypatch.setattr("expander_sae.theory.sweep._SPARSE_WINS", 1000)
-    short = posterior_certificates(x, Codes(indices, code), rows, values)
+    short = posterior_certificates(x, Codes(indices, code), dictionary)
     for name, one, two, three in zip(plain._fields, plain, wide, short, strict=True):
         assert torch.allclose(one.double(), two.double(), atol=1e-9), name
         assert torch.allclose(one.double(), three.double(), atol=1e-9), name
     order = torch.tensor([4, 2, 0, 1, 3])
-    turned = posterior_certificates(x, Codes(indices, code), rows.long()[:, order], values[:, order])
+    turned = posterior_certificates(x, Codes(indices, code), Dictionary(rows.long()[:, order], values[:, order], 40))
     assert torch.allclose(turned.swap_gain, plain.swap_gain)
-    light = posterior_certificates(x, Codes(indices, code), rows, values, full=False)
+    light = posterior_certificates(x, Codes(indices, code), dictionary, full=False)
     assert torch.equal(light.fuchs, plain.fuchs)
     assert light.exact_recovery.isnan().all()
     assert not light.omp.any()
-    nothing = posterior_certificates(x, Codes(indices, torch.zeros(6, 4)), rows, values)
+    nothing = posterior_certificates(x, Codes(indices, torch.zeros(6, 4)), dictionary)
     assert nothing.active.sum() == 0
     assert torch.allclose(nothing.error, x.double().square().sum(1))
     assert torch.allclose(nothing.coverage_floor, nothing.error)
@@ -193,7 +194,7 @@ def test_dependent_supports_are_certified_for_nothing() -> None:
     rows = torch.tensor([[0, 1], [0, 1], [1, 2]])
     values = torch.ones(3, 2)
     x = torch.tensor([[1.0, 1.0, 0.0]])
-    found = posterior_certificates(x, Codes(torch.tensor([[0, 1]]), torch.ones(1, 2)), rows, values)
+    found = posterior_certificates(x, Codes(torch.tensor([[0, 1]]), torch.ones(1, 2)), Dictionary(rows, values, 3))
     assert not found.fuchs[0]
     assert not found.lasso[0]
     assert not found.omp[0]
@@ -224,10 +225,11 @@ def test_shares_are_counts_over_batches() -> None:
     code = torch.rand(50, 3, generator=generator) + 0.5
     x = torch.zeros(50, 40).scatter_add_(1, rows[indices].flatten(1), code.repeat_interleave(4, 1))
     x += 0.05 * torch.randn(50, 40, generator=generator)
-    shares = CodeShares(Dictionary(rows, values, 40))
+    dictionary = Dictionary(rows, values, 40)
+    shares = CodeShares(dictionary)
     shares.update(x[:20], Codes(indices[:20], code[:20]))
     shares.update(x[20:], Codes(indices[20:], code[20:]))
-    summary, found = shares.summary(), posterior_certificates(x, Codes(indices, code), rows, values, nonnegative=True)
+    summary, found = shares.summary(), posterior_certificates(x, Codes(indices, code), dictionary, nonnegative=True)
     assert summary["tokens"] == 50
     assert 0 < summary["share"]["exact_recovery"] == float((found.exact_recovery > 0).double().mean())
     assert summary["share"]["swap_optimal"] == float((found.swap_gain <= 0).double().mean()) > 0
@@ -262,11 +264,12 @@ def test_margin_keeps_the_support() -> None:
     ("change", "words"),
     [
         ({"x": torch.ones(2, 4)}, "batch"),
+        ({"x": torch.ones(1, 3)}, "d_in"),
         ({"codes": Codes(torch.tensor([[0, 0]]), torch.ones(1, 2))}, "twice"),
         ({"codes": Codes(torch.tensor([[9]]), torch.ones(1, 1))}, "indices"),
         ({"x": torch.full((1, 4), torch.nan)}, "finite"),
         ({"values": torch.zeros(3, 2)}, "zero column"),
-        ({"values": torch.ones(3, 3)}, "rows and values"),
+        ({"values": torch.ones(3, 3)}, "expected rows"),
         ({"rows": torch.tensor([[0, 0], [1, 2], [2, 3]])}, "distinct"),
         ({"codes": Codes(torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 0))}, "at least one"),
     ],
@@ -279,4 +282,8 @@ def test_bad_input_says_why(change: dict, words: str) -> None:
         "values": torch.ones(3, 2),
     } | change
     with pytest.raises(ExpanderSaeError, match=words):
-        posterior_certificates(**request)
+        certified(**request)
+
+
+def certified(x, codes, rows, values):
+    return posterior_certificates(x, codes, Dictionary(rows, values, 4))

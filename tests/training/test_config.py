@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from expander_sae.pursuit import OMP, Encoder, Stages
 from expander_sae.records import ExpanderSaeError
+from expander_sae.saes import ExpanderSae
 from expander_sae.training import (
     PRESETS,
     Coherence,
@@ -16,6 +18,7 @@ from expander_sae.training import (
     Watch,
     find_preset,
 )
+from expander_sae.training.loss import reading_in_training
 
 RECORDED = {
     "tokens": 1000000, "batch_size": 512, "learning_rate": 0.01, "final_learning_rate": 0.0, "schedule": "trapezoid",
@@ -63,6 +66,43 @@ def test_records_have_the_names_and_the_order_of_the_first_releases():
 )
 def test_a_record_gives_the_settings_back(config):
     assert TrainConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("reading", "stages", "spare"),
+    [
+        (None, None, None),
+        (Encoder(), 0, 4),
+        (Stages(3), 3, 0),
+        (Stages(3, spare=None), 3, None),
+        (Stages(10**9 - 1, spare=2), None, 2),
+    ],
+    ids=str,
+)
+def test_the_reading_is_two_numbers_in_records(reading, stages, spare):
+    settings = RECORDED | {"stages": stages, "spare": spare}
+    assert TrainConfig(reading=reading).to_dict() == settings
+    assert TrainConfig.from_dict(settings) == TrainConfig(reading=reading)
+
+
+@pytest.mark.parametrize(
+    ("limit", "of_stages"),
+    [
+        (None, "stages:4+6"),
+        (Encoder(), "encoder"),
+        (Stages(2), "stages:2"),
+        (Stages(3, spare=None), "stages:3+6"),
+        (Stages(9, spare=9), "stages:4+6"),
+    ],
+    ids=str,
+)
+def test_stages_have_a_limit_in_training_and_other_readings_have_none(limit, of_stages):
+    sizes = {"d_in": 16, "n_latents": 64, "degree": 4, "k": 8}
+    assert str(reading_in_training(ExpanderSae(**sizes, reading=Stages(4, spare=6)), limit)) == of_stages
+    omp = reading_in_training(ExpanderSae(**sizes, reading=OMP()), limit)
+    assert omp == (Encoder() if limit == Encoder() else OMP())
+    with pytest.raises(ExpanderSaeError, match=r"expected reading as Stages\(...\), Encoder\(\) or None"):
+        TrainConfig(reading=OMP())
 
 
 def test_what_an_earlier_release_did_not_record_is_at_its_default():

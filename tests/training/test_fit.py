@@ -1,5 +1,7 @@
 """`fit` in Python is the command line's `train`: the same numbers, whatever the activations come in."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from expander_sae import ExpanderSae, fit, harvest, load_sae
 from expander_sae.cli.train import train as verb
 from expander_sae.pursuit import Encoder
 from expander_sae.records import ExpanderSaeError
-from expander_sae.training import DEFAULT_RECIPE, StoreBatches
+from expander_sae.training import DEFAULT_RECIPE, MoveSupports, StoreBatches
 
 SIZES = {"d_in": D_IN, "n_latents": 4 * D_IN, "degree": 4, "k": 6}
 
@@ -112,6 +114,34 @@ def test_an_interrupted_call_on_a_tensor_goes_on_and_a_finished_one_is_read_back
     assert torch.equal(again.values, whole.values)
     with pytest.raises(ExpanderSaeError, match="finished work already"):
         fit(ExpanderSae(**SIZES), activations(seed=5), tokens=6000, folder=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("fine_tune", [False, True])
+def test_an_interrupted_call_goes_on_with_the_same_sae(tmp_path, monkeypatch, fine_tune):
+    from expander_sae.training.run import Run
+
+    config = replace(DEFAULT_RECIPE, tokens=9000, batch_size=256, move_supports=MoveSupports(5), fine_tune=fine_tune)
+    x, whole, sae = activations(), ExpanderSae(**SIZES), ExpanderSae(**SIZES)
+    fit(whole, x, config=config, progress=False)
+    step, calls = Run._one_step, []
+
+    def interrupted(run):
+        calls.append(run.step)
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+        step(run)
+
+    monkeypatch.setattr(Run, "_one_step", interrupted)
+    rows = sae.rows.clone()
+    with pytest.raises(KeyboardInterrupt):
+        fit(sae, x, config=config, folder=tmp_path, progress=False)
+    assert not torch.equal(sae.rows, rows)  # entries have moved: it is no longer what the pass began with
+    with pytest.raises(ExpanderSaeError, match="Go on with the SAE that was interrupted"):
+        fit(sae, x, config=replace(config, learning_rate=1e-3), folder=tmp_path, progress=False)
+    fit(sae, x, config=config, folder=tmp_path, progress=False)
+    assert calls[20] == 19
+    assert torch.equal(sae.rows, whole.rows)
+    assert torch.equal(sae.values, whole.values)
 
 
 @pytest.mark.parametrize(

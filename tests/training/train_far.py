@@ -113,7 +113,7 @@ def frontier(device, folder):
     with FarDevice() if device == "far" else nullcontext():
         sweep = Sweep(
             store, folder / f"saes-{device}", variants, config, model, evaluation=settings,
-            saes=SaeOptions(stages=2), device=device, progress=False,
+            saes=SaeOptions(reading=Stages(2, spare=None)), device=device, progress=False,
         )  # fmt: skip
         found = run_frontier(sweep)
     return {

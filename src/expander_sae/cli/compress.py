@@ -95,7 +95,7 @@ def compress(
     )
     from expander_sae.compression import compress as run
     from expander_sae.interop import read_sae
-    from expander_sae.pursuit import parse_reading
+    from expander_sae.pursuit import DEFAULT_READING, in_stages, parse_reading
 
     from .source import model_name
 
@@ -121,8 +121,7 @@ def compress(
             degree=chosen,
             support=support,
             encoder=encoder,
-            stages=stages,
-            spare=spare,
+            reading=in_stages(DEFAULT_READING, stages, spare),
             row_cap=row_cap,
             tokens=tokens,
             batch_size=batch_size,

@@ -92,7 +92,6 @@ def train(
     finished is not done again, unless by --overwrite.
     """
     from expander_sae.activations import ActivationStore  # torch takes seconds to import
-    from expander_sae.pursuit import in_stages
     from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, IrregularSae
     from expander_sae.training import Coherence, Flatness, StoreBatches, find_preset, heldout_sample
     from expander_sae.training import train as run
@@ -128,7 +127,7 @@ def train(
         "signed": chosen.signed,
         "latent_bias": chosen.latent_bias,
     }
-    reading = in_stages(chosen.stages, chosen.spare, k, shared["n_latents"])
+    reading = chosen.reading.sized(k, shared["n_latents"])
     if irregular and not reading.least_squares:
         raise ExpanderSaeError("expected --stages above 0 beside --irregular; got 0, by which no entries move")
     saes: dict[str, AbstractSae] = {}

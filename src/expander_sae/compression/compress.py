@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from expander_sae.activations import ActivationStore
 from expander_sae.graphs import mask_from_rows
 from expander_sae.ops import Codes, Dictionary
-from expander_sae.pursuit import Encoder, in_stages
+from expander_sae.pursuit import DEFAULT_READING, Encoder, Reading, as_numbers
 from expander_sae.records import ExpanderSaeError, Provenance, check_provenance, read_json
 from expander_sae.saes import ExpanderSae, load_sae, ordinary_tokens
 from expander_sae.training import StoreBatches, TrainConfig, train
@@ -71,10 +71,8 @@ class Recipe:
     """One of `RULES`."""
     encoder: str = "pursuit"
     """One of `ENCODERS`."""
-    stages: int = 8
-    """Of the pursuit that the compressed SAE is trained and read by, with the encoder "pursuit"."""
-    spare: int | None = None
-    """Columns each of those stages picks beyond its share and drops again; None: two for each that a stage adds."""
+    reading: Reading = DEFAULT_READING
+    """What the compressed SAE is trained and read by, with the encoder "pursuit"."""
     row_cap: float = 4.0
     """For the rule "balanced"."""
     tokens: int = 400_000
@@ -97,6 +95,14 @@ class Recipe:
                 "expected tokens >= 0, sample_tokens >= 2 and batch_size >= 1; got "
                 f"{self.tokens}, {self.sample_tokens}, {self.batch_size}"
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings, under the names of records: the reading as `expander_sae.pursuit.as_numbers`."""
+        found: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            found |= as_numbers(value, idle=None) if isinstance(value, Reading) else {field.name: value}
+        return found
 
 
 def compress(
@@ -134,7 +140,7 @@ def compress(
         raise ExpanderSaeError(f"expected activations of d_in {dense.d_in}, that of the SAE; got {store.d_in}")
     mismatches = check_provenance(source, dense, Provenance.of_settings(store.manifest["settings"]))
     folder, name = Path(folder), f"expander-d{recipe.degree}"
-    wanted = {**asdict(recipe), "source": source}
+    wanted = {**recipe.to_dict(), "source": source}
     if not overwrite and (folder / name / "config.json").is_file():
         return _already_there(folder / name, wanted)
     sample = store.sample("train", recipe.sample_tokens, recipe.seed)
@@ -195,7 +201,7 @@ def starting_point(dense: DenseSae, x: Tensor, recipe: Recipe) -> ExpanderSae:
         degree=recipe.degree,
         k=k,
         seed=recipe.seed,
-        reading=Encoder() if own else in_stages(recipe.stages, recipe.spare, k, dense.n_latents),
+        reading=Encoder() if own else recipe.reading.sized(k, dense.n_latents),
         latent_bias=own,
         tied=not own,
         mask=mask_from_rows(support.rows.numpy(), d_in=dense.d_in),

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from expander_sae.ops import Codes, sparse_decode
 from expander_sae.records import ExpanderSaeError
+from expander_sae.saes.rows import rank_within
 
 RULES = {
     "magnitude": "the largest entries of each column",
@@ -98,7 +99,7 @@ def balanced_support(columns: Tensor, degree: int, row_cap: float) -> Support:
         rows, values = offers.indices[wanted], offers.values[wanted]
         order = values.sort(descending=True, stable=True).indices
         latents, rows = latents[order], rows[order]
-        taken = _rank_within(rows) < free[rows]
+        taken = rank_within(rows) < free[rows]
         latents, rows = latents[taken], rows[taken]
         chosen[latents, rows] = True
         left[latents, rows] = -1.0
@@ -106,14 +107,6 @@ def balanced_support(columns: Tensor, degree: int, row_cap: float) -> Support:
         free -= torch.bincount(rows, minlength=d_in)
     rows = _feed_starved_rows(columns, chosen.nonzero()[:, 1].view(n_latents, degree))
     return Support(rows, columns.gather(1, rows))
-
-
-def _rank_within(groups: Tensor) -> Tensor:
-    """How many earlier elements share each element's group."""
-    order = groups.sort(stable=True).indices
-    counts = torch.bincount(groups)
-    first = (counts.cumsum(0) - counts)[groups[order]]
-    return torch.empty_like(groups).scatter_(0, order, torch.arange(len(groups), device="cpu") - first)
 
 
 def _feed_starved_rows(columns: Tensor, rows: Tensor) -> Tensor:

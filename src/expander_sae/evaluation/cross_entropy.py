@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from expander_sae.activations import LanguageModel, TokenBlocks
+from expander_sae.activations.blocks import text_config
 from expander_sae.activations.positions import check_context
 from expander_sae.activations.running import input_device
 from expander_sae.records import ExpanderSaeError, Provenance, check_provenance
@@ -147,7 +148,7 @@ def spliced_cross_entropy(
     check_context(model, int(blocks.lengths.max()))
     second_half = SecondHalf(model, layer) if isinstance(layer, int) else AtModule(model, layer)
     sums, device = _Sums(list(reconstructions)), input_device(model)
-    step = max(1, _LOGITS_AT_ONCE // (blocks.input_ids.shape[1] * _vocabulary(model)))
+    step = max(1, _LOGITS_AT_ONCE // (blocks.input_ids.shape[1] * text_config(model).vocab_size))
     for first in range(0, len(blocks.lengths), step):
         batch = _on_device(blocks, first, first + step, device)
         # A model that is spread over devices may give them elsewhere.
@@ -172,12 +173,6 @@ def spliced_cross_entropy(
         if progress is not None:
             progress(len(batch.lengths))
     return sums.metrics(splice, int((blocks.lengths > 1).sum()))
-
-
-def _vocabulary(model: Any) -> int:
-    config = model.config
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return int(config.vocab_size)
 
 
 def _on_device(blocks: TokenBlocks, first: int, last: int, device: torch.device) -> TokenBlocks:

@@ -135,7 +135,7 @@ class Passes:
                 f"expected a dense SAE of {variant.n_latents} latents and k = {variant.k} in {folder}; got a "
                 f"{dense.kind} one of {dense.n_latents} and {dense.k}"
             )
-        return pruned_sae(dense, variant.degree, seed=variant.seed, reading=variant.reading(self.sweep.saes))
+        return pruned_sae(dense, variant.degree, seed=variant.seed, reading=self.sweep.saes.reading)
 
 
 def _settings_of_pass(way: str, config: TrainConfig) -> TrainConfig:

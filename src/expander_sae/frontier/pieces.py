@@ -41,8 +41,11 @@ class Pieces:
         # How often a pass writes its log and its checkpoint, or is measured, does not change what it learns.
         learned = {name: v for name, v in sweep.training.to_dict().items() if name not in _NOT_LEARNED}
         self._train_mark = {
-            "config": learned, **asdict(sweep.saes), "keep_special_tokens": kept, "activations": _identity(sweep.store)
-        }  # fmt: skip
+            "config": learned,
+            **sweep.saes.to_dict(),
+            "keep_special_tokens": kept,
+            "activations": _identity(sweep.store),
+        }
         if sweep.train_tokens is not None:  # left out otherwise, so that folders of earlier versions still fit
             self._train_mark["train_tokens"] = sweep.train_tokens
         self._evaluate_mark = asdict(sweep.evaluation)
@@ -159,12 +162,14 @@ def _with_defaults(mark: Any) -> Any:
 
 
 def _concerning(variant: Variant, mark: Any) -> Any:
-    """A mark without what makes no difference to this SAE: settings of moves that it does not make, too many stages."""
+    """A mark without what makes no difference to this SAE: settings of moves that it does not make, too many stages,
+    spare columns of none."""
     if not isinstance(mark, dict) or not isinstance(mark.get("config"), dict):
         return mark
     # No more stages than k do anything, and none in a closed form; earlier versions wrote down what was asked for.
     most = 0 if variant.training == "closed" else variant.k
-    mark = mark | {"stages": min(mark.get("stages", 0), most)}
+    stages = min(mark.get("stages", 0), most)
+    mark = mark | {"stages": stages} | ({} if stages else {"spare": 0})
     config = mark["config"]
     if not FAMILY[variant.family].moves:
         kept = ()

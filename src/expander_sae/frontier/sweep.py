@@ -40,7 +40,7 @@ def run_frontier(sweep: Sweep) -> Frontier:
             "n_latents": max(variant.n_latents for variant in variants),
             "seeds": sorted({variant.seed for variant in variants}),
             "degrees": sorted({v.degree for v in variants if v.family == "expander" and v.degree is not None}),
-            **asdict(sweep.saes),
+            **sweep.saes.to_dict(),
             "training": sweep.training.to_dict(),
             "evaluation": asdict(sweep.evaluation),
             "activations": settings_of(sweep.store.manifest),

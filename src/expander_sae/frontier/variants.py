@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from expander_sae.graphs.diversity import DIVERSITIES, banded_mask, dialled_mask, shared_mask
-from expander_sae.pursuit import Encoder, Reading, Stages, parse_reading
+from expander_sae.pursuit import Encoder, Reading, as_numbers, parse_reading
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, IrregularSae
 
@@ -25,10 +25,13 @@ class SaeOptions:
     """How the masks of the Expander SAEs are made."""
     dense_draw: bool = False
     """Start them at the values of the dense SAE of their seed (`ExpanderSae.draw_as_dense`)."""
-    stages: int = 0
-    """Of block OMP that finds the codes of the families with `pursuit`; 0: one-shot TopK, which all others use."""
-    spare: int | None = None
-    """Columns too many that each stage picks and drops again; None: two for each it adds."""
+    reading: Reading = field(default_factory=Encoder)
+    """What finds the codes of the families with `pursuit`, as far as the sizes of each allow; all others use one-shot
+    TopK."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values under the names of records: the reading as `expander_sae.pursuit.as_numbers`."""
+        return {name: value for name, value in vars(self).items() if name != "reading"} | as_numbers(self.reading)
 
 
 AS_USUAL = SaeOptions()
@@ -96,7 +99,7 @@ class Variant:
             "seed": self.seed,
             "signed": options.signed,
             "latent_bias": options.latent_bias,
-            "reading": self.reading(options) if family.pursuit else Encoder(),
+            "reading": options.reading.fitted(self.k, self.n_latents) if family.pursuit else Encoder(),
         }
         if self.degree is None:
             sae = DenseTopKSae(**shared, tied=family.encoder == "tied")
@@ -117,12 +120,6 @@ class Variant:
     def _dialled(self, **sizes: int) -> Any:
         assert self.diversity is not None
         return dialled_mask(self.diversity, **sizes)
-
-    def reading(self, options: SaeOptions) -> Reading:
-        """The pursuit of this SAE, with as many stages and spare columns of those asked for as its sizes allow; 0
-        stages: the encoder."""
-        stages = Stages(options.stages, options.spare) if options.stages else None
-        return Encoder() if stages is None else stages.fitted(self.k, self.n_latents)
 
 
 def plan(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from expander_sae.records import ExpanderSaeError
+from expander_sae.records import ExpanderSaeError, whole_number
 
 MAX_D_IN = 1 << 24
 _HASH_CHUNK = 1 << 16  # columns converted at once while hashing
@@ -25,8 +25,7 @@ def check_sizes(d_in: int, n_latents: int, degree: int) -> None:
         ExpanderSaeError: a size is not a positive integer, degree > d_in, or d_in > 2^24.
     """
     for name, size in (("d_in", d_in), ("n_latents", n_latents), ("degree", degree)):
-        if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
-            raise ExpanderSaeError(f"expected {name} to be a positive integer; got {size!r}.")
+        whole_number(name, size, least=1)
     if d_in > MAX_D_IN:
         raise ExpanderSaeError(f"expected d_in of at most {MAX_D_IN}; got {d_in}.")
     if degree > d_in:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from expander_sae.graphs import Mask, make_mask, mask_from_rows
-from expander_sae.pursuit import Encoder, Reading, Stages, parse_reading
+from expander_sae.pursuit import Reading, of_numbers, parse_reading
 from expander_sae.records import ExpanderSaeError, Fields
 from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae
 from expander_sae.saes.registry import class_of_kind
@@ -100,8 +100,7 @@ def reading_of(config: Mapping[str, Any]) -> Reading:
     named = config.get("reading") or config.get("inference")
     if named is not None:
         return parse_reading(str(named))
-    stages, spare = config.get("stages", 0), config.get("spare", 0)
-    return Stages(stages, spare) if stages else Encoder()
+    return of_numbers(config.get("stages", 0), config.get("spare", 0))
 
 
 def _mask(config: Mapping[str, Any], mask_bytes: Tensor | None) -> Mask:

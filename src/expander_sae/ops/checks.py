@@ -48,10 +48,29 @@ def check_dictionary(rows: Tensor | None, values: Tensor, d_in: int) -> None:
         raise ExpanderSaeError(f"expected degree <= d_in = {d_in}; got degree {degree}")
 
 
+def check_rows(rows: Tensor, d_in: int) -> None:
+    """Raise unless rows [n_latents, degree] are below d_in and distinct in a column."""
+    check_range(rows, d_in)
+    ordered = rows.long().sort(dim=1).values  # torch compares few unsigned types
+    again = ordered[:, 1:] == ordered[:, :-1]
+    if bool(again.any()):
+        latent = int(again.any(dim=1).int().argmax())
+        row = int(ordered[latent, 1:][again[latent]][0])
+        raise ExpanderSaeError(
+            f"expected the rows of a column to be distinct; got row {row} twice in column {latent}. Add its values up."
+        )
+
+
+def check_range(rows: Tensor, d_in: int) -> None:
+    """Raise where a row is not below d_in, or is negative."""
+    if rows.numel() and not 0 <= int(rows.long().min()) <= int(rows.long().max()) < d_in:
+        raise ExpanderSaeError(f"a row index is not below d_in = {d_in}, or is negative")
+
+
 def check_numbers(x: Tensor, rows: Tensor | None, values: Tensor, **others: Tensor | None) -> None:
     """Raise where an input holds NaN or infinity, or a row is not below d_in; the C++ core does this itself."""
-    if rows is not None and rows.numel() and not 0 <= int(rows.long().min()) <= int(rows.long().max()) < x.shape[1]:
-        raise ExpanderSaeError(f"a row index is not below d_in = {x.shape[1]}, or is negative")
+    if rows is not None:
+        check_range(rows, x.shape[1])
     for name, numbers in others.items():
         check_finite(name, numbers)
     good = torch.isfinite(x).all(dim=1)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError
 
-from .checks import FLOATS, check_dictionary, check_tensor, shape_of
+from .checks import FLOATS, check_dictionary, check_rows, check_tensor, shape_of
 from .codes import Codes
 from .correlate import correlate, support_gram
 from .in_full import in_full
@@ -20,7 +20,7 @@ class Dictionary:
     """Columns w_j of unit length, sparse or dense, with the encoder, biases and sign rule that read them.
 
     `pre = E^T (x - center) + bias`, `x_hat = W h + center`. Its tensors may require gradients, which flow through
-    everything that is differentiable. Sizes are checked once, here.
+    everything that is differentiable. Sizes and rows are checked once, here.
 
     Args:
         rows: rows of the non-zeros [n_latents, degree], distinct in a column, of any integer type (uint16 is the C++
@@ -33,9 +33,10 @@ class Dictionary:
         signed: codes of any sign, picked by size (by value for the one-pass encoder); otherwise codes are picked by
             positive correlation.
         gram_matrix: `W^T W` [n_latents, n_latents] in float64, for algorithms that have made it already.
+        rows_checked: the rows are known to be those of a mask, and are not looked at again.
 
     Raises:
-        ExpanderSaeError: shapes or dtypes do not fit each other.
+        ExpanderSaeError: shapes or dtypes do not fit each other, a row is not below d_in, or a column has one twice.
 
     Example:
         >>> w = Dictionary(torch.tensor([[0, 1], [1, 2]]), torch.tensor([[0.6, 0.8], [1.0, 0.0]]), d_in=3)
@@ -52,9 +53,13 @@ class Dictionary:
     center: Tensor | None = None
     signed: bool = False
     gram_matrix: Tensor | None = None
+    rows_checked: bool = False
 
     def __post_init__(self) -> None:
         check_dictionary(self.rows, self.decoder, self.d_in)
+        if self.rows is not None and not self.rows_checked:
+            check_rows(self.rows, self.d_in)
+            object.__setattr__(self, "rows_checked", True)  # which `replace` hands on
         floats = (torch.float32, torch.float64)
         if self.encoder is not None:
             shape = tuple(self.decoder.shape)

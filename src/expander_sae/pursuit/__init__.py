@@ -11,9 +11,9 @@ from .nonnegative import NonNegativeOMP
 from .omp import OMP, WarmOMP
 from .pursuit import Pursuit
 from .reading import Reading
-from .readings import DEFAULT_READING, READINGS, parse_reading, reading_names
+from .readings import DEFAULT_READING, READINGS, as_numbers, in_stages, of_numbers, parse_reading, reading_names
 from .refit import Refit, Refitted, refit_codes
-from .stages import Stages, in_stages
+from .stages import Stages
 
 __all__ = [
     "DEFAULT_READING",
@@ -32,7 +32,9 @@ __all__ = [
     "Refitted",
     "Stages",
     "WarmOMP",
+    "as_numbers",
     "in_stages",
+    "of_numbers",
     "parse_reading",
     "reading_names",
     "refit_codes",

@@ -25,7 +25,8 @@ class NonNegativeOMP(Pursuit):
 
     From r = x, repeat: `S <- S + argmax <w_j, r>` over positive correlations, `z = argmin_{z >= 0} ||x - W_S z||`, `r =
     x - W_S z`, until k columns, ||r|| <= tolerance * ||x||, or no score above 1e-5 ||x||. Columns whose coefficient
-    falls to zero stay in S, where they may return, and come out as unused slots. Columns dependent on S are skipped.
+    falls to zero stay in S, where they may return, and come out as unused slots. A column that depends on those of
+    positive coefficient ends a token.
 
     Raises:
         ExpanderSaeError: no such tolerance.
@@ -58,7 +59,8 @@ class NonNegativeOMP(Pursuit):
             scores = same.level(correlate(residual, dictionary))
             scores[support.members()] = 0.0
             found, picked = largest(scores, 1)
-            alive &= support.append(picked[:, 0], alive & (found[:, 0] > SMALLEST_SCORE * norm))
+            wanted = alive & (found[:, 0] > SMALLEST_SCORE * norm)
+            alive &= support.append(picked[:, 0], wanted, among=coefficients > 0)
             coefficients = nnls(support.gram, support.projections, support.used, coefficients)
             residual = support.residual(coefficients)
         return pack(support.indices, coefficients.to(x.dtype), k, dictionary.n_latents, signed=False)
@@ -84,7 +86,7 @@ def nnls(gram: Tensor, projections: Tensor, used: Tensor, start: Tensor | None =
     """
     coefficients = torch.zeros_like(projections) if start is None else start
     passive = coefficients > 0
-    refused = torch.zeros_like(passive)  # entered and fell out at once: its gradient was rounding
+    refused = torch.zeros_like(passive)  # entered and fell out at once: its gradient was rounding, or it was dependent
     rounding = 100 * torch.finfo(gram.dtype).eps * projections.abs().amax(1).clamp(min=0)
     for _ in range(3 * used.shape[1]):
         gradient = projections - (gram @ coefficients[..., None])[..., 0]
@@ -95,7 +97,13 @@ def nnls(gram: Tensor, projections: Tensor, used: Tensor, start: Tensor | None =
             break
         passive[enters.nonzero()[:, 0], entering[enters]] = True
         while True:
-            solution = _solve(gram, projections, passive)
+            solution, dependent = _solve(gram, projections, passive)
+            dependent &= enters
+            if bool(dependent.any()):  # on those that are in: what has just entered goes out again
+                passive[dependent, entering[dependent]] = False
+                refused[dependent, entering[dependent]] = True
+                enters = enters & ~dependent
+                continue
             blocking = passive & (solution <= 0)
             if not bool(blocking.any()):
                 coefficients = solution
@@ -109,7 +117,8 @@ def nnls(gram: Tensor, projections: Tensor, used: Tensor, start: Tensor | None =
     return coefficients
 
 
-def _solve(gram: Tensor, projections: Tensor, passive: Tensor) -> Tensor:
-    """Least squares on the passive sets, zero elsewhere."""
-    _, factor, _ = factorise(gram, passive)
-    return torch.where(passive, torch.cholesky_solve((projections * passive)[..., None], factor)[..., 0], 0.0)
+def _solve(gram: Tensor, projections: Tensor, passive: Tensor) -> tuple[Tensor, Tensor]:
+    """Least squares on the passive sets, zero elsewhere; tokens whose set is dependent."""
+    _, factor, dependent = factorise(gram, passive)
+    solution = torch.cholesky_solve((projections * passive)[..., None], factor)[..., 0]
+    return torch.where(passive, solution, 0.0), dependent

@@ -10,12 +10,13 @@ from expander_sae.ops import Codes, block_omp
 from expander_sae.ops.codes import pack
 from expander_sae.ops.dictionary import Dictionary
 from expander_sae.ops.ties import largest
+from expander_sae.records import whole_number
 
 from . import native
 from .columns import correlate, equals
 from .encoder import encoder_codes
 from .pursuit import Pursuit
-from .reading import count
+from .reading import MOST
 from .selection import SMALLEST_SCORE, score
 from .support import Support
 
@@ -112,12 +113,12 @@ class WarmOMP(OMP):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "latents", count("latents of the encoder", self.latents))
+        object.__setattr__(self, "latents", whole_number("latents of the encoder", self.latents, least=1, most=MOST))
 
     def check(self, k: int, n_latents: int) -> None:
         """Raise unless the encoder's part is at most k."""
         super().check(k, n_latents)
-        count("latents of the encoder", self.latents, most=k)
+        whole_number("latents of the encoder", self.latents, least=1, most=k)
 
     def passes(self, k: int) -> float:
         """One of the encoder and one for each column after its own."""

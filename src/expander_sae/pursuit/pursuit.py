@@ -21,11 +21,11 @@ from expander_sae.ops.checks import (
 )
 from expander_sae.ops.dictionary import Dictionary
 from expander_sae.ops.extreme_tokens import scaled
-from expander_sae.records import ExpanderSaeError
+from expander_sae.records import ExpanderSaeError, whole_number
 
 from . import native
 from .columns import with_gram
-from .reading import Reading, count
+from .reading import MOST, Reading
 
 _CHUNK = 2**24  # numbers in the largest temporary: 64 MB at float32
 
@@ -128,7 +128,7 @@ class SteppedPursuit(Pursuit):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.steps is not None:
-            object.__setattr__(self, "steps", count("steps", self.steps))
+            object.__setattr__(self, "steps", whole_number("steps", self.steps, least=1, most=MOST))
 
     def usual_steps(self, k: int) -> int:
         """Steps where no number is given."""

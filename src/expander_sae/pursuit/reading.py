@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from numbers import Integral
 from typing import ClassVar, Self
 
 from torch import Tensor
@@ -66,24 +65,22 @@ class Reading(ABC):
         """The nearest reading of this kind that fits these sizes; itself where it does."""
         return self
 
+    def sized(self, k: int, n_latents: int) -> Self:
+        """The reading that somebody asked for, at these sizes: `fitted`, but what was asked for in a number and is not
+        there is an error.
+
+        Raises:
+            ExpanderSaeError: as in `check`.
+        """
+        self.check(k, n_latents)
+        return self.fitted(k, n_latents)
+
     def __str__(self) -> str:
         return self.name
 
 
 MOST = 10**9 - 1
 """The largest number that an option of a reading may be."""
-
-
-def count(what: str, value: object, *, least: int = 1, most: int = MOST) -> int:
-    """An option that is a whole number, of any integer type.
-
-    Raises:
-        ExpanderSaeError: it is none, or out of range.
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
-        bound = f"in {least}..{most}" if most != MOST else f"of at least {least} and below 10^9"
-        raise ExpanderSaeError(f"expected {what} as a whole number {bound}; got {value!r}")
-    return int(value)
 
 
 def checked_reading(reading: object) -> Reading:

@@ -1,6 +1,7 @@
 """Every reading by the name it has in files and on the command line."""
 
 from dataclasses import fields
+from typing import Any
 
 from expander_sae.records import ExpanderSaeError
 
@@ -61,6 +62,63 @@ def parse_reading(text: str) -> Reading:
     if misplaced or not needed <= len(counts) <= len(names):
         raise ExpanderSaeError(f"expected {_usage(kind, names, needed)}; got {text!r}")
     return kind(*counts, **options)
+
+
+def in_stages(reading: Reading, stages: int | None, spare: int | None) -> Reading:
+    """A reading with what the options `--stages` and `--spare` of a command say in its place; 0 stages is the encoder.
+
+    Args:
+        reading: where neither is given.
+        stages: of block OMP; None: those of `reading`.
+        spare: columns each picks beyond its share; None: those of `reading`.
+
+    Raises:
+        ExpanderSaeError: no such numbers, or spare columns without a stage.
+
+    Example:
+        >>> str(in_stages(DEFAULT_READING, 4, None)), str(in_stages(DEFAULT_READING, 0, None))
+        ('stages:4+auto', 'encoder')
+    """
+    if stages is None and spare is None:
+        return reading
+    before = reading if isinstance(reading, Stages) else None
+    if stages is None:
+        stages = 0 if before is None else before.stages
+    if spare is None:
+        spare = 0 if before is None else before.spare
+    return Stages(stages, spare) if stages or spare else Encoder()
+
+
+def of_numbers(stages: int, spare: int | None) -> Reading:
+    """The reading that records and files of earlier releases name by two numbers; 0 stages: the encoder.
+
+    Raises:
+        ExpanderSaeError: no such numbers.
+
+    Example:
+        >>> of_numbers(8, 8), of_numbers(0, 0)
+        (Stages(stages=8, spare=8), Encoder())
+    """
+    return Stages(stages, spare) if stages else Encoder()
+
+
+def as_numbers(reading: Reading, idle: int | None = 0) -> dict[str, Any]:
+    """A reading as records have it, which outlast the names in Python: stages and the encoder as two numbers, any
+    other by its text.
+
+    Args:
+        reading: any.
+        idle: the spare columns that are written beside the encoder's 0 stages, where they mean nothing.
+
+    Example:
+        >>> as_numbers(Stages(8, spare=8)), as_numbers(Encoder())
+        ({'stages': 8, 'spare': 8}, {'stages': 0, 'spare': 0})
+    """
+    if isinstance(reading, Encoder):
+        return {"stages": 0, "spare": idle}
+    if isinstance(reading, Stages):
+        return {"stages": reading.stages, "spare": reading.spare}
+    return {"reading": str(reading)}
 
 
 def _usage(kind: type[Reading], names: list[str], needed: int) -> str:

@@ -120,7 +120,7 @@ def refit_codes(
     if center is not None:
         centered = centered - center.to(dtype)
     with torch.no_grad():
-        fixed = Dictionary(rows, values.detach(), source.d_in)
+        fixed = Dictionary(rows, values.detach(), source.d_in, rows_checked=True)
         gram, factor, dependent = factorise(support_gram(fixed, indices, torch.float64), used)
         if bool(dependent.any()):
             diagonal = gram.diagonal(dim1=1, dim2=2) * used
@@ -137,7 +137,7 @@ class _LeastSquares(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, values: Tensor, rows: Tensor | None, indices: Tensor, used: Tensor, factor: Tensor
     ) -> Tensor:
-        dictionary = Dictionary(rows, values, x.shape[1])
+        dictionary = Dictionary(rows, values, x.shape[1], rows_checked=True)
         projections = correlate_support(x.double(), dictionary, indices) * used
         codes = (torch.cholesky_solve(projections[..., None], factor)[..., 0] * used).to(values.dtype)
         ctx.save_for_backward(x, values, rows, indices, used, factor, codes)
@@ -147,7 +147,7 @@ class _LeastSquares(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, values, rows, indices, used, factor, codes = ctx.saved_tensors
-        dictionary = Dictionary(rows, values, x.shape[1])
+        dictionary = Dictionary(rows, values, x.shape[1], rows_checked=True)
         incoming = (gradients[0] * used).double()
         v = (torch.cholesky_solve(incoming[..., None], factor)[..., 0] * used).to(values.dtype)
         grad_x = decode(dictionary, indices, v)

@@ -7,10 +7,9 @@ from torch import Tensor
 
 from expander_sae.ops import Codes, block_omp
 from expander_sae.ops.dictionary import Dictionary
-from expander_sae.records import ExpanderSaeError
+from expander_sae.records import ExpanderSaeError, whole_number
 
-from .encoder import Encoder
-from .reading import Reading, count
+from .reading import MOST, Reading
 
 USUAL_SPARE = 2
 """Spare columns that pay for themselves, for each column that a stage adds (docs/pursuit.md has the measurement)."""
@@ -26,8 +25,8 @@ class Stages(Reading):
 
     Args:
         stages: 1 to k (k: one column each, OMP).
-        spare: columns a stage picks beyond its share and drops again, at most n_latents - k; None: two for each that it
-            adds, or as many as there are.
+        spare: columns a stage picks beyond its share and drops again, at most n_latents - k (and no more than d_in - k
+            are picked); None: two for each that it adds, or as many as there are.
 
     Raises:
         ExpanderSaeError: no such numbers.
@@ -52,22 +51,31 @@ class Stages(Reading):
     spare: int | None = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stages", count("stages", self.stages))
+        object.__setattr__(self, "stages", whole_number("stages", self.stages, least=1, most=MOST))
         if self.spare is not None:
-            object.__setattr__(self, "spare", count("spare", self.spare, least=0))
+            object.__setattr__(self, "spare", whole_number("spare", self.spare, least=0, most=MOST))
 
     def check(self, k: int, n_latents: int) -> None:
         """Raise unless there are at most k stages, and columns enough for k and the spare ones together."""
         super().check(k, n_latents)
-        count("stages", self.stages, most=k)
+        whole_number("stages", self.stages, least=1, most=k)
         if self.spare is not None and self.spare > n_latents - k:
             raise ExpanderSaeError(f"expected spare in 0..n_latents - k = {n_latents - k}; got {self.spare}")
 
+    def at_most(self, stages: int) -> Self:
+        """With no more stages than these."""
+        return replace(self, stages=min(self.stages, stages))
+
     def fitted(self, k: int, n_latents: int) -> Self:
         """With at most k stages, and the spare columns that there are, in numbers."""
-        stages = min(self.stages, k)
-        wanted = USUAL_SPARE * -(-k // stages) if self.spare is None else self.spare
-        return replace(self, stages=stages, spare=min(wanted, n_latents - k))
+        fewer = self.at_most(k)
+        wanted = USUAL_SPARE * -(-k // fewer.stages) if self.spare is None else self.spare
+        return replace(fewer, spare=min(wanted, n_latents - k))
+
+    def sized(self, k: int, n_latents: int) -> Self:
+        """With at most k stages; spare columns that a number asks for must be there."""
+        self.at_most(k).check(k, n_latents)
+        return self.fitted(k, n_latents)
 
     def passes(self, k: int) -> float:
         """One a stage."""
@@ -87,25 +95,3 @@ class Stages(Reading):
     def __str__(self) -> str:
         spare = "auto" if self.spare is None else self.spare
         return f"stages:{self.stages}" + (f"+{spare}" if spare else "")
-
-
-def in_stages(stages: int, spare: int | None, k: int, n_latents: int) -> Reading:
-    """The reading that two numbers name, as options of a command are: 0 stages is the encoder, and k are the most.
-
-    Args:
-        stages: of block OMP.
-        spare: columns each picks beyond its share; None: as in `Stages`.
-        k: most active latents per token.
-        n_latents: columns of the dictionary.
-
-    Raises:
-        ExpanderSaeError: no such stages, or more spare columns than there are.
-
-    Example:
-        >>> str(in_stages(8, None, 32, 4096)), str(in_stages(0, None, 32, 4096))
-        ('stages:8+8', 'encoder')
-    """
-    if stages == 0 and not spare:
-        return Encoder()
-    reading = Stages(min(stages, k), spare)
-    return reading.fitted(k, n_latents) if spare is None else reading

@@ -66,11 +66,12 @@ class Support(Slots):
         self.factor = self.gram.clone()
         self.projections = torch.zeros(x.shape[0], capacity, dtype=torch.float64, device=x.device)
 
-    def append(self, latents: Tensor, wanted: Tensor) -> Tensor:
+    def append(self, latents: Tensor, wanted: Tensor, *, among: Tensor | None = None) -> Tensor:
         """Add latents [batch] where wanted [batch], there is room, and the column does not depend on the support.
 
         `L_new = [[L, 0], [z^T, sqrt(p)]]` with `L z = W_S^T w_j` and the pivot `p = ||w_j||^2 - ||z||^2`, the squared
-        distance of w_j to the span. Returns the tokens [batch] where it was added.
+        distance of w_j to the span. Returns the tokens [batch] where it was added. `among` [batch, capacity]: the slots
+        that it must not depend on, where not all count; the factor is then no longer one, and `solve` not for use.
         """
         column = columns(self.dictionary, latents, torch.float64)
         if self.dictionary.gram_matrix is None:
@@ -78,7 +79,10 @@ class Support(Slots):
         else:
             inner = self.dictionary.gram_matrix[latents[:, None], self.indices]
         inner = inner * self.used
-        z = torch.linalg.solve_triangular(self.factor, inner[..., None], upper=False)[..., 0]
+        factor, met = self.factor, inner
+        if among is not None:
+            factor, met = factorise(self.gram, among)[1], inner * among
+        z = torch.linalg.solve_triangular(factor, met[..., None], upper=False)[..., 0]
         norm = column.square().sum(1)
         pivot = norm - z.square().sum(1)
         added = wanted & (self.count < self.capacity) & (pivot > SMALLEST_PIVOT * norm)

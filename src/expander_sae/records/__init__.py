@@ -7,6 +7,7 @@ from .pairs import arrays_of, write_pair
 from .provenance import Provenance, ProvenanceWarning, check_provenance, warn_of_differences
 from .results import EvaluationRecord, FrontierRecord, ProbeRecord, TrainingRecord
 from .tensors import write_tensors, write_torch
+from .whole_numbers import whole_number
 
 __all__ = [
     "EvaluationRecord",
@@ -24,6 +25,7 @@ __all__ = [
     "read_json",
     "sha256_file",
     "warn_of_differences",
+    "whole_number",
     "write_atomically",
     "write_json",
     "write_pair",

@@ -2,7 +2,6 @@
 
 import copy
 from abc import ABC, abstractmethod
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from expander_sae.ops import Codes, Dictionary, ReconstructionLoss, reconstruction_loss
-from expander_sae.pursuit import Encoder, Reading, Stages
+from expander_sae.pursuit import Encoder, Reading, of_numbers
 from expander_sae.pursuit.reading import checked_reading
-from expander_sae.records import ExpanderSaeError
+from expander_sae.records import ExpanderSaeError, whole_number
 
 from .columns import UnitColumns
 from .config import check_reading
@@ -77,7 +76,7 @@ class AbstractSae(nn.Module, ABC):
         # Modules pickled by earlier releases say by two numbers how they are read.
         stages, spare = vars(self).pop("stages", None), vars(self).pop("spare", 0)
         if stages is not None:
-            self.reading = Stages(stages, spare) if stages else Encoder()
+            self.reading = of_numbers(stages, spare)
 
     def on_disk(self, arrays: dict[str, Tensor]) -> dict[str, Tensor]:
         """`arrays`, rounded already, as they are stored."""
@@ -218,12 +217,11 @@ def one() -> Tensor:
 
 def check_sizes(d_in: int, n_latents: int, k: int) -> tuple[int, int, int]:
     """The sizes of an SAE, whole numbers of any integer type, as Python's own; raise unless it can have them."""
-    for name, value in (("d_in", d_in), ("n_latents", n_latents), ("k", k)):
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise ExpanderSaeError(f"expected {name} as a positive integer; got {value!r}")
+    named = (("d_in", d_in), ("n_latents", n_latents), ("k", k))
+    d_in, n_latents, k = (whole_number(name, value, least=1) for name, value in named)
     if k > n_latents:
         raise ExpanderSaeError(f"expected k <= n_latents = {n_latents}; got k = {k}")
-    return int(d_in), int(n_latents), int(k)
+    return d_in, n_latents, k
 
 
 def check_input(x: Tensor, d_in: int) -> None:

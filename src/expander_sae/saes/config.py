@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from expander_sae.graphs import unpack_rows
-from expander_sae.pursuit import Encoder, Reading, Stages, parse_reading
+from expander_sae.pursuit import Reading, of_numbers, parse_reading
 from expander_sae.pursuit.reading import checked_reading
 from expander_sae.records import ExpanderSaeError, Fields
 
@@ -65,8 +65,7 @@ def check_reading(reading: Reading, k: int, n_latents: int) -> None:
 def _reading(fields: Fields, version: int) -> Reading:
     if version >= 3:
         return parse_reading(fields.text("reading"))
-    stages, spare = fields.integer("stages", 0, 2**31), fields.integer("spare", 0, 2**31, default=0)
-    return Stages(stages, spare) if stages else Encoder()
+    return of_numbers(fields.integer("stages", 0, 2**31), fields.integer("spare", 0, 2**31, default=0))
 
 
 MOST_EMPTY = 256

@@ -1,6 +1,5 @@
 """The Expander SAE: degree non-zeros per column, placed by an expander graph, encoder tied to the decoder."""
 
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from expander_sae.graphs import Mask, make_mask, pack_rows
 from expander_sae.ops import Dictionary
 from expander_sae.pursuit import DEFAULT_READING, Reading
 from expander_sae.pursuit.reading import checked_reading
-from expander_sae.records import ExpanderSaeError
+from expander_sae.records import ExpanderSaeError, whole_number
 
 from .base import AbstractSae, check_sizes, one, zeros
 from .columns import UnitColumns, random_columns
@@ -76,7 +75,7 @@ class ExpanderSae(AbstractSae):
     ) -> None:
         super().__init__()
         d_in, n_latents, k = check_sizes(d_in, n_latents, k)
-        degree = int(degree) if isinstance(degree, Integral) and not isinstance(degree, bool) else degree
+        degree = whole_number("degree", degree, least=1)
         if mask is None:
             mask = make_mask(construction, d_in=d_in, n_latents=n_latents, degree=degree, seed=seed)
         if (mask.d_in, mask.n_latents, mask.degree) != (d_in, n_latents, degree):
@@ -188,7 +187,14 @@ class ExpanderSae(AbstractSae):
     def dictionary(self) -> Dictionary:
         """Its columns with encoder, biases and sign rule, in the units of activations."""
         return Dictionary(
-            self.rows, self.values, self.d_in, self.encoder, self.latent_bias(), self.center(), signed=self.signed
+            self.rows,
+            self.values,
+            self.d_in,
+            self.encoder,
+            self.latent_bias(),
+            self.center(),
+            signed=self.signed,
+            rows_checked=True,
         )
 
     @torch.no_grad()

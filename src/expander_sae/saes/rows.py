@@ -35,3 +35,20 @@ def loaded_mask(rows: Tensor, d_in: int) -> Mask:
             f"expected rows as integers; got {rows.dtype}. Was all of a state dict cast? Cast its values, not its rows."
         )
     return Mask(rows.detach().cpu().numpy(), d_in=d_in, construction="rows", seed=None)
+
+
+def rank_within(rows: Tensor) -> Tensor:
+    """How many earlier elements of rows [entries] are the same row, [entries]: where entries compete for room on a row,
+    those of a rank below its free places get in.
+
+    Example:
+        >>> rank_within(torch.tensor([5, 2, 5, 5])).tolist()
+        [0, 0, 1, 2]
+    """
+    order = rows.sort(stable=True).indices
+    ordered = rows[order]
+    starts = torch.ones_like(ordered, dtype=torch.bool)
+    starts[1:] = ordered[1:] != ordered[:-1]
+    position = torch.arange(len(rows), device=rows.device)
+    first = torch.where(starts, position, 0).cummax(0).values if len(rows) else position
+    return torch.empty_like(position).scatter_(0, order, position - first)

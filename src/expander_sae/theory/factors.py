@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from expander_sae.ops import Dictionary
 from expander_sae.ops.autograd import own_precision
 
 SINGULAR = 1e-10  # Gram eigenvalues up to it: the support counts as dependent
@@ -33,27 +34,25 @@ class Factors(NamedTuple):
 
 
 @own_precision
-def factor_supports(y: Tensor, indices: Tensor, active: Tensor, rows: Tensor, values: Tensor) -> Factors:
+def factor_supports(y: Tensor, indices: Tensor, active: Tensor, w: Dictionary) -> Factors:
     """Factor G for every token, one Cholesky each. O(k^2 d_in + k^3) per token.
 
     Args:
         y: activations [batch, d_in], float64.
         indices: [batch, k].
         active: which slots are in use, bool [batch, k].
-        rows: [n_latents, degree], int64.
-        values: [n_latents, degree], float64, unit columns.
+        w: unit columns in float64, rows int64.
     """
     step = max(1, _ENTRIES // (indices.shape[1] * y.shape[1]))
     parts = [
-        _factor(y[at : at + step], indices[at : at + step], active[at : at + step], rows, values)
-        for at in range(0, len(y), step)
+        _factor(y[at : at + step], indices[at : at + step], active[at : at + step], w) for at in range(0, len(y), step)
     ]
     return Factors(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _factor(y: Tensor, indices: Tensor, active: Tensor, rows: Tensor, values: Tensor) -> Factors:
+def _factor(y: Tensor, indices: Tensor, active: Tensor, w: Dictionary) -> Factors:
     support = y.new_zeros(*indices.shape, y.shape[1])
-    support.scatter_(2, rows[indices], values[indices])
+    support.scatter_(2, w.rows_of(indices), w.decoder[indices])
     support *= active[:, :, None]
     # Unused slots decouple. The smallest eigenvalue of a unit-diagonal G is at most 1, so the ones never are the
     # minimum unless S is empty.

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from expander_sae.ops import Codes
+from expander_sae.ops import Codes, Dictionary
 from expander_sae.records import ExpanderSaeError
 
 from .factors import factor_supports
@@ -54,8 +54,7 @@ class PosteriorCertificates(NamedTuple):
 def posterior_certificates(
     x: Tensor,
     codes: Codes,
-    rows: Tensor,
-    values: Tensor,
+    dictionary: Dictionary,
     *,
     nonnegative: bool = False,
     full: bool = True,
@@ -68,8 +67,7 @@ def posterior_certificates(
     Args:
         x: activations y [batch, d_in], the decoder's centre or bias already taken away.
         codes: indices and values [batch, k].
-        rows: [n_latents, degree], any integer type.
-        values: decoder values [n_latents, degree]; columns are scaled to unit length here.
+        dictionary: its columns, scaled to unit length here; its center and encoder are not looked at.
         nonnegative: codes and alternatives are x >= 0 (TopK after ReLU).
         full: also the tests that need X: exact_recovery, omp, distance, swap_gain.
 
@@ -80,15 +78,15 @@ def posterior_certificates(
     interval); Tropp 2004 (exact recovery condition). Proofs in docs/certificates.md.
 
     Example:
-        >>> rows, values = torch.tensor([[0], [1]]), torch.ones(2, 1)
+        >>> w = Dictionary.of_matrix(torch.eye(2))
         >>> codes = Codes(torch.tensor([[0]]), torch.tensor([[2.0]]))
-        >>> bool(posterior_certificates(torch.tensor([[2.0, 0.0]]), codes, rows, values).fuchs[0])
+        >>> bool(posterior_certificates(torch.tensor([[2.0, 0.0]]), codes, w).fuchs[0])
         True
     """
-    x, indices, active, rows, values = _checked(x, codes, rows, values)
+    x, indices, active, w = _checked(x, codes, dictionary)
     step = max(1, _ENTRIES // (indices.shape[1] ** 2 + 4 * x.shape[1] + 8 * indices.shape[1]))
     parts = [
-        _certify(x[at : at + step].double(), indices[at : at + step], active[at : at + step], rows, values,
+        _certify(x[at : at + step].double(), indices[at : at + step], active[at : at + step], w,
                  nonnegative, full)
         for at in range(0, len(x), step)
     ]  # fmt: skip
@@ -114,10 +112,10 @@ def encoder_margin(scores: Tensor, k: int) -> Tensor:
 
 
 def _certify(
-    y: Tensor, indices: Tensor, active: Tensor, rows: Tensor, values: Tensor, nonnegative: bool, full: bool
+    y: Tensor, indices: Tensor, active: Tensor, w: Dictionary, nonnegative: bool, full: bool
 ) -> PosteriorCertificates:
-    factors = factor_supports(y, indices, active, rows, values)
-    off = sweep_columns(factors, indices, active, rows, values, nonnegative=nonnegative, full=full)
+    factors = factor_supports(y, indices, active, w)
+    off = sweep_columns(factors, indices, active, w, nonnegative=nonnegative, full=full)
     scale = y.norm(dim=1)  # rounding errors of x and of a are relative to it
     independent, size = factors.independent, factors.refit.abs()
     margin = torch.where(independent, 1 - off.reach, -torch.inf)
@@ -135,54 +133,57 @@ def _certify(
     norm = (factors.inverse * active[:, :, None] * active[:, None, :]).abs().sum(dim=2).amax(dim=1)
     weakest = size.masked_fill(~active, torch.inf).amin(dim=1)
     omp = (recovery > SLACK) & (recovery * weakest > off.outside * norm + SLACK * scale)
-    coverage, any_support = _floors(y, indices, active, rows)
+    coverage, any_support = _floors(y, indices, active, w)
     return PosteriorCertificates(
         active.sum(dim=1), factors.lowest.clamp_min(0).sqrt(), margin, fuchs, low, high, lasso, recovery, omp,
         distance, gain, factors.residual.square().sum(dim=1), coverage, any_support,
     )  # fmt: skip
 
 
-def _floors(y: Tensor, indices: Tensor, active: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+def _floors(y: Tensor, indices: Tensor, active: Tensor, w: Dictionary) -> tuple[Tensor, Tensor]:
     """Energy of y outside N(S), and outside its |S| d largest entries, [batch] each."""
     d_in = y.shape[1]
     # A slot of width d_in takes the rows of unused codes and is cut off.
-    met = torch.where(active[:, :, None], rows[indices], d_in).reshape(len(y), -1)
+    met = torch.where(active[:, :, None], w.rows_of(indices), d_in).reshape(len(y), -1)
     uncovered = torch.cat([y, torch.zeros_like(y[:, :1])], dim=1).scatter(1, met, 0.0)[:, :d_in]
     energy = y.square().sort(dim=1).values.cumsum(dim=1)
-    free = (d_in - active.sum(dim=1) * rows.shape[1]).clamp_min(0)
+    free = (d_in - active.sum(dim=1) * w.degree).clamp_min(0)
     any_support = torch.where(free > 0, energy.gather(1, (free - 1).clamp_min(0)[:, None])[:, 0], 0.0)
     return uncovered.square().sum(dim=1), any_support
 
 
-def _checked(x: Tensor, codes: Codes, rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """float64 copies with unit columns, and which slots are in use."""
+def _checked(x: Tensor, codes: Codes, dictionary: Dictionary) -> tuple[Tensor, Tensor, Tensor, Dictionary]:
+    """The activations, int64 indices, which slots are in use, and the dictionary with unit columns in float64, on
+    ascending int64 rows (all of them, where it is dense)."""
     indices, code = codes
-    rows = rows.long()  # torch compares few unsigned types
-    if x.ndim != 2 or indices.shape != code.shape or indices.ndim != 2 or len(indices) != len(x):
+    dictionary.check_width(x)
+    if indices.shape != code.shape or indices.ndim != 2 or len(indices) != len(x):
         raise ExpanderSaeError(
-            f"expected x [batch, d_in] and codes [batch, k]; got {tuple(x.shape)}, {tuple(indices.shape)} and "
-            f"{tuple(code.shape)}."
-        )
-    if rows.shape != values.shape or rows.ndim != 2:
-        raise ExpanderSaeError(
-            f"expected rows and values [n_latents, degree]; got {tuple(rows.shape)}, {tuple(values.shape)}."
+            f"expected codes [batch, k] of x [batch, d_in]; got {tuple(indices.shape)} and {tuple(code.shape)} for "
+            f"{tuple(x.shape)}."
         )
     if not indices.shape[1] or not len(x):
         raise ExpanderSaeError("expected at least one token and one code slot; got none.")
+    values, n_latents = dictionary.decoder.detach().double(), dictionary.n_latents
     if not (x.isfinite().all() and code.isfinite().all() and values.isfinite().all()):
         raise ExpanderSaeError("expected finite activations, codes and values; got NaN or inf.")
-    if not 0 <= int(indices.min()) <= int(indices.max()) < len(rows) or int(rows.max()) >= x.shape[1]:
-        raise ExpanderSaeError(f"expected code indices in [0, {len(rows)}) and rows in [0, {x.shape[1]}); got others.")
+    if not 0 <= int(indices.min()) <= int(indices.max()) < n_latents:
+        raise ExpanderSaeError(f"expected code indices in [0, {n_latents}); got others.")
     active = code != 0
     # Unused slots get distinct negative keys, so that only active repetitions collide.
     keys = torch.where(active, indices, -1 - torch.arange(indices.shape[1], device=x.device)).sort(dim=1).values
     if (keys[:, 1:] == keys[:, :-1]).any():
         raise ExpanderSaeError("expected the active latents of a token to be distinct; got one twice.")
-    wide = values.double()
-    length = wide.norm(dim=1, keepdim=True)
+    length = values.norm(dim=1, keepdim=True)
     if not (length > 0).all():
         raise ExpanderSaeError("expected columns with a non-zero value; got a zero column. Remove it.")
-    ordered, order = rows.sort(dim=1)
-    if (ordered[:, 1:] == ordered[:, :-1]).any():
-        raise ExpanderSaeError("expected the rows of a column to be distinct; got one twice. Add their values up.")
-    return x, indices.long(), active, ordered, (wide / length).gather(1, order)
+    rows, order = with_rows(dictionary).long().sort(dim=1)
+    w = Dictionary(rows, (values / length).gather(1, order), dictionary.d_in, rows_checked=True)
+    return x, indices.long(), active, w
+
+
+def with_rows(dictionary: Dictionary) -> Tensor:
+    """Rows [n_latents, degree] of a dictionary; all of them, where it is dense."""
+    if dictionary.rows is not None:
+        return dictionary.rows
+    return torch.arange(dictionary.d_in, device=dictionary.decoder.device).expand(dictionary.n_latents, -1)

@@ -9,7 +9,7 @@ from torch import Tensor
 from expander_sae.ops import Codes, Dictionary, correlate
 
 from .coverage import unique_by_coverage
-from .posterior import PosteriorCertificates, encoder_margin, posterior_certificates
+from .posterior import PosteriorCertificates, encoder_margin, posterior_certificates, with_rows
 
 _CLEAR = 1e-6  # a distance or a singular value above it is not rounding
 MEANINGS = {
@@ -39,12 +39,8 @@ class CodeShares:
     """
 
     def __init__(self, dictionary: Dictionary) -> None:
-        rows, n_latents = dictionary.rows, dictionary.n_latents
-        self._d_in, self._signed = dictionary.d_in, dictionary.signed
-        self._values = dictionary.decoder.detach()
-        # All rows, where it is dense.
-        every = torch.arange(self._d_in, device=self._values.device).expand(n_latents, -1)
-        self._rows = every if rows is None else rows
+        self._rows = with_rows(dictionary)
+        self._dictionary = dictionary.detached()
         self._held = dict.fromkeys(MEANINGS, 0)
         self._tokens, self._seconds, self._cpu_seconds = 0, 0.0, 0.0
         self._energy, self._floor, self._any_floor, self._error = 0.0, 0.0, 0.0, 0.0
@@ -71,8 +67,8 @@ class CodeShares:
         self._cpu_seconds += time.process_time() - used
 
     def _count(self, x: Tensor, codes: Codes, nonnegative: bool) -> None:
-        found = posterior_certificates(x, codes, self._rows, self._values, nonnegative=nonnegative)
-        covered = unique_by_coverage(codes, self._rows, d_in=self._d_in)
+        found = posterior_certificates(x, codes, self._dictionary, nonnegative=nonnegative)
+        covered = unique_by_coverage(codes, self._rows, d_in=self._dictionary.d_in)
         for name, holds in _held(found, covered).items():
             self._held[name] += int(holds.sum())
         self._floor += float(found.coverage_floor.sum())
@@ -83,11 +79,14 @@ class CodeShares:
     def _margin(self, x: Tensor, k: int) -> Tensor:
         """What share of ||x|| noise must have to change the k columns of largest correlation, [batch]: 2 ||W^T e||_inf
         is at most 2 ||e|| for unit columns."""
-        if k >= len(self._values):
+        values = self._dictionary.decoder
+        if k >= len(values):
             return torch.full((len(x),), torch.inf, dtype=torch.float32, device="cpu")
-        unit = self._values / self._values.norm(dim=1, keepdim=True)
+        unit = values / values.norm(dim=1, keepdim=True)
         scores = correlate(x.float(), self._rows, unit.float())
-        return encoder_margin(scores.abs() if self._signed else scores, k) / (2 * x.norm(dim=1)).clamp_min(1e-30)
+        return encoder_margin(scores.abs() if self._dictionary.signed else scores, k) / (2 * x.norm(dim=1)).clamp_min(
+            1e-30
+        )
 
     def summary(self) -> dict[str, Any]:
         """Tokens, tokens per second, the shares, medians, and what no code on these supports could do better.

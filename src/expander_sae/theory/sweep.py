@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from expander_sae.ops import Dictionary
 from expander_sae.ops.autograd import own_precision
 from expander_sae.ops.in_full import in_full
 
@@ -36,7 +37,7 @@ class OffSupport(NamedTuple):
 
 @own_precision
 def sweep_columns(
-    factors: Factors, indices: Tensor, active: Tensor, rows: Tensor, values: Tensor, *, nonnegative: bool, full: bool
+    factors: Factors, indices: Tensor, active: Tensor, w: Dictionary, *, nonnegative: bool, full: bool
 ) -> OffSupport:
     """The extremes of `OffSupport` without an array [batch, n_latents] or [k, n_latents] per token.
 
@@ -46,12 +47,13 @@ def sweep_columns(
     Args:
         factors: of the supports.
         indices, active: [batch, k].
-        rows: [n_latents, degree], int64.
-        values: [n_latents, degree], float64, unit columns.
+        w: unit columns in float64, rows int64.
         nonnegative: codes and alternatives are x >= 0.
         full: also what needs X.
     """
-    tokens, n_latents, d_in = len(indices), len(rows), factors.residual.shape[1]
+    rows, values = w.rows, w.decoder
+    assert rows is not None
+    tokens, n_latents, d_in = len(indices), w.n_latents, w.d_in
     new = factors.residual.new_full
     best = OffSupport(
         new((tokens,), -torch.inf), new((tokens,), 0.0), new((tokens,), 0.0),

@@ -63,7 +63,8 @@ def load_checkpoint(folder: Path, expected: str, *, before_seals: str | None = N
     if state["fingerprint"] != (expected if sealed else before_seals or expected):
         raise ExpanderSaeError(
             f"{folder / CHECKPOINT} belongs to a training pass with other settings, SAEs or activations. "
-            "Choose another output folder, run that pass to its end, or start anew with --overwrite (overwrite=True)."
+            "Go on with the SAE that was interrupted, or with one made anew with the same options; choose another "
+            "output folder; or start anew with --overwrite (overwrite=True)."
         )
     return state
 

@@ -98,7 +98,8 @@ def principal_directions(
 def pruned_sae(dense: DenseTopKSae, degree: int, *, seed: int, reading: Reading) -> ExpanderSae:
     """The `degree` largest entries of every column of a trained dense tied SAE, on rows of their own.
 
-    Values and biases are the dense SAE's; columns are scaled back to unit length. Retuning is the caller's.
+    Values and biases are the dense SAE's; columns are scaled back to unit length. The reading is as near as
+    the sizes allow. Retuning is the caller's.
 
     Raises:
         ExpanderSaeError: the dense SAE has an encoder of its own.
@@ -109,7 +110,8 @@ def pruned_sae(dense: DenseTopKSae, degree: int, *, seed: int, reading: Reading)
     rows = columns.abs().topk(degree, dim=1).indices.sort(dim=1).values
     sae = ExpanderSae(
         d_in=dense.d_in, n_latents=dense.n_latents, degree=degree, k=dense.k, seed=seed, signed=dense.signed,
-        latent_bias=dense.b_enc is not None, reading=reading, mask=mask_from_rows(rows.numpy(), d_in=dense.d_in),
+        latent_bias=dense.b_enc is not None, reading=reading.fitted(dense.k, dense.n_latents),
+        mask=mask_from_rows(rows.numpy(), d_in=dense.d_in),
     )  # fmt: skip
     with torch.no_grad():
         sae.columns.raw.copy_(columns.gather(1, rows))

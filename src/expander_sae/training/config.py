@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from expander_sae.pursuit import Encoder, Reading, Stages
 from expander_sae.records import ExpanderSaeError
 
 from .optimizer import Adam, Schedule
@@ -81,12 +82,10 @@ class TrainConfig:
     """Order of the activations and draws of the parts; initial values have their own seed."""
     fine_tune: bool = False
     """Start from the SAE as it is, biases too; nothing but its units changes (so `inputs.center` is not asked)."""
-    stages: int | None = 4
-    """Stages of the pursuit while training, for SAEs that encode by pursuit (fewer than they encode with are enough
-    and faster); None: as many as the SAE's own. SAEs with one-shot TopK are not touched by it."""
-    spare: int | None = 4
-    """Columns each of those stages picks beyond its share and drops again, if the SAE's own pick more; None: as many as
-    the SAE's own."""
+    reading: Reading | None = field(default_factory=lambda: Stages(4, spare=4))
+    """What finds the codes while training. `Stages(T, spare=S)`: of SAEs that are read in stages, no more stages and
+    spare columns than these (fewer than they encode with are enough and faster; S = None: the SAE's own); other SAEs
+    are trained by their own reading. `Encoder()`: one-shot TopK for all of them. None: each one's own."""
     loss_unit: str = "variance"
     """"variance": squared error over the data's variance (so the loss is the batch's fvu); "token": per token, raw."""
     dead_after_tokens: int = 65_536
@@ -106,8 +105,8 @@ class TrainConfig:
     coherence: Coherence | None = None
     """A penalty on the largest inner products of columns."""
     amortise: bool = False
-    """Train only the encoder of an Expander SAE that has its own, towards the codes that pursuit in its `stages` finds;
-    the dictionary stays as it is, and no other part does anything."""
+    """Train only the encoder of an Expander SAE that has its own, towards the codes that the SAE's reading finds; the
+    dictionary stays as it is, and no other part does anything."""
     watch: Watch = Watch()
 
     def __post_init__(self) -> None:
@@ -115,6 +114,11 @@ class TrainConfig:
         if self.amortise and (self.flatness is not None or self.coherence is not None):
             raise ExpanderSaeError(
                 "expected no flatness and no coherence beside amortise, which leaves the dictionary; got one"
+            )
+        if self.reading is not None and not isinstance(self.reading, Encoder | Stages):
+            raise ExpanderSaeError(
+                "expected reading as Stages(...), Encoder() or None, each SAE's own, in the training config; got "
+                f"{self.reading!r}. Give another reading to the SAE, and None here."
             )
         if self.loss_unit not in ("variance", "token"):
             raise ExpanderSaeError(f"expected loss_unit 'variance' or 'token'; got {self.loss_unit!r}")

@@ -4,14 +4,13 @@ import tempfile
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from expander_sae.records import ExpanderSaeError
+from expander_sae.records import ExpanderSaeError, whole_number
 from expander_sae.records.results import TrainingRecord
 from expander_sae.saes import AbstractSae
 
@@ -51,7 +50,7 @@ def fit(
         seed: of the order of activations; None: the config's.
         config: the settings; None: the default recipe.
         folder: gets the SAE (as `folder/sae`), `metrics.jsonl` and the checkpoint by which an interrupted call goes on,
-            given the same tensor and an SAE that was made anew with the same options; None: nothing is kept but the
+            given the same tensor and the same SAE or one made anew with the same options; None: nothing is kept but the
             SAE in memory.
         heldout: activations [tokens, d_in] that are not trained on, measured along the way.
         overwrite: train anew where the folder holds a finished or another pass.
@@ -72,7 +71,9 @@ def fit(
         >>> fit(sae, x, tokens=50_000, progress=False).final_fvu < 0.5
         True
     """
-    numbers = {name: _whole(name, value) for name, value in (("tokens", tokens), ("seed", seed)) if value is not None}
+    numbers = {
+        name: whole_number(name, value) for name, value in (("tokens", tokens), ("seed", seed)) if value is not None
+    }
     config = DEFAULT_RECIPE if config is None else config
     if not isinstance(config, TrainConfig):
         raise ExpanderSaeError(f"expected config as a TrainConfig; got {type(config).__name__}")
@@ -91,12 +92,6 @@ def fit(
         record = _fitted(sae, source, config, Path(temporary), heldout, overwrite, progress)
         sae.folder = before
         return record
-
-
-def _whole(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise ExpanderSaeError(f"expected {name} as a whole number; got {value!r}")
-    return int(value)
 
 
 def _warn_of_a_distant_mean(sample: Tensor) -> None:

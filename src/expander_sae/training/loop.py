@@ -16,12 +16,13 @@ from expander_sae.records.results import TrainingRecord
 from expander_sae.saes import AbstractSae, InputStatistics, input_statistics
 
 from .batches import largest_norm
-from .checkpointing import CHECKPOINT, fingerprint, values_hash
+from .beginning import begin, end
+from .checkpointing import CHECKPOINT, fingerprint
 from .config import TrainConfig
 from .finished import PASS, RECORDS, finished_records, recorded
 from .member import Member
 from .parts import ExtraLoss
-from .recorded import WATCHED, sae_as_recorded
+from .recorded import WATCHED
 from .run import METRICS, BatchSource, Run, bar
 
 
@@ -75,13 +76,15 @@ def train(
     mismatches = {name: check_provenance(name, sae, Provenance.of_settings(source)) for name, sae in saes.items()}
     statistics = input_statistics(sample)
     # Where values of a seed are not the start, the start is part of what a pass is.
-    starts = {name: values_hash(sae) for name, sae in saes.items()} if config.fine_tune or config.amortise else None
+    hashed = config.fine_tune or config.amortise
+    begun = {name: begin(sae, folder, hashed=hashed) for name, sae in saes.items()}
+    starts = {name: one.values for name, one in begun.items()} if hashed else None
     own = dict(extra_losses or {})
     _check_extra_losses(own, saes, config.amortise)
     members = [Member(name, sae, config, statistics, own.get(name)) for name, sae in saes.items()]
     description = {
         "config": config.to_dict(),
-        "saes": {name: sae_as_recorded(sae) for name, sae in saes.items()},
+        "saes": {name: one.recorded for name, one in begun.items()},
         "activations": source,
         "extra_losses": sorted(own),
     }
@@ -182,4 +185,6 @@ def _finish(
     together = recorded(run.folder) | records  # other passes may have trained other SAEs here
     write_json(run.folder / RECORDS, {name: record.to_dict() for name, record in together.items()})
     (run.folder / CHECKPOINT).unlink(missing_ok=True)
+    for member in run.members:
+        end(member.sae)
     return records

@@ -1,5 +1,6 @@
 """The loss of an SAE: how far its reconstructions are from the activations."""
 
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -33,15 +34,14 @@ class SquaredError:
         sae: all its parameters are trained.
         variance: mean of ||x - mean||^2 in a large sample.
         unit: "variance", or "token" for the raw mean.
-        stages: stages of the pursuit that finds the codes, at most the SAE's own; None: the SAE's own.
-        spare: likewise, columns each of those stages picks beyond its share.
+        reading: what finds the codes, as in `TrainConfig.reading`.
     """
 
-    def __init__(self, sae: AbstractSae, variance: float, *, unit: str, stages: int | None, spare: int | None) -> None:
+    def __init__(self, sae: AbstractSae, variance: float, *, unit: str, reading: Reading | None) -> None:
         self.sae, self.variance = sae, variance
         self.scale = variance if unit == "variance" else 1.0
         self.parameters = list(sae.parameters())
-        self.reading = reading_in_training(sae, stages, spare)
+        self.reading = reading_in_training(sae, reading)
 
     def __call__(self, x: Tensor, *, keep_residual: bool = False) -> Found:
         """The loss of x [batch, d_in]."""
@@ -55,17 +55,15 @@ class SquaredError:
         return self.sae(x)
 
 
-def reading_in_training(sae: AbstractSae, stages: int | None, spare: int | None) -> Reading:
-    """The SAE's own reading; in stages, with no more of them and of spare columns than these (None: no limit).
-
-    0 stages is the encoder, whatever the SAE's own reading is.
-    """
+def reading_in_training(sae: AbstractSae, limit: Reading | None) -> Reading:
+    """The SAE's own reading; in stages, with no more of them and of spare columns than `limit` has. A limit that is the
+    encoder is what finds the codes, whatever the SAE's own reading is."""
     own = sae.reading
-    if stages == 0:
-        return Encoder()
-    if not isinstance(own, Stages):
+    if isinstance(limit, Encoder):
+        return limit
+    if not isinstance(own, Stages) or not isinstance(limit, Stages):
         return own
     own = own.fitted(sae.k, sae.n_latents)
     assert own.spare is not None
-    fewer = own.stages if stages is None else min(own.stages, stages)
-    return Stages(fewer, own.spare if spare is None else min(own.spare, spare))
+    spare = own.spare if limit.spare is None else min(own.spare, limit.spare)
+    return replace(own.at_most(limit.stages), spare=spare)

@@ -156,7 +156,7 @@ def _start(sae: AbstractSae, config: TrainConfig, statistics: InputStatistics) -
 def _loss(name: str, sae: AbstractSae, config: TrainConfig, variance: float, history: FiringHistory) -> Loss:
     if config.amortise:
         return AmortisePart(name, sae, variance, history, config.dead_after_tokens)
-    return SquaredError(sae, variance, unit=config.loss_unit, stages=config.stages, spare=config.spare)
+    return SquaredError(sae, variance, unit=config.loss_unit, reading=config.reading)
 
 
 def _parts(loss: Loss, config: TrainConfig, trained: Trained, extra_loss: ExtraLoss | None) -> list[Part]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from expander_sae.pursuit import DEFAULT_READING, Encoder, Reading, in_stages
 from expander_sae.records import ExpanderSaeError
 
 from .config import DEFAULT_RECIPE, Inputs, TrainConfig, Watch
@@ -25,10 +26,8 @@ class Preset:
     """How masks are made."""
     dense_draw: bool = False
     """Expander SAEs start at the values of the dense SAE of their seed."""
-    stages: int = 8
-    """Of the pursuit that Expander SAEs encode by; 0: one-shot TopK."""
-    spare: int | None = None
-    """Columns each of those stages picks beyond its share and drops again; None: two for each it adds."""
+    reading: Reading = DEFAULT_READING
+    """How Expander SAEs find codes."""
     keep_special_tokens: bool = False
     """Train and measure on first positions and special tokens too."""
     splice: str = "ordinary"
@@ -40,21 +39,25 @@ class Preset:
         tokens: int | None = None,
         batch_size: int | None = None,
         learning_rate: float | None = None,
+        stages: int | None = None,
+        spare: int | None = None,
         **given: Any,
     ) -> Preset:
-        """This recipe with what was said explicitly, a field of it or one of the three of `training`; None: not said.
+        """This recipe with what was said explicitly, a field of it, one of the three of `training` or one of the two
+        that options of commands say of `reading` (`expander_sae.pursuit.in_stages`); None: not said.
 
         Example:
             >>> changed = PRESETS["paper"].obeying(stages=4, signed=False, latent_bias=None, tokens=1000)
-            >>> changed.stages, changed.signed, changed.latent_bias, changed.training.steps
-            (4, False, True, 4)
+            >>> str(changed.reading), changed.signed, changed.latent_bias, changed.training.steps
+            ('stages:4', False, True, 4)
         """
         trained = {"tokens": tokens, "batch_size": batch_size, "learning_rate": learning_rate}
-        return replace(self, training=replace(self.training, **_said(trained)), **_said(given))
+        said = {"reading": in_stages(self.reading, stages, spare), **_said(given)}
+        return replace(self, training=replace(self.training, **_said(trained)), **said)
 
     def sae_options(self) -> dict[str, Any]:
         """How SAEs are built, as `expander_sae.frontier.SaeOptions` has it."""
-        names = ("signed", "latent_bias", "construction", "dense_draw", "stages", "spare")
+        names = ("signed", "latent_bias", "construction", "dense_draw", "reading")
         return {name: getattr(self, name) for name in names}
 
 
@@ -67,8 +70,7 @@ PRESETS = {
             tokens=5_000 * 256,
             batch_size=256,
             learning_rate=3e-4,
-            stages=None,
-            spare=None,
+            reading=None,
             loss_unit="token",
             schedule=Schedule("cosine", warmup=0.0, decay=0.0, final=1e-5),
             inputs=Inputs(scale=False, center=False, outlier_medians=None, with_replacement=True),
@@ -81,8 +83,7 @@ PRESETS = {
         latent_bias=True,
         construction="repaired",
         dense_draw=True,
-        stages=0,
-        spare=0,
+        reading=Encoder(),
         keep_special_tokens=True,
         splice="everywhere",
     ),

@@ -4,7 +4,8 @@ fingerprint by which a checkpoint or a finished folder is recognised. They outla
 from collections.abc import Mapping
 from typing import Any
 
-from expander_sae.pursuit import Encoder, Stages
+from expander_sae.pursuit import Reading, Stages, as_numbers, of_numbers
+from expander_sae.pursuit.reading import MOST
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae
 
@@ -30,8 +31,8 @@ RECORDED = {
     "aux_k": "revive.k",
     "resample_every": "resample.every",
     "resample_firings": "resample.fewer_than",
-    "stages": "stages",
-    "spare": "spare",
+    "stages": "reading",
+    "spare": "reading",
     "rewire_every": "move_supports.every",
     "rewire_entries": "move_supports.entries",
     "rewire_until": "move_supports.until",
@@ -69,7 +70,7 @@ def flat(config: object) -> dict[str, Any]:
         group, _, field = place.rpartition(".")
         holder = getattr(config, group) if group else config
         found[name] = OFF[group][name] if holder is None else getattr(holder, field)
-    return found
+    return found | _limits(found["stages"])
 
 
 def grouped(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,7 +93,23 @@ def grouped(settings: Mapping[str, Any]) -> dict[str, Any]:
                     "neither"
                 )
             found[part] = None
+    found["reading"] = _reading(settings["stages"], settings["spare"])
     return found
+
+
+def _limits(reading: Reading | None) -> dict[str, int | None]:
+    """`TrainConfig.reading` as two numbers, each None where the SAE's own holds."""
+    if reading is None:
+        return {"stages": None, "spare": None}
+    # The spare columns beside the encoder were those of the default recipe.
+    numbers = as_numbers(reading, idle=4)
+    return numbers | {"stages": None} if numbers["stages"] == MOST else numbers
+
+
+def _reading(stages: int | None, spare: int | None) -> Reading | None:
+    if stages is not None:
+        return of_numbers(stages, spare)
+    return None if spare is None else Stages(MOST, spare)
 
 
 def sae_as_recorded(sae: AbstractSae) -> dict[str, Any]:
@@ -101,10 +118,4 @@ def sae_as_recorded(sae: AbstractSae) -> dict[str, Any]:
     Earlier releases had these: passes that they began are gone on with, those that they finished are found finished.
     """
     described = sae.describe()
-    if isinstance(sae.reading, Encoder):
-        numbers = {"stages": 0, "spare": 0}
-    elif isinstance(sae.reading, Stages):
-        numbers = {"stages": sae.reading.stages, "spare": sae.reading.spare}
-    else:
-        return described
-    return {name: value for name, value in described.items() if name != "reading"} | numbers
+    return {name: value for name, value in described.items() if name != "reading"} | as_numbers(sae.reading)

@@ -13,7 +13,7 @@ from expander_sae.graphs import make_mask
 from expander_sae.graphs.overlap import overlap_profile
 from expander_sae.graphs.random_masks import expansion_size, hall_size
 from expander_sae.graphs.stopping_moment import stopping_size_exact
-from expander_sae.ops import Codes
+from expander_sae.ops import Codes, Dictionary
 from expander_sae.records import ExpanderSaeError
 from expander_sae.theory import dictionary_coherence, posterior_certificates
 from expander_sae.theory.recovery import omp_k, omp_k_from_overlap, one_shot_k, welch_ceiling
@@ -116,7 +116,7 @@ def _certified(context: Context, size: tuple[int, int, int], name: str, k: int) 
     if rows is None:
         raise AssertionError("sizes of this experiment are sparse")
     codes = Codes(supports, torch.ones(supports.shape, dtype=torch.float32, device="cpu"))
-    found = posterior_certificates(y, codes, rows, values, full=name == "erc")
+    found = posterior_certificates(y, codes, Dictionary(rows, values, planted.d_in), full=name == "erc")
     held = found.exact_recovery > 0 if name == "erc" else found.lasso if noisy else found.fuchs
     return float(held.double().mean())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from expander_sae.evaluation import evaluate
-from expander_sae.pursuit import parse_reading
+from expander_sae.pursuit import Encoder, parse_reading
 from expander_sae.records import EvaluationRecord, ExpanderSaeError, FrontierRecord, TrainingRecord
 from expander_sae.records.metrics import METRIC
 from expander_sae.saes import ExpanderSae, load_sae
@@ -34,10 +34,11 @@ def measure(context: Context) -> Measured:
     readings = {way: [str(one) for one in context.option(way)] for way in ("dictionary_readings", "encoder_readings")}
     for reading in [reading for given in readings.values() for reading in given]:
         parse_reading(reading).check(settings.k, settings.n_for(context.store.d_in))  # before training, not after
-    if settings.paper or not settings.sae_options().stages:
+    reading = settings.sae_options().reading
+    if settings.paper or not reading.least_squares:
         raise ExpanderSaeError(
             "expected the default preset and --stages above 0, since the encoders learn from pursuit; got "
-            f"{settings.preset} and {settings.sae_options().stages}"
+            f"{settings.preset} and {reading}"
         )
     if not budgets or any(budget < 2 or budget % 2 or budget > context.store.d_in for budget in budgets):
         raise ExpanderSaeError(f"expected budgets as even numbers of 2 to d_in = {context.store.d_in}; got {budgets}")
@@ -64,7 +65,7 @@ def _with_encoders(
         revive=None,
         amortise=True,
     )
-    configs = {"taught": config, "end to end": replace(config, amortise=False, fine_tune=True, stages=0)}
+    configs = {"taught": config, "end to end": replace(config, amortise=False, fine_tune=True, reading=Encoder())}
     teacher = load_sae(source)
     assert isinstance(teacher, ExpanderSae)
     start, found = with_own_encoder(teacher), []

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from expander_sae.pursuit import Stages, as_numbers
 from expander_sae.records import ExpanderSaeError
 from expander_sae.training import Preset, TrainConfig, find_preset
 
@@ -83,9 +84,11 @@ class Settings:
     def sae_options(self) -> SaeOptions:
         """How every SAE is built."""
         options = SaeOptions(**self.obeyed().sae_options())
-        return replace(options, stages=min(options.stages, self.k))
+        reading = options.reading
+        return replace(options, reading=reading.at_most(self.k)) if isinstance(reading, Stages) else options
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; what came after the first version is left out where it was not given."""
-        plain = {**asdict(self), "stages": self.obeyed().stages, "options": dict(self.options)}
+        stages = as_numbers(self.obeyed().reading)["stages"]
+        plain = {**asdict(self), "stages": stages, "options": dict(self.options)}
         return {name: value for name, value in plain.items() if name not in _LATER or value is not None}

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from expander_sae.ops.autograd import op
 from expander_sae.ops.backends import choose_backend
-from expander_sae.ops.block_omp import batched, native, reference
+from expander_sae.ops.block_omp import native, reference
 from expander_sae.ops.checks import FLOATS, check_dictionary, check_numbers, check_overflow, check_tensor
 from expander_sae.ops.codes import Codes
 from expander_sae.ops.extreme_tokens import scaled
@@ -35,12 +35,11 @@ def block_omp(
     while S has grown by more than `block` a stage, drop the column whose absence adds least to the residual, argmin
     z_j^2 / (G_S^-1)_jj, and refit; r = x - center - W_S z. A token stops at k columns, at ||r|| <= tolerance * ||x -
     center||, or when no score exceeds 1e-5 of its norm. A column closer than 1e-5 (squared, relative) to the span of
-    the support is skipped, so duplicates never share a support. (A dense dictionary is pursued with matrix products and
-    batched solves in its own type, and so is any dictionary, written out in full, on a device without a kernel of ours;
-    there unused slots keep the latent last looked at.) Not differentiable; refit on
-    the support for gradients. Pati et al. 1993;
-    Wang et al. 2012 for blocks; Karahanoglu and Erdogan 2013 (forward-backward pursuit) for `spare`, where a stage
-    drops a fixed number by size instead.
+    the support is skipped, so duplicates never share a support; the stage gives its place back. (A dense dictionary is
+    pursued by the definition in its own type, and so is any dictionary, written out in full, on a device without a
+    kernel of ours.) Not differentiable; refit on the support for gradients. Pati et al. 1993; Wang et al. 2012 for
+    blocks; Karahanoglu and Erdogan 2013 (forward-backward pursuit) for `spare`, where a stage drops a fixed number by
+    size instead.
 
     Args:
         x: activations [batch, d_in].
@@ -48,7 +47,8 @@ def block_omp(
         values: dictionary values [n_latents, degree], columns of unit length.
         k: most active latents per token.
         block: columns per stage, 1..k.
-        spare: columns a stage picks beyond those and drops again; k + spare is at most n_latents.
+        spare: columns a stage picks beyond those and drops again; k + spare is at most n_latents. No stage fits more
+            columns than there are coordinates: of more than d_in - k spare columns that many are picked.
         signed: pick by absolute score; codes have any sign. Otherwise pick positive scores only.
         tolerance: relative residual at which a token stops.
         center: subtracted first [d_in].
@@ -75,6 +75,7 @@ def block_omp(
         raise ExpanderSaeError(f"expected block in 1..k = {k}; got {block}")
     if not 0 <= spare <= values.shape[0] - k:
         raise ExpanderSaeError(f"expected spare in 0..n_latents - k = {values.shape[0] - k}; got {spare}")
+    spare = min(spare, max(0, x.shape[1] - k))
     if not 0 <= tolerance < 1:
         raise ExpanderSaeError(f"expected tolerance in [0, 1); got {tolerance}")
     if center is not None:
@@ -92,13 +93,10 @@ def block_omp(
     x = x.detach().to(values.dtype)
     centered = x if center is None else x - center
     check_overflow(centered, "x - center")
-    tokens = scaled(centered)
-    values = values.detach()
-    if name == "reference" and (backend == "reference" or x.device.type == "cpu"):
-        indices, codes = reference.forward(tokens.x, rows, values, k, block, spare, signed, tolerance)
-    else:  # the definition goes token by token
-        whole = in_full(rows, values, x.shape[1])
-        indices, codes, _ = batched.forward(tokens.x, whole, k, block, spare, signed, tolerance)
-    codes = tokens.codes(codes)
+    tokens, exact = scaled(centered), name == "reference" and (backend == "reference" or x.device.type == "cpu")
+    kind = torch.float64 if exact else values.dtype
+    whole = in_full(rows, values.detach().to(kind), x.shape[1])
+    indices, codes, _ = reference.forward(tokens.x.to(kind), whole, k, block, spare, signed, tolerance)
+    codes = tokens.codes(codes.to(values.dtype))
     check_overflow(codes, "the code")
     return Codes(indices, codes)

@@ -88,7 +88,7 @@ def default_tuning(x: Tensor, n_latents: int, k: int) -> Tuning:
         group *= 2
     # Fewer lanes than threads: the compiler then loads rows and values where they are needed, instead of passing
     # them through shared memory with a barrier for every entry.
-    lanes = min(128, _power_of_two(-(-n_latents // group)))
+    lanes = min(128, sparse_decode.power_of_two(-(-n_latents // group)))
     processors = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
     tiles = -(-x.shape[0] // tile)
     spans = -(-n_latents // (lanes * group))
@@ -194,7 +194,7 @@ def _select(
     """Pass 2 and 3: the k best groups of every token, then the k best of their members, into indices and codes."""
     batch, d_in = x.shape
     k, n_groups = indices.shape[1], keys.shape[1]
-    k_pad = max(2, _power_of_two(k))
+    k_pad = max(2, sparse_decode.power_of_two(k))
     winners = torch.empty((batch, k_pad), dtype=torch.int32, device=x.device)
     chunk, tokens = _selection_block(k_pad, n_groups, batch)
     _kernels().top_groups_kernel[(-(-batch // tokens),)](
@@ -233,8 +233,8 @@ def _selection_block(k_pad: int, keys: int, batch: int) -> tuple[int, int]:
 
     1024 keys of 64 bits over 128 threads are 16 registers each.
     """
-    chunk = max(k_pad, min(_CHUNK, _power_of_two(keys)))
-    return chunk, max(1, min(_CHUNK // chunk, _power_of_two(batch)))
+    chunk = max(k_pad, min(_CHUNK, sparse_decode.power_of_two(keys)))
+    return chunk, max(1, min(_CHUNK // chunk, sparse_decode.power_of_two(batch)))
 
 
 def backward(
@@ -267,8 +267,3 @@ def _unroll(degree: int) -> int:
 def _kernels() -> Any:
     """The device code; imported on the first launch, because it imports triton."""
     return importlib.import_module(".triton_kernels", __package__)
-
-
-def _power_of_two(size: int) -> int:
-    """The smallest power of two that is at least `size`."""
-    return 1 << (size - 1).bit_length()

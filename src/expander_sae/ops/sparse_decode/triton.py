@@ -62,7 +62,7 @@ def forward(indices: Tensor, codes: Tensor, rows: Tensor, values: Tensor, d_in: 
         return out
     degree = values.shape[1]
     rows, narrow = kernel_rows(rows)
-    lanes = _power_of_two(degree)
+    lanes = power_of_two(degree)
     tokens = max(1, 32 // lanes)
     _kernels().decode_kernel[(-(-batch // tokens),)](
         indices.contiguous(),
@@ -108,7 +108,7 @@ def _code_gradient(grad_out: Tensor, indices: Tensor, rows: Tensor, values: Tens
         return grad_codes
     degree = values.shape[1]
     rows, narrow = kernel_rows(rows)
-    lanes = _power_of_two(degree)
+    lanes = power_of_two(degree)
     per_program = max(1, _ELEMENTS // lanes)
     _kernels().code_gradient_kernel[(-(-indices.numel() // per_program),)](
         grad_out,
@@ -153,7 +153,7 @@ def sum_per_latent(
         return grad_values, grad_bias
     rows, narrow = kernel_rows(rows)
     latents, order = torch.sort(indices.reshape(-1), stable=True)
-    lanes = _power_of_two(degree)
+    lanes = power_of_two(degree)
     unused = weights  # stands for a pointer the kernel does not follow
     _kernels().sum_per_latent_kernel[(min(n_codes, n_latents),)](
         latents,
@@ -201,6 +201,6 @@ def _kernels() -> Any:
     return importlib.import_module(".triton_kernels", __package__)
 
 
-def _power_of_two(size: int) -> int:
+def power_of_two(size: int) -> int:
     """The smallest power of two that is at least `size`."""
     return 1 << (size - 1).bit_length()

@@ -18,6 +18,7 @@ from expander_sae.graphs import mask_from_rows
 from expander_sae.ops import Codes, sparse_decode
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae, ExpanderSae
+from expander_sae.saes.rows import rank_within
 
 from .part import Found, Part, Step, Trained
 
@@ -216,22 +217,11 @@ def _within_row_bounds(sae: ExpanderSae, moves: Moves, worth: Tensor, row_cap: f
     flat = sae.rows.long()[present]
     degrees = torch.bincount(flat, minlength=sae.d_in)
     left = sae.rows.long()[moves.latents, moves.slots]
-    keep = (_rank_within(left) < (degrees - 1)[left]) | ~present[moves.latents, moves.slots]
+    keep = (rank_within(left) < (degrees - 1)[left]) | ~present[moves.latents, moves.slots]
     if row_cap is not None:
         bound = int(row_cap * flat.numel() / sae.d_in)
-        keep &= _rank_within(moves.rows) < (bound - degrees)[moves.rows]
+        keep &= rank_within(moves.rows) < (bound - degrees)[moves.rows]
     return Moves(*(part[keep] for part in moves))
-
-
-def _rank_within(groups: Tensor) -> Tensor:
-    """How many earlier elements share each element's group."""
-    order = groups.sort(stable=True).indices
-    ordered = groups[order]
-    starts = torch.ones_like(ordered, dtype=torch.bool)
-    starts[1:] = ordered[1:] != ordered[:-1]
-    position = torch.arange(len(groups), device=groups.device)
-    first = torch.where(starts, position, 0).cummax(0).values if len(groups) else position
-    return torch.empty_like(position).scatter_(0, order, position - first)
 
 
 @torch.no_grad()
