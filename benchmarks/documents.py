@@ -42,7 +42,7 @@ from expander_sae.frontier.experiments.quality import records_from
 from expander_sae.frontier.experiments.run import checked, page_of
 from expander_sae.frontier.families import CONTROLS, title_of
 from expander_sae.frontier.page import Cell, Number, Sae, plain
-from expander_sae.frontier.paper import select
+from expander_sae.paper import select
 from expander_sae.records.metrics import METRIC, METRICS
 
 DOCS = Path(__file__).parent.parent / "docs"

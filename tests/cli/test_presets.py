@@ -7,7 +7,7 @@ import torch
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from expander_sae import activations, frontier, training
+from expander_sae import activations, training
 from expander_sae.cli.main import app
 from expander_sae.frontier import experiments
 from expander_sae.pursuit import as_numbers
@@ -65,7 +65,7 @@ def asked(monkeypatch, tmp_path):
     monkeypatch.setattr(activations.ActivationStore, "open", lambda _: Store())
     monkeypatch.setattr(training, "StoreBatches", lambda store, config, keep_special_tokens: keep_special_tokens)
     monkeypatch.setattr(training, "train", stop)
-    monkeypatch.setattr(frontier, "run_frontier", stop)
+    monkeypatch.setattr(experiments, "Context", stop)
     monkeypatch.setattr(experiments, "run_experiment", stop)
 
     def ask(verb, *said):
@@ -92,12 +92,9 @@ def read(verb, given, named):
             "construction": sae.mask.construction,
             "keep_special_tokens": kept,
         }
-    elif verb == "frontier":
-        config, evaluation, found = given[3], named["evaluation"], dict(named)
-        found |= {"splice": evaluation.splice, "keep_special_tokens": evaluation.keep_special_tokens}
     else:
-        settings = given[2]
-        config, evaluation, found = settings.training(), settings.evaluation(), settings.sae_options()
+        settings = given[1] if verb == "frontier" else given[2]
+        config, evaluation, found = settings.training(), settings.evaluation(), vars(settings.sae_options())
         found |= {"splice": evaluation.splice, "keep_special_tokens": evaluation.keep_special_tokens}
     trained = {name: getattr(config, name) for name in ("tokens", "batch_size", "learning_rate")}
     found |= as_numbers(found["reading"]) | trained

@@ -8,7 +8,7 @@ from experiment_place import make_place
 from tiny_models import D_IN
 
 from expander_sae.evaluation import bytes_on_disk
-from expander_sae.frontier import passes, plan, run_frontier
+from expander_sae.frontier import SaeOptions, Sweep, passes, plan, run_frontier
 from expander_sae.graphs import mask_from_rows
 from expander_sae.pursuit import Stages
 from expander_sae.records import ExpanderSaeError
@@ -19,6 +19,7 @@ CONFIG = TrainConfig(
     tokens=3000, batch_size=100, inputs=Inputs(statistics_tokens=500), move_supports=MoveSupports(every=3)
 )
 SIZES = {"d_in": D_IN, "n_latents": 64, "k": 4, "note": lambda text: None}
+STAGES = SaeOptions(reading=Stages(2, spare=None))
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def store(tmp_path_factory):
 
 
 def run(store, folder, variants, **options):
-    return run_frontier(store, folder, variants, CONFIG, progress=False, **options)
+    return run_frontier(Sweep(store, folder, variants, CONFIG, progress=False, **options))
 
 
 def tokens_of(store, split):
@@ -59,12 +60,12 @@ def test_principal_directions_leave_what_the_other_directions_hold(store, tmp_pa
 def test_fixed_supports_stay_and_learned_ones_move(store, tmp_path):
     controls = ["fixed", "clustered", "banded", "shared", "diversity"]
     variants = plan([4], controls, diversities=(0.0, 1.0), **SIZES)
-    found = run(store, tmp_path, variants, reading=Stages(2, spare=None))
+    found = run(store, tmp_path, variants, saes=STAGES)
     for variant in variants:
         sae = load_sae(tmp_path / variant.sae_path)
         assert isinstance(sae, ExpanderSae)
         assert sae.reading.stages == 2
-        start = variant.build(D_IN, reading=Stages(2, spare=None))
+        start = variant.build(D_IN, STAGES)
         assert isinstance(start, ExpanderSae)
         assert (sae.mask == start.mask) == (variant.family != "expander"), variant.name
     assert {record.folder.split("/")[0] for record in found.records} == {"seed0", "seed0-fixed"}
@@ -114,7 +115,9 @@ def test_widths_of_the_matched_controls():
     sizes = {"d_in": 576, "n_latents": 4608, "k": 32}
     controls = ["matched", "matched-decoder", "matched-untied", "matched-bytes", "matched-bytes-omp"]
     variants = {v.family: v for v in plan([16], controls, **sizes)}
-    built = {family: variant.build(576, reading=Stages(8, spare=None)) for family, variant in variants.items()}
+    built = {
+        family: variant.build(576, SaeOptions(reading=Stages(8, spare=None))) for family, variant in variants.items()
+    }
     sparse = built["expander"]
     assert built["matched-decoder"].decoder_values() == sparse.decoder_values()
     assert built["matched-decoder"].learned_values() == 2 * sparse.decoder_values() + 576
@@ -160,7 +163,7 @@ def test_pruned_needs_the_dense_sae():
 
 def test_irregular_degrees_have_the_entries_of_the_regular_sae_and_use_them_unevenly(store, tmp_path):
     variants = plan([2], ["irregular"], **SIZES)
-    found = run(store, tmp_path, variants, reading=Stages(2, spare=None))
+    found = run(store, tmp_path, variants, saes=STAGES)
     values = {record.variant: record.evaluation.learned_values for record in found.records}
     assert values["irregular-d2"] == values["expander-d2"] == 2 * 64 + D_IN
     sae = load_sae(tmp_path / "seed0/irregular-d2")
@@ -173,7 +176,7 @@ def test_irregular_degrees_have_the_entries_of_the_regular_sae_and_use_them_unev
 def test_a_reading_with_more_spare_columns_than_an_sae_has_leaves_it_out(store, tmp_path):
     variants = plan([2], ["matched"], **SIZES)
     assert {variant.name: variant.n_latents for variant in variants} == {"expander-d2": 64, "dense-n4": 4}
-    found = run(store, tmp_path, variants, reading=Stages(2, spare=None), readings=["stages:2+6", "stages:2"])
+    found = run(store, tmp_path, variants, saes=STAGES, readings=["stages:2+6", "stages:2"])
     assert {(record.variant, record.reading) for record in found.readings} == {
         ("expander-d2", "stages:2+6"), ("expander-d2", "stages:2"), ("dense-n4", "stages:2")
     }  # fmt: skip

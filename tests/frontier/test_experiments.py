@@ -42,6 +42,7 @@ OPTIONS = {
     "latents": {"tokens": "300"},
     "stability": {"tokens": "300", "agreement_tokens": "600", "readings": "refit,omp"},
     "coherence": {"latents": "12", "readings": "refit,omp"},
+    "meaning": {"controls": "dense", "readings": "encoder", "tokens": "600"},
     "storage": {"calls": "5"},
 }
 """Smaller ones than the defaults, by experiment."""

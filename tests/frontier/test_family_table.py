@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from expander_sae.frontier import CONTROLS, FAMILIES, plan
+from expander_sae.frontier import CONTROLS, FAMILIES, SaeOptions, plan
 from expander_sae.frontier.families import FAMILY, controls_in_words, title_of
 from expander_sae.pursuit import Stages
 from expander_sae.saes import DenseTopKSae
@@ -31,7 +31,7 @@ def test_every_control_is_planned_named_and_built_as_the_table_says():
         assert title_of(variant.name, variant.matched_degree) != variant.name
         if family.training == "closed":
             continue
-        sae = variant.build(32, reading=Stages(2, spare=None))
+        sae = variant.build(32, SaeOptions(reading=Stages(2, spare=None)))
         assert isinstance(sae, DenseTopKSae) == (not family.sparse), variant
         assert str(sae.reading).startswith("stages") == family.pursuit, variant
         if not family.sparse:

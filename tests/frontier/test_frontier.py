@@ -7,7 +7,16 @@ import pytest
 from tiny_models import D_IN, make_documents, make_tiny_model, write_jsonl
 
 from expander_sae.activations import harvest, load_language_model
-from expander_sae.frontier import EvaluationSettings, load_frontier, passes, plan, run_frontier, sweep
+from expander_sae.frontier import (
+    EvaluationSettings,
+    SaeOptions,
+    Sweep,
+    load_frontier,
+    passes,
+    plan,
+    run_frontier,
+    sweep,
+)
 from expander_sae.frontier.experiments import find_experiment, write_reports
 from expander_sae.frontier.experiments.frontier import headline, verdict
 from expander_sae.pursuit import Stages
@@ -45,14 +54,16 @@ def variants(seeds=(0,), degrees=(4, 8)):
 def finished(store, language_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("frontier")
     frontier = run_frontier(
-        store,
-        folder,
-        variants((0, 1)),
-        CONFIG,
-        language_model,
-        evaluation=EVALUATION,
-        command="the command",
-        progress=False,
+        Sweep(
+            store,
+            folder,
+            variants((0, 1)),
+            CONFIG,
+            language_model,
+            evaluation=EVALUATION,
+            command="the command",
+            progress=False,
+        )
     )
     return folder, frontier
 
@@ -114,7 +125,7 @@ def test_a_rerun_does_nothing_twice(finished, store, monkeypatch):
     monkeypatch.setattr(sweep, "evaluate", never)
     said = []
     again = run_frontier(
-        store, folder, variants((0, 1)), CONFIG, never, evaluation=EVALUATION, progress=False, say=said.append
+        Sweep(store, folder, variants((0, 1)), CONFIG, never, evaluation=EVALUATION, progress=False, say=said.append)
     )
     assert again.records == frontier.records
     assert len(said) == 3
@@ -122,14 +133,14 @@ def test_a_rerun_does_nothing_twice(finished, store, monkeypatch):
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(store, language_model, tmp_path, monkeypatch):
     arguments = {"evaluation": EVALUATION, "progress": False}
-    straight = run_frontier(store, tmp_path / "a", variants(), CONFIG, language_model, **arguments)
+    straight = run_frontier(Sweep(store, tmp_path / "a", variants(), CONFIG, language_model, **arguments))
     with monkeypatch.context() as patched:
         patched.setattr(sweep, "evaluate", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
-            run_frontier(store, tmp_path / "b", variants(degrees=(4,)), CONFIG, language_model, **arguments)
+            run_frontier(Sweep(store, tmp_path / "b", variants(degrees=(4,)), CONFIG, language_model, **arguments))
     trained = (tmp_path / "b/seed0/expander-d4/sae.safetensors").stat().st_mtime_ns
     # A degree more than the first time: only the new ones are trained, on the same batches.
-    resumed = run_frontier(store, tmp_path / "b", variants(), CONFIG, language_model, **arguments)
+    resumed = run_frontier(Sweep(store, tmp_path / "b", variants(), CONFIG, language_model, **arguments))
     assert (tmp_path / "b/seed0/expander-d4/sae.safetensors").stat().st_mtime_ns == trained
     for one, two in zip(straight.records, resumed.records, strict=True):
         assert one.variant == two.variant
@@ -140,14 +151,14 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(store, language_model, tmp
 def test_other_settings_need_another_folder(finished, store):
     folder, _ = finished
     with pytest.raises(ExpanderSaeError, match=r"config\.learning_rate was 0\.01, now 0\.1"):
-        run_frontier(store, folder, variants(), replace(CONFIG, learning_rate=0.1), progress=False)
+        run_frontier(Sweep(store, folder, variants(), replace(CONFIG, learning_rate=0.1), progress=False))
 
 
 def test_another_evaluation_evaluates_again_without_training(store, tmp_path, monkeypatch):
-    run_frontier(store, tmp_path, variants(), CONFIG, progress=False)
+    run_frontier(Sweep(store, tmp_path, variants(), CONFIG, progress=False))
     monkeypatch.setattr(passes, "train", None)
     again = run_frontier(
-        store, tmp_path, variants(), CONFIG, evaluation=EvaluationSettings(max_tokens=50), progress=False
+        Sweep(store, tmp_path, variants(), CONFIG, evaluation=EvaluationSettings(max_tokens=50), progress=False)
     )
     assert {record.evaluation.tokens for record in again.records} == {50}
 
@@ -161,7 +172,7 @@ def test_a_diverged_run_is_told_and_not_evaluated(store, tmp_path, monkeypatch):
         return done
 
     monkeypatch.setattr(passes, "train", diverge)
-    frontier = run_frontier(store, tmp_path, variants(), CONFIG, progress=False)
+    frontier = run_frontier(Sweep(store, tmp_path, variants(), CONFIG, progress=False))
     assert [record.variant for record in frontier.records if record.evaluation is None] == ["expander-d4"]
     page = page_of(frontier, tmp_path)
     assert "diverged" in page
@@ -184,7 +195,7 @@ def test_the_report_needs_nothing_else(finished, tmp_path):
 
 
 def test_the_report_without_a_language_model(store, tmp_path):
-    frontier = run_frontier(store, tmp_path, variants(), CONFIG, progress=False)
+    frontier = run_frontier(Sweep(store, tmp_path, variants(), CONFIG, progress=False))
     page = page_of(frontier, tmp_path)
     assert page.count("<img ") == 4
     assert "nats" not in headline(frontier.summaries())
@@ -205,17 +216,17 @@ def test_damaged_files_are_refused(finished, tmp_path):
 
 def test_nothing_to_do_is_an_error(store, tmp_path):
     with pytest.raises(ExpanderSaeError, match="at least one SAE"):
-        run_frontier(store, tmp_path, [], CONFIG)
+        run_frontier(Sweep(store, tmp_path, [], CONFIG))
     with pytest.raises(ExpanderSaeError, match="one twice"):
-        run_frontier(store, tmp_path, variants() * 2, CONFIG)
+        run_frontier(Sweep(store, tmp_path, variants() * 2, CONFIG))
 
 
 def test_other_readings_share_the_training(store, language_model, tmp_path, monkeypatch):
-    options = {"evaluation": EVALUATION, "reading": Stages(2, spare=None), "progress": False}
-    run_frontier(store, tmp_path, variants(), CONFIG, language_model, **options)
+    options = {"evaluation": EVALUATION, "saes": SaeOptions(reading=Stages(2, spare=None)), "progress": False}
+    run_frontier(Sweep(store, tmp_path, variants(), CONFIG, language_model, **options))
     monkeypatch.setattr(passes, "train", lambda *args, **kwargs: pytest.fail("trained again"))
     readings = ("encoder", "refit", "omp", "mp:3")
-    frontier = run_frontier(store, tmp_path, variants(), CONFIG, language_model, **options, readings=readings)
+    frontier = run_frontier(Sweep(store, tmp_path, variants(), CONFIG, language_model, **options, readings=readings))
     assert [r.reading for r in frontier.readings] == [reading for reading in readings for _ in range(5)]
     of = {(r.variant, r.reading): r.evaluation for r in frontier.readings}
     own = {r.variant: r.evaluation for r in frontier.records}
@@ -234,7 +245,7 @@ def test_other_readings_share_the_training(store, language_model, tmp_path, monk
     assert load_frontier(tmp_path) == frontier
 
     monkeypatch.setattr(sweep, "evaluate", lambda *args, **kwargs: pytest.fail("evaluated again"))
-    again = run_frontier(store, tmp_path, variants(), CONFIG, language_model, **options, readings=readings)
+    again = run_frontier(Sweep(store, tmp_path, variants(), CONFIG, language_model, **options, readings=readings))
     assert again.readings == frontier.readings
     page = page_of(frontier, tmp_path)
     assert "read in other ways" in page
@@ -244,4 +255,4 @@ def test_other_readings_share_the_training(store, language_model, tmp_path, monk
 def test_an_unknown_reading_is_refused_before_training(store, tmp_path, monkeypatch):
     monkeypatch.setattr(passes, "train", lambda *args, **kwargs: pytest.fail("trained"))
     with pytest.raises(ExpanderSaeError, match="expected a reading"):
-        run_frontier(store, tmp_path, variants(), CONFIG, readings=("lasso",))
+        run_frontier(Sweep(store, tmp_path, variants(), CONFIG, readings=("lasso",)))

@@ -4,16 +4,18 @@ import numpy as np
 import pytest
 import torch
 
+from expander_sae.evaluation.planted import CODES, METHODS, VALUES, Planted, exact_supports, plant, reach
 from expander_sae.frontier.drawing import rate_lines, rate_map
-from expander_sae.frontier.experiments.certificate_gap import _reach, _size
+from expander_sae.frontier.experiments.certificate_gap import _size
 from expander_sae.frontier.experiments.collisions import coverage
-from expander_sae.frontier.experiments.planted import CODES, METHODS, VALUES, Planted, exact_supports, plant
-from expander_sae.frontier.experiments.synthetic import _beside_the_paper, paper_rows
-from expander_sae.frontier.page import Rate
+from expander_sae.frontier.experiments.synthetic import _beside_the_paper
 from expander_sae.graphs import make_mask
+from expander_sae.paper import paper_recoveries
 from expander_sae.records import ExpanderSaeError
+from expander_sae.records.spread import Rate
 from expander_sae.theory.geometry import diagnose
 
+GRID = (4, 8, 12, 16, 32, 48, 64)
 BASE = Planted(96, 256, 6)
 
 
@@ -108,10 +110,10 @@ def test_diagnostics_of_a_flat_mask_of_overlap_one():
 
 
 def test_the_papers_grid_is_shipped_whole():
-    rows = paper_rows()
+    rows = paper_recoveries()
     assert len(rows) == 90
-    assert {row["d"] for row in rows} == {"7", "30", "50", "100", "200"}
-    assert all(0 <= float(row["recovery_mean"]) <= 1 for row in rows)
+    assert {row.degree for row in rows} == {7, 30, 50, 100, 200}
+    assert all(0 <= row.found.successes <= row.found.trials for row in rows)
 
 
 def test_rates_stand_beside_the_papers_where_sizes_agree():
@@ -125,7 +127,7 @@ def test_rates_stand_beside_the_papers_where_sizes_agree():
 
 
 def test_the_reach_of_a_rate_is_where_it_first_falls():
-    assert _reach(lambda k: 1.0 if k <= 12 or k > 40 else 0.0, 0.95) == 12
-    assert _reach(lambda k: 0.0, 0.5) == 0
+    assert reach(lambda k: 1.0 if k <= 12 or k > 40 else 0.0, GRID, 0.95) == 12
+    assert reach(lambda k: 0.0, GRID, 0.5) == 0
     with pytest.raises(ExpanderSaeError, match="512x4096x7"):
         _size("512x4096")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from expander_sae.frontier import plan
+from expander_sae.frontier import SaeOptions, plan
 from expander_sae.records import ExpanderSaeError
 
 SIZES = {"d_in": 576, "n_latents": 4608, "k": 32}
@@ -31,7 +31,7 @@ def test_every_family_is_built_as_named():
     variants = {
         v.name: v for v in plan([4], ["dense", "dense-untied", "clustered"], d_in=32, n_latents=64, k=4, seeds=[5])
     }
-    built = {name: variant.build(32, signed=True) for name, variant in variants.items()}
+    built = {name: variant.build(32, SaeOptions(signed=True)) for name, variant in variants.items()}
     assert built["clustered-d4"].mask.construction == "clustered"
     assert built["expander-d4"].mask.construction == "balanced"
     assert built["expander-d4"].mask.seed == 5

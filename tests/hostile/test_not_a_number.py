@@ -15,12 +15,12 @@ from expander_sae.compression.compress import ordinary_blocks
 from expander_sae.compression.search import Target, smallest_degree
 from expander_sae.evaluation import evaluate
 from expander_sae.evaluation.reconstruction import ReconstructionAccumulator
-from expander_sae.frontier.closed_form import principal_saes
 from expander_sae.ops import Codes
 from expander_sae.pursuit import Encoder
 from expander_sae.records import EvaluationRecord, ExpanderSaeError
 from expander_sae.saes import ExpanderSae, input_statistics, load_sae, ordinary_tokens
 from expander_sae.training import Inputs, TrainConfig, heldout_sample, train
+from expander_sae.training.closed_form import principal_directions
 from expander_sae.training.firing import FiringHistory
 from expander_sae.training.parts.resample import resample
 
@@ -69,11 +69,8 @@ def by_reconstruction_of_it(x, _folder):
     sums.update(activations(), x, Codes(torch.zeros(TOKENS, 1, dtype=torch.int64), torch.ones(TOKENS, 1)))
 
 
-def by_principal_directions(x, folder):
-    class Variant:
-        family, n_latents, k, seed, name = "pca", 8, 8, 0, "pca"
-
-    principal_saes([Variant()], store_of(x), CONFIG, folder, keep_special_tokens=True, train_tokens=None)
+def by_principal_directions(x, _folder):
+    principal_directions(store_of(x), CONFIG, keep_special_tokens=True)
 
 
 FILTERS = {

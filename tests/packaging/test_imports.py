@@ -89,6 +89,12 @@ def test_a_circle_is_found_however_it_is_hidden(tmp_path):
         ("import expander_sae.graphs", {"numpy"}),
         ("from expander_sae.cli.main import app\napp(['--help'], standalone_mode=False)", {"typer", "rich"}),
         ("from expander_sae.cli.main import app\napp(['train', '--help'], standalone_mode=False)", {"typer", "rich"}),
+        # Figures and reports are drawn by experiments, not by who trains a grid.
+        ("import expander_sae.frontier", set()),
+        (
+            "from expander_sae.frontier import Sweep, load_frontier, plan, run_frontier",
+            {"torch", "numpy", "safetensors", "rich", "filelock"},
+        ),
         (
             "import expander_sae.compression, expander_sae.interop",  # and with them all that trains and reads SAEs
             {"torch", "numpy", "safetensors", "rich"},

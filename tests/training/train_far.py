@@ -17,7 +17,7 @@ from tiny_models import D_IN
 
 from expander_sae.activations import ActivationStore, load_language_model
 from expander_sae.evaluation import evaluate
-from expander_sae.frontier import EvaluationSettings, plan, run_frontier
+from expander_sae.frontier import EvaluationSettings, SaeOptions, Sweep, plan, run_frontier
 from expander_sae.pursuit import Stages
 from expander_sae.saes import DenseTopKSae, ExpanderSae, IrregularSae, load_sae
 from expander_sae.training import (
@@ -111,10 +111,11 @@ def frontier(device, folder):
     config = TrainConfig(tokens=500, batch_size=100, inputs=Inputs(statistics_tokens=200))
     settings = EvaluationSettings(ce_tokens=50)
     with FarDevice() if device == "far" else nullcontext():
-        found = run_frontier(
+        sweep = Sweep(
             store, folder / f"saes-{device}", variants, config, model, evaluation=settings,
-            reading=Stages(2, spare=None), device=device, progress=False,
+            saes=SaeOptions(reading=Stages(2, spare=None)), device=device, progress=False,
         )  # fmt: skip
+        found = run_frontier(sweep)
     return {
         record.variant: {
             "device": record.training.device,

@@ -132,6 +132,26 @@ def load_language_model(
     return LanguageModel(model, tokenizer, model_id, found_revision)
 
 
+def load_tokenizer(path_or_id: str | os.PathLike[str], *, revision: str | None = None) -> Any:
+    """The tokenizer of a language model, from a local folder or the hub, without its weights.
+
+    Raises:
+        ExpanderSaeError: there is no such model, or it has no tokenizer.
+
+    Example:
+        >>> load_tokenizer("EleutherAI/pythia-70m").decode([510])  # doctest: +SKIP
+        'The'
+    """
+    import transformers
+
+    name = os.fspath(path_or_id)
+    local = Path(name).is_dir() or hub_is_off()
+    with _quiet_loading(), _explain_loading(name):
+        return transformers.AutoTokenizer.from_pretrained(
+            name, revision=revision, trust_remote_code=False, local_files_only=local
+        )
+
+
 _LOADED: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()
 """Name and revision of the models loaded here."""
 

@@ -25,12 +25,14 @@ class TokenBlocks:
     """Token ids in blocks of equal width.
 
     `input_ids` int32 [n_blocks, length], padded on the right; `lengths` int32 [n_blocks], how many are real;
-    `special` bool [n_blocks, length], true for special tokens, the first position of each block, and padding.
+    `special` bool [n_blocks, length], true for special tokens, the first position of each block, and padding;
+    `documents` int32 [n_blocks], the number of the document each block is from, None where that is not known.
     """
 
     input_ids: Tensor
     lengths: Tensor
     special: Tensor
+    documents: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of blocks."""
@@ -38,7 +40,8 @@ class TokenBlocks:
 
     def __getitem__(self, blocks: slice) -> "TokenBlocks":
         """Some of the blocks."""
-        return TokenBlocks(self.input_ids[blocks], self.lengths[blocks], self.special[blocks])
+        documents = None if self.documents is None else self.documents[blocks]
+        return TokenBlocks(self.input_ids[blocks], self.lengths[blocks], self.special[blocks], documents)
 
     @property
     def attention_mask(self) -> Tensor:
@@ -58,7 +61,8 @@ class TokenBlocks:
 
     def save(self, path: str | os.PathLike[str]) -> str:
         """Write as safetensors, atomically, and return the SHA-256 of the file."""
-        data = save({"input_ids": self.input_ids, "lengths": self.lengths, "special": self.special.to(torch.uint8)})
+        tensors = {"input_ids": self.input_ids, "lengths": self.lengths, "special": self.special.to(torch.uint8)}
+        data = save(tensors if self.documents is None else {**tensors, "documents": self.documents})
         with write_atomically(path) as temporary:
             temporary.write_bytes(data)
         return hashlib.sha256(data).hexdigest()
@@ -72,7 +76,8 @@ class TokenBlocks:
         """
         try:
             tensors = load_file(path)
-            return cls(tensors["input_ids"], tensors["lengths"], tensors["special"].to(torch.bool))
+            special = tensors["special"].to(torch.bool)
+            return cls(tensors["input_ids"], tensors["lengths"], special, tensors.get("documents"))
         except (OSError, SafetensorError, KeyError) as error:
             raise ExpanderSaeError(
                 f"expected token blocks in {path}; got a file that cannot be read: {error}"
@@ -191,6 +196,7 @@ class _Cutter:
         self._bos = [] if bos_id is None else [bos_id]
         self._left = limit
         self._pieces: list[np.ndarray] = []
+        self._documents: list[int] = []
         self.n_documents = 0
 
     @property
@@ -212,6 +218,7 @@ class _Cutter:
             if len(piece) < self._min_piece:
                 break
             self._pieces.append(piece)
+            self._documents.append(self.n_documents)
             used = True
             if self._left is not None:
                 self._left -= len(piece)
@@ -225,4 +232,5 @@ class _Cutter:
         special = np.isin(input_ids, specials)
         special |= np.arange(self._context) >= lengths.reshape(-1, 1)
         special[:, :1] = True
-        return TokenBlocks(torch.from_numpy(input_ids), torch.from_numpy(lengths), torch.from_numpy(special))
+        documents = torch.tensor(self._documents, dtype=torch.int32, device="cpu")
+        return TokenBlocks(torch.from_numpy(input_ids), torch.from_numpy(lengths), torch.from_numpy(special), documents)

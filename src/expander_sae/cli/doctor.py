@@ -1,7 +1,6 @@
 """`expander-sae doctor`: what runs here, and does it run right."""
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import typer
 from rich.table import Table
 
 from expander_sae.records import ExpanderSaeError, write_json
+from expander_sae.records.versions import package_version
 
 from .console import output
 
@@ -27,7 +27,7 @@ def doctor(
 
     console = output(json, quiet=quiet, soft_wrap=False)
     facts = {"python": f"{platform.python_version()} on {platform.platform()}"}
-    facts |= {name: _version(name) for name in _PACKAGES} | selftest.native_facts()
+    facts |= {name: package_version(name) for name in _PACKAGES} | selftest.native_facts()
     for name, reason in selftest.usable_backends().items():
         facts[name] = "can run" if reason is None else f"cannot run: {reason}"
     console.print(_table("This machine", facts))
@@ -46,13 +46,6 @@ def doctor(
             if failed
             else "only the slow reference can run here: the C++ core is missing. Reinstall with a C++20 compiler."
         )
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _table(title: str, rows: dict[str, str]) -> Table:

@@ -67,20 +67,13 @@ def evaluate(
     from expander_sae.activations import ActivationStore, load_language_model  # torch takes seconds to import
     from expander_sae.evaluation import evaluate as run
     from expander_sae.interop import read_sae
-    from expander_sae.pursuit import parse_reading
 
     from .source import model_name
 
     store = ActivationStore.open(acts)
     # Any: an SAE of another library that is no AbstractSae here has what evaluation reads.
     loaded: dict[str, Any] = {name: read_sae(folder).to(device) for name, folder in sae_names(saes).items()}
-    if inference is not None:
-        readings = [part.strip() for part in inference.split(",") if part.strip()]
-        loaded = {
-            name if len(readings) == 1 else f"{name} {reading}": sae.read_by(parse_reading(reading))
-            for name, sae in loaded.items()
-            for reading in readings
-        }
+    loaded = read_otherwise(loaded, inference)
     language_model = None
     if ce:
         name = model_name(model, store.manifest["settings"])
@@ -102,6 +95,20 @@ def evaluate(
         write_json(json, {name: record.to_dict() for name, record in records.items()})
     if not quiet:
         output(json, soft_wrap=False).print(*tables(list(records.values())))
+
+
+def read_otherwise(saes: dict[str, Any], inference: str | None) -> dict[str, Any]:
+    """SAEs with codes read as an option says: one for each reading of each, named after it where there are several."""
+    from expander_sae.pursuit import parse_reading
+
+    if inference is None:
+        return saes
+    readings = [part.strip() for part in inference.split(",") if part.strip()]
+    return {
+        name if len(readings) == 1 else f"{name} {reading}": sae.read_by(parse_reading(reading))
+        for name, sae in saes.items()
+        for reading in readings
+    }
 
 
 def sae_names(folders: list[Path]) -> dict[str, Path]:

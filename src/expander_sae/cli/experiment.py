@@ -106,8 +106,8 @@ def experiment(
         )
 
     from expander_sae.activations import ActivationStore, load_language_model  # torch takes seconds to import
-    from expander_sae.frontier import load_recipe, recipe_of
     from expander_sae.frontier.experiments import Settings, find_experiment, run_experiment
+    from expander_sae.recipes import load_recipe, recipe_of
 
     from .report import all_pages
     from .source import model_name, model_note
@@ -116,7 +116,7 @@ def experiment(
     if recipe is not None:
         plan = load_recipe(recipe)
     else:  # a model of a recipe is enough, unless there are activations already
-        plan = recipe_of(model) if model is not None and not acts and "activations" in chosen.needs else None
+        plan = recipe_of(model) if model is not None and not acts and chosen.needs_activations else None
     if plan is None and (layer is not None or text is not None):
         raise ExpanderSaeError(
             "expected --layer and --text only beside --recipe or the --model of one; got them without. --acts says it "
@@ -195,7 +195,7 @@ def _all_experiments() -> Table:
     for name in NAMES:
         one = find_experiment(name)
         options = "\n".join(f"{key}={_text(value)}" for key, value in one.options.items())
-        drawn.add_row(name, one.question, ", ".join(one.needs) or "nothing", options)
+        drawn.add_row(name, one.question, "activations" if one.needs_activations else "nothing", options)
     return drawn
 
 

@@ -92,63 +92,53 @@ def frontier(
 ) -> None:
     """Train Expander SAEs over a range of degrees beside dense controls, evaluate all, and write a report.
 
-    All SAEs of a seed see the same batches. Pieces that an earlier run finished are not done again.
+    All SAEs of a seed see the same batches. Pieces that an earlier run finished are not done again. It is
+    the experiment `frontier` in a folder of its own.
     """
     from expander_sae.activations import ActivationStore, load_language_model  # torch takes seconds to import
-    from expander_sae.frontier import EvaluationSettings, plan, run_frontier
-    from expander_sae.training import find_preset
+    from expander_sae.frontier.experiments import Context, Settings, find_experiment
+    from expander_sae.frontier.results import from_dict
 
     from .report import all_pages
     from .source import model_name, model_note
 
-    chosen = find_preset(preset).obeying(
+    settings = Settings(
+        preset=preset,
+        degrees=tuple(integers(degrees, "--degrees")),
+        k=k,
+        expansion=expansion,
+        n_latents=n_latents,
+        seeds=tuple(integers(seeds, "--seeds")),
         tokens=tokens,
         batch_size=batch_size,
         learning_rate=learning_rate,
-        signed=signed,
         stages=stages,
         spare=spare,
+        signed=signed,
         keep_special_tokens=keep_special_tokens,
         splice=splice,
+        max_tokens=max_tokens,
+        ce_tokens=ce_tokens or None,
+        options={"controls": words(controls), "readings": words(inference)},
     )
     console = output(json, quiet=quiet)
     store = ActivationStore.open(acts)
-    notes: list[str] = []
-    variants = plan(
-        integers(degrees, "--degrees"),
-        [name for name in words(controls) if name != "none"],
-        d_in=store.d_in,
-        n_latents=n_latents if n_latents is not None else expansion * store.d_in,
-        k=k,
-        seeds=integers(seeds, "--seeds"),
-        note=notes.append,
-    )
-    for note in notes:
-        console.print(f"Note: {note}")
     # Before hours of training, not after: is there a model to evaluate with?
     name = model_name(model, store.manifest["settings"]) if ce else None
     about_model = None if name is None else model_note(name)
-    found = run_frontier(
-        store,
+    context = Context(
         out,
-        variants,
-        chosen.training,
-        None if name is None else lambda: load_language_model(name, dtype=compute_dtype, device=device),
-        evaluation=EvaluationSettings(
-            max_tokens=max_tokens,
-            ce_tokens=ce_tokens or None,
-            splice=chosen.splice,
-            keep_special_tokens=chosen.keep_special_tokens,
-            outlier_medians=chosen.training.inputs.outlier_medians,
-        ),
-        **chosen.sae_options(),
-        readings=words(inference),
+        settings,
+        shared=None,
+        stores=[store],
+        language_model=None if name is None else lambda: load_language_model(name, dtype=compute_dtype, device=device),
         device=device,
         command=shlex.join(["expander-sae", *sys.argv[1:]]),
-        notes=[*([about_model] if about_model else []), *(f"{note[:1].upper()}{note[1:]}." for note in notes)],
+        notes=[about_model] if about_model else [],
         progress=not quiet,
         say=lambda text: console.print(text),
     )
+    found = from_dict(find_experiment("frontier").measure(context))
     if json is not None:
         write_json(json, found.to_dict())
     output(json, quiet=quiet, soft_wrap=False).print(table(found))

@@ -25,6 +25,7 @@ from expander_sae.cli import (
     harvest,
     import_,
     offline,
+    probe,
     push,
     report,
     train,
@@ -137,6 +138,7 @@ app.command("convert", cls=Verb)(convert.convert)
 app.command("export", cls=Verb)(export.export)
 app.command("import", cls=Verb)(import_.import_)
 app.command("compress", cls=Verb)(compress.compress)
+app.command("probe", cls=Verb)(probe.probe)
 app.command("push", cls=Verb)(push.push)
 app.command("certify", cls=Verb)(certify.certify)
 app.command("demo", cls=Verb)(demo.demo)

@@ -13,7 +13,8 @@ NLatents = Annotated[int | None, typer.Option(help="Latents, instead of --expans
 Preset = Annotated[
     str,
     typer.Option(
-        help="default, or paper: the recipe of arXiv 2607.01799 (its training, signed TopK, latent bias, uniform "
+        help="default; meaning: latents that tell concepts before fidelity (columns that start on many rows and an "
+        "encoder that is trained too, docs/meaning.md); or paper: the recipe of arXiv 2607.01799 (its training, signed TopK, latent bias, uniform "
         "masks, all tokens kept, spliced everywhere). Options that are given stand above it."
     ),
 ]

@@ -96,6 +96,19 @@ class ContextEmbedding:
         return torch.sparse.sum(self.vectors(positions), 0).to_dense() / max(1, len(positions))
 
 
+def evenly_over_rates(found: Firings, wanted: int, seed: int) -> Tensor:
+    """Latents that fire eight times at least, as many of each quarter by firing rate."""
+    counts = found.counts()
+    usable = (counts >= 8).nonzero()[:, 0]
+    usable = usable[counts[usable].argsort(stable=True)]
+    draw = torch.Generator().manual_seed(seed)
+    parts = []
+    for quarter in torch.tensor_split(usable, 4):
+        order = torch.randperm(len(quarter), generator=draw, device="cpu")
+        parts.append(quarter[order[: -(-wanted // 4)]])
+    return torch.cat(parts)
+
+
 def detection(
     found: Firings, judge: Judge, blocks: Tensor, *, latents: Tensor, examples: int = 15, seed: int = 0
 ) -> list[Detection]:

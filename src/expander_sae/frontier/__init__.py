@@ -7,50 +7,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .families import CONTROLS, FAMILIES, Family
-    from .over_seeds import Spread, spread
-    from .pieces import EvaluationSettings
-    from .recipes import Recipe, load_recipe, recipe_names, recipe_of
-    from .results import Frontier, Summary, load_frontier
-    from .sweep import run_frontier
-    from .variants import Variant, plan
+    from .families import CONTROLS as CONTROLS
+    from .families import FAMILIES as FAMILIES
+    from .results import Frontier as Frontier
+    from .results import load_frontier as load_frontier
+    from .settings import EvaluationSettings as EvaluationSettings
+    from .settings import Sweep as Sweep
+    from .sweep import run_frontier as run_frontier
+    from .variants import SaeOptions as SaeOptions
+    from .variants import Variant as Variant
+    from .variants import plan as plan
 
 _FILES = {
     "CONTROLS": "families",
-    "EvaluationSettings": "pieces",
     "FAMILIES": "families",
-    "Family": "families",
+    "EvaluationSettings": "settings",
     "Frontier": "results",
-    "Recipe": "recipes",
-    "Spread": "over_seeds",
-    "Summary": "results",
+    "SaeOptions": "variants",
+    "Sweep": "settings",
     "Variant": "variants",
     "load_frontier": "results",
-    "load_recipe": "recipes",
     "plan": "variants",
-    "recipe_names": "recipes",
-    "recipe_of": "recipes",
     "run_frontier": "sweep",
-    "spread": "over_seeds",
 }
-__all__ = [
-    "CONTROLS",
-    "FAMILIES",
-    "EvaluationSettings",
-    "Family",
-    "Frontier",
-    "Recipe",
-    "Spread",
-    "Summary",
-    "Variant",
-    "load_frontier",
-    "load_recipe",
-    "plan",
-    "recipe_names",
-    "recipe_of",
-    "run_frontier",
-    "spread",
-]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,11 +17,12 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from expander_sae.paper import Curve
 from expander_sae.records.metrics import METRIC
+from expander_sae.records.spread import Rate, Spread
 
 from .families import FAMILY
-from .over_seeds import Spread
-from .page import Figure, Rate
+from .page import Figure
 from .results import Summary
 
 STYLE: Any = {
@@ -55,7 +56,7 @@ class Line:
     name: str
     points: Sequence[tuple[float, Spread | float | None]]
     reference: bool = False
-    """Somebody else's numbers, or other conditions: drawn grey, behind ours."""
+    """Somebody else's numbers under other conditions, or a bound: drawn grey, behind ours."""
     dashed: bool = False
     joined: bool = True
     labels: Sequence[str] = ()
@@ -95,7 +96,7 @@ def _name_axes(axes: Axes, x: str, y: str, title: str, *, log_x: bool = False, l
 def lines(
     name: str,
     caption: str,
-    drawn: Sequence[Line],
+    drawn: Sequence[Line | Curve],
     *,
     x: str,
     y: str,
@@ -109,13 +110,14 @@ def lines(
     Args:
         name: file name without its ending.
         caption: what is drawn, for someone who cannot see it.
-        drawn: the lines; points whose y is None or not finite are left out.
+        drawn: the lines; points whose y is None or not finite are left out. Somebody else's are dashed in colour where
+            they were made under the same conditions, otherwise grey.
         x, y: names of the axes.
         title: above the diagram.
         log_x, log_y: logarithmic axes; points that are not positive are left out.
         levels: names and heights of level lines.
     """
-    kept = [(line, points) for line in drawn if (points := _points(line, log_x, log_y))]
+    kept = [(line, points) for line in map(_line, drawn) if (points := _points(line, log_x, log_y))]
     if not kept:
         return None
     wide = max(len(line.name) for line, _ in kept) > 32  # beside the axes such a legend would leave them no room
@@ -135,6 +137,20 @@ def lines(
             axes.legend(**_BESIDE)
 
     return _figure(name, caption, (7.2, height), fill)
+
+
+def beside_the_paper(
+    name: str,
+    what: str,
+    drawn: Sequence[Line | Curve],
+    *,
+    x: str,
+    y: str,
+    whose: str = "the paper's",
+    log_x: bool = True,
+) -> Figure | None:
+    """`lines` of ours and of somebody else's."""
+    return lines(f"{name}_beside_the_paper", f"{what}, beside {whose}", drawn, x=x, y=y, log_x=log_x)
 
 
 def bars(
@@ -218,7 +234,7 @@ def rate_lines(
             color, marker = _COLORS[place % len(_COLORS)], _MARKERS[place % len(_MARKERS)]
             if label in grey:
                 color, marker = _GREY, "x"
-            rates = [rate.successes / rate.trials for _, rate in ordered]
+            rates = [rate.share for _, rate in ordered]
             axes.plot(at, rates, color=color, marker=marker, markersize=5, linewidth=1.5, label=label)
             axes.fill_between(at, bounds[:, 0], bounds[:, 1], color=color, alpha=0.15, linewidth=0)
         axes.set_xscale("log", base=2)
@@ -255,6 +271,12 @@ def rate_map(
         figure.colorbar(shown, ax=axes, label="exact supports, share")
 
     return _figure(name, caption, (7.2, 0.4 * len(rows) + 1.4), fill)
+
+
+def _line(drawn: Line | Curve) -> Line:
+    if isinstance(drawn, Line):
+        return drawn
+    return Line(drawn.name, drawn.points, reference=not drawn.same, dashed=drawn.same)
 
 
 def _mean(value: Spread | float) -> float:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from expander_sae.records.spread import Rate, Spread, spread
+
 from .families import title_of
-from .over_seeds import Spread, spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,41 +47,6 @@ class Number:
     def text(self) -> str:
         """Mean and interval, and on a second line every seed's value where there are several."""
         return self.found.text(self.digits)
-
-
-@dataclass(frozen=True)
-class Rate:
-    """How many of so many trials succeeded."""
-
-    successes: int
-    trials: int
-
-    def interval(self) -> tuple[float, float]:
-        """The 95% interval of the probability of success.
-
-        Source: Wilson, "Probable inference", J. American Statistical Association 22, 1927.
-
-        Example:
-            >>> low, high = Rate(10, 10).interval()
-            >>> round(low, 3), high
-            (0.722, 1.0)
-        """
-        if not self.trials:
-            return 0.0, 1.0
-        share, square = self.successes / self.trials, _Z * _Z / self.trials
-        middle = share + square / 2
-        half = _Z * math.sqrt(share * (1 - share) / self.trials + square / (4 * self.trials))
-        low = 0.0 if not self.successes else max(0.0, (middle - half) / (1 + square))
-        high = 1.0 if self.successes == self.trials else min(1.0, (middle + half) / (1 + square))
-        return low, high
-
-    def text(self) -> str:
-        """The share, and on a second line its interval."""
-        low, high = self.interval()
-        return f"{self.successes / self.trials:.2f}\n{low:.2f} to {high:.2f}"
-
-
-_Z = 1.959963985  # 95%, two-sided
 
 
 @dataclass(frozen=True)
@@ -149,6 +114,12 @@ _SMALLEST_CLAIM = 3
 def caution(seeds: int) -> str:
     """The sentence to add to a claim about trained SAEs that so many seeds do not carry; empty where they do."""
     return "" if seeds >= _SMALLEST_CLAIM else f" With {seeds} seed{'s' if seeds > 1 else ''} this is no claim yet."
+
+
+def sentence(parts: Sequence[str]) -> str:
+    """The parts with semicolons between them, as one sentence."""
+    text = "; ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 Row = Mapping[str, Any]

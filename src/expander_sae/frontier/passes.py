@@ -4,94 +4,107 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from expander_sae.activations import ActivationStore
-from expander_sae.records import TrainingRecord, write_atomically
-from expander_sae.saes import AbstractSae
+from expander_sae.records import ExpanderSaeError, TrainingRecord, write_atomically
+from expander_sae.saes import AbstractSae, DenseTopKSae, load_sae
 from expander_sae.training import StoreBatches, TrainConfig, heldout_sample, train
+from expander_sae.training.batches import FirstTokens
 from expander_sae.training.checkpointing import fingerprint
+from expander_sae.training.closed_form import principal_directions, pruned_sae
 from expander_sae.training.run import METRICS
 
-from .closed_form import principal_saes, pruned_sae
-from .first_tokens import FirstTokens
 from .pieces import Pieces
+from .settings import Sweep
 from .variants import Variant
 
 
 @dataclass(frozen=True)
 class Passes:
-    """What `run_frontier` trains, and with what."""
+    """What `run_frontier` trains."""
 
-    store: ActivationStore
-    folder: Path
-    variants: Sequence[Variant]
-    config: TrainConfig
+    sweep: Sweep
     pieces: Pieces
-    shared: dict[str, Any]
-    """How SAEs are built."""
-    keep_special_tokens: bool
-    train_tokens: int | None
-    device: str
-    progress: bool
-    say: Callable[[str], None]
 
     def train_missing(self) -> None:
         """Every SAE that is not there, seed by seed; another process that shares the folder is waited for."""
-        for seed in dict.fromkeys(variant.seed for variant in self.variants):
+        variants, say = self.sweep.variants, self.sweep.say
+        for seed in dict.fromkeys(variant.seed for variant in variants):
             if not self._missing(seed):
-                self.say(f"seed {seed}: all SAEs are already trained")
+                say(f"seed {seed}: all SAEs are already trained")
                 continue
-            with self.pieces.alone(seed, self.say):
+            with self.pieces.alone(seed, say):
                 missing = self._missing(seed)
-                many = sum(variant.seed == seed for variant in self.variants)
+                many = sum(variant.seed == seed for variant in variants)
                 if len(missing) < many:
-                    self.say(f"seed {seed}: {many - len(missing)} of {many} SAEs are already trained")
+                    say(f"seed {seed}: {many - len(missing)} of {many} SAEs are already trained")
                 # In this order: what is pruned comes out of a dense SAE of the first pass.
                 for way in ("", "fixed", "pruned", "closed"):
                     now = [variant for variant in missing if variant.training == way]
                     if now:
-                        self._train(way, now, replace(self.config, seed=seed))
+                        self._train(way, now, replace(self.sweep.training, seed=seed))
+
+    def _folder(self, variant: Variant) -> Path:
+        return self.sweep.folder / variant.sae_path
 
     def _missing(self, seed: int) -> list[Variant]:
-        return [
-            variant
-            for variant in self.variants
-            if variant.seed == seed and not self.pieces.is_trained(variant, self.folder / variant.sae_path)
-        ]
+        of_seed = [variant for variant in self.sweep.variants if variant.seed == seed]
+        return [variant for variant in of_seed if not self.pieces.is_trained(variant, self._folder(variant))]
 
     def _train(self, way: str, now: Sequence[Variant], config: TrainConfig) -> None:
         if way == "closed":
-            done = principal_saes(
-                now, self.store, config, (self.folder / now[0].sae_path).parent,
-                keep_special_tokens=self.keep_special_tokens, train_tokens=self.train_tokens,
-            )  # fmt: skip
+            self._in_closed_form(now, config)
         elif way == "pruned" and (dead_end := self._diverged_dense(now[0])) is not None:
             # Nothing to prune: the runs are as lost as the one they start from.
-            done = {v.name: replace(dead_end, name=v.name) for v in now}
+            for variant in now:
+                self.pieces.add_training(variant, replace(dead_end, name=variant.name))
         else:
             self._pass(way, now, config)
-            return
+
+    def _in_closed_form(self, now: Sequence[Variant], config: TrainConfig) -> None:
+        started, sweep = time.perf_counter(), self.sweep
+        found = principal_directions(
+            sweep.store, config, keep_special_tokens=sweep.evaluation.keep_special_tokens,
+            train_tokens=sweep.train_tokens,
+        )  # fmt: skip
+        seconds = time.perf_counter() - started
         for variant in now:
-            self.pieces.add_training(variant, done[variant.name])
+            found.sae(variant.n_latents, variant.k, variant.seed).save(self._folder(variant))
+            left = found.beyond(variant.n_latents) if variant.k == variant.n_latents else float("nan")
+            record = TrainingRecord(
+                name=variant.name,
+                steps=0,
+                tokens=found.tokens,
+                seconds=seconds,
+                tokens_per_second=found.tokens / seconds if seconds else float("nan"),
+                final_loss=left,
+                final_fvu=left,
+                final_dead_fraction=0.0,
+                config=config.to_dict(),
+            )
+            self.pieces.add_training(variant, record)
 
     def _pass(self, way: str, now: Sequence[Variant], config: TrainConfig) -> None:
         """Train in a room of its own, named after who is trained, and move the SAEs out of it: a pass of others that
         was interrupted leaves its checkpoint in another."""
-        settings = _settings_of_pass(way, config)
+        settings, sweep = _settings_of_pass(way, config), self.sweep
         names = sorted(variant.name for variant in now)
-        room = (self.folder / now[0].sae_path).parent / f"pass-{fingerprint({'saes': names})[:12]}"
-        saes = {name: sae.to(self.device) for name, sae in self._start(way, now).items()}
-        heldout = heldout_sample(self.store, settings, keep_special_tokens=self.keep_special_tokens)
-        done = train(
-            saes, self._batches(settings), settings, folder=room, progress=self.progress, heldout=heldout
-        )  # fmt: skip
+        room = self._folder(now[0]).parent / f"pass-{fingerprint({'saes': names})[:12]}"
+        start = self._pruned if way == "pruned" else self._new
+        saes = {variant.name: start(variant).to(sweep.device) for variant in now}
+        kept = sweep.evaluation.keep_special_tokens
+        heldout = heldout_sample(sweep.store, settings, keep_special_tokens=kept)
+        if sweep.train_tokens is None:
+            batches = StoreBatches(sweep.store, settings, keep_special_tokens=kept)
+        else:
+            batches = FirstTokens(sweep.store, settings, sweep.train_tokens, keep_special_tokens=kept)
+        done = train(saes, batches, settings, folder=room, progress=sweep.progress, heldout=heldout)
         _keep_logs(room / METRICS, names)
         for variant in now:
-            place = self.folder / variant.sae_path
+            place = self._folder(variant)
             shutil.rmtree(place, ignore_errors=True)
             (room / variant.name).replace(place)
             self.pieces.add_training(variant, done[variant.name])
@@ -99,24 +112,30 @@ class Passes:
 
     def _diverged_dense(self, pruned: Variant) -> TrainingRecord | None:
         """The training of the full dense SAE of the same seed, if it diverged."""
-        for variant in self.variants:
+        for variant in self.sweep.variants:
             if variant.family == "dense" and variant.seed == pruned.seed and self.pieces.training(variant).diverged:
                 return self.pieces.training(variant)
         return None
 
-    def _start(self, way: str, now: Sequence[Variant]) -> dict[str, AbstractSae]:
-        d_in = self.store.d_in
-        if way != "pruned":
-            return {variant.name: variant.build(d_in, **self.shared) for variant in now}
-        dense = [replace(v, name="dense", family="dense", degree=None, matched_degree=None) for v in now]
-        reading = self.shared["reading"]
-        return {v.name: pruned_sae(v, self.folder / d.sae_path, reading) for v, d in zip(now, dense, strict=True)}
+    def _new(self, variant: Variant) -> AbstractSae:
+        return variant.build(self.sweep.store.d_in, self.sweep.saes)
 
-    def _batches(self, config: TrainConfig) -> StoreBatches | FirstTokens:
-        kept = self.keep_special_tokens
-        if self.train_tokens is None:
-            return StoreBatches(self.store, config, keep_special_tokens=kept)
-        return FirstTokens(self.store, config, self.train_tokens, keep_special_tokens=kept)
+    def _pruned(self, variant: Variant) -> AbstractSae:
+        """Out of the full dense SAE of its seed."""
+        assert variant.degree is not None
+        folder = self._folder(replace(variant, name="dense", family="dense", degree=None, matched_degree=None))
+        if not (folder / "config.json").is_file():
+            raise ExpanderSaeError(
+                f"expected the full dense SAE in {folder} to prune {variant.name} out of; got none. Did it diverge?"
+            )
+        dense = load_sae(folder)
+        sizes = (variant.n_latents, variant.k)
+        if not isinstance(dense, DenseTopKSae) or (dense.n_latents, dense.k) != sizes:
+            raise ExpanderSaeError(
+                f"expected a dense SAE of {variant.n_latents} latents and k = {variant.k} in {folder}; got a "
+                f"{dense.kind} one of {dense.n_latents} and {dense.k}"
+            )
+        return pruned_sae(dense, variant.degree, seed=variant.seed, reading=self.sweep.saes.reading)
 
 
 def _settings_of_pass(way: str, config: TrainConfig) -> TrainConfig:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from expander_sae.training import TrainConfig
 from expander_sae.training.recorded import WATCHED
 
 from .families import FAMILY
+from .settings import Sweep
 from .variants import Variant
 
 PIECES = "pieces"
@@ -27,42 +28,27 @@ _NOT_LEARNED = ("seed", *WATCHED)
 """Settings of training that leave what is learned as it is, or are the variant's own."""
 
 
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """How a frontier is evaluated; see `expander_sae.evaluation.evaluate`."""
-
-    max_tokens: int | None = None
-    ce_tokens: int | None = 16_384
-    splice: str = "ordinary"
-    keep_special_tokens: bool = False
-    outlier_medians: float | None = 5.0
-    batch_size: int = 2048
-
-
 class Pieces:
     """What earlier runs finished: one JSON file for each SAE, with a mark of everything its numbers depend on.
 
     Several processes may share a folder: one at a time trains the SAEs of a seed, and notes are added, not replaced.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        store: ActivationStore,
-        config: TrainConfig,
-        shared: dict[str, Any],
-        evaluation: EvaluationSettings,
-        train_tokens: int | None,
-    ) -> None:
-        self.folder = folder
+    def __init__(self, sweep: Sweep) -> None:
+        self.folder = sweep.folder / PIECES
         # Whether special tokens are kept is one setting for training and evaluation.
-        kept = evaluation.keep_special_tokens
+        kept = sweep.evaluation.keep_special_tokens
         # How often a pass writes its log and its checkpoint, or is measured, does not change what it learns.
-        learned = {name: v for name, v in config.to_dict().items() if name not in _NOT_LEARNED}
-        self._train_mark = {"config": learned, **shared, "keep_special_tokens": kept, "activations": _identity(store)}
-        if train_tokens is not None:  # left out otherwise, so that folders of earlier versions still fit
-            self._train_mark["train_tokens"] = train_tokens
-        self._evaluate_mark = asdict(evaluation)
+        learned = {name: v for name, v in sweep.training.to_dict().items() if name not in _NOT_LEARNED}
+        self._train_mark = {
+            "config": learned,
+            **sweep.saes.to_dict(),
+            "keep_special_tokens": kept,
+            "activations": _identity(sweep.store),
+        }
+        if sweep.train_tokens is not None:  # left out otherwise, so that folders of earlier versions still fit
+            self._train_mark["train_tokens"] = sweep.train_tokens
+        self._evaluate_mark = asdict(sweep.evaluation)
         self._known: dict[str, dict[str, Any]] = {}
 
     def _piece(self, variant: Variant) -> dict[str, Any]:
@@ -73,10 +59,10 @@ class Pieces:
     def _read(self, variant: Variant) -> dict[str, Any]:
         path = self.folder / f"{variant.folder}.json"
         piece = _unsealed(read_json(path), path) if path.is_file() else {}
-        mark = self._mark(variant)
-        if piece and _concerning(variant, _with_defaults(piece.get("made_by"))) != mark:
+        mark, made = self._mark(variant), _concerning(variant, _with_defaults(piece.get("made_by")))
+        if piece and made != mark:
             raise ExpanderSaeError(
-                f"{path} belongs to a frontier with other settings or activations: {_difference(piece, mark)}. "
+                f"{path} belongs to a frontier with other settings or activations: {_difference(made, mark)}. "
                 "Choose another output folder, or delete this one to start anew."
             )
         return piece
@@ -172,14 +158,18 @@ def _with_defaults(mark: Any) -> Any:
     if not isinstance(mark, dict) or not isinstance(mark.get("config"), dict):
         return mark
     known = {name: v for name, v in TrainConfig().to_dict().items() if name not in _NOT_LEARNED}
-    idle = {"spare": 0} if mark.get("stages") == 0 else {}  # spare columns of the encoder: any number, of no effect
-    return {"spare": 0, "dense_draw": False, **mark, **idle, "config": {**known, **mark["config"]}}
+    return {"spare": 0, "dense_draw": False, **mark, "config": {**known, **mark["config"]}}
 
 
 def _concerning(variant: Variant, mark: Any) -> Any:
-    """A mark without the settings of moves that this SAE does not make."""
+    """A mark without what makes no difference to this SAE: settings of moves that it does not make, too many stages,
+    spare columns of none."""
     if not isinstance(mark, dict) or not isinstance(mark.get("config"), dict):
         return mark
+    # No more stages than k do anything, and none in a closed form; earlier versions wrote down what was asked for.
+    most = 0 if variant.training == "closed" else variant.k
+    stages = min(mark.get("stages", 0), most)
+    mark = mark | {"stages": stages} | ({} if stages else {"spare": 0})
     config = mark["config"]
     if not FAMILY[variant.family].moves:
         kept = ()
@@ -191,9 +181,9 @@ def _concerning(variant: Variant, mark: Any) -> Any:
     return mark | {"config": config}
 
 
-def _difference(piece: dict[str, Any], mark: dict[str, Any]) -> str:
+def _difference(made: Any, mark: dict[str, Any]) -> str:
     """The first setting that differs, in words."""
-    before = _flat(piece.get("made_by", {}))
+    before = _flat(made) if isinstance(made, dict) else {}
     after = _flat(mark)
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) != after.get(name):

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-import platform
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from expander_sae.records import ExpanderSaeError, FrontierRecord, read_json, write_json
 from expander_sae.records.metrics import METRICS
+from expander_sae.records.spread import Spread, spread
 
 from .families import FAMILIES
-from .over_seeds import Spread, spread
 
 FORMAT = "expander-sae frontier 1"
 FILE = "frontier.json"
@@ -172,19 +170,6 @@ def in_order(summaries: Iterable[Summary]) -> list[Summary]:
 
 def _summary_dict(summary: Summary) -> dict[str, Any]:
     return {**vars(summary), "metrics": {name: vars(found) for name, found in summary.metrics.items()}}
-
-
-def versions() -> dict[str, str]:
-    """What the numbers were made with."""
-    found: dict[str, str] = {}
-    for package in ("expander-sae", "torch", "transformers", "numpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    found["python"] = platform.python_version()
-    found["machine"] = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
-    return found
 
 
 def settings_of(manifest: Mapping[str, Any]) -> dict[str, Any]:

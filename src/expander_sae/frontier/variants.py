@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
-
-from expander_sae.pursuit import Encoder, Reading, parse_reading
+from expander_sae.graphs.diversity import DIVERSITIES, banded_mask, dialled_mask, shared_mask
+from expander_sae.pursuit import Encoder, Reading, as_numbers, parse_reading
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, IrregularSae
 
 from .families import CONTROLS, FAMILIES, FAMILY, Family
-from .supports import DIVERSITIES, banded_mask, dialled_mask, shared_mask
 
-ONE_SHOT = Encoder()
+
+@dataclass(frozen=True)
+class SaeOptions:
+    """How every SAE of a frontier is built."""
+
+    signed: bool = False
+    """TopK without a ReLU."""
+    latent_bias: bool = False
+    construction: str = "balanced"
+    """How the masks of the Expander SAEs are made."""
+    dense_draw: bool = False
+    """Start them at the values of the dense SAE of their seed (`ExpanderSae.draw_as_dense`)."""
+    reading: Reading = field(default_factory=Encoder)
+    """What finds the codes of the families with `pursuit`, as far as the sizes of each allow; all others use one-shot
+    TopK."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values under the names of records: the reading as `expander_sae.pursuit.as_numbers`."""
+        return {name: value for name, value in vars(self).items() if name != "reading"} | as_numbers(self.reading)
+
+
+AS_USUAL = SaeOptions()
 
 
 @dataclass(frozen=True)
@@ -64,21 +83,8 @@ class Variant:
             del plain["diversity"]
         return {**plain, "training": self.training} if self.training else plain
 
-    def build(
-        self,
-        d_in: int,
-        *,
-        signed: bool = False,
-        latent_bias: bool = False,
-        construction: str = "balanced",
-        dense_draw: bool = False,
-        reading: Reading = ONE_SHOT,
-    ) -> AbstractSae:
-        """The untrained SAE; `construction` is the mask of an Expander SAE, `dense_draw` starts it at the values of the
-        dense SAE of its seed (`ExpanderSae.draw_as_dense`).
-
-        `reading`, as far as its sizes allow, finds the codes of the families with `pursuit`; the others always use
-        one-shot TopK.
+    def build(self, d_in: int, options: SaeOptions = AS_USUAL) -> AbstractSae:
+        """The untrained SAE.
 
         Raises:
             ExpanderSaeError: impossible sizes, or a variant that is not built but made in closed form.
@@ -91,40 +97,29 @@ class Variant:
             "n_latents": self.n_latents,
             "k": self.k,
             "seed": self.seed,
-            "signed": signed,
-            "latent_bias": latent_bias,
+            "signed": options.signed,
+            "latent_bias": options.latent_bias,
+            "reading": options.reading.fitted(self.k, self.n_latents) if family.pursuit else Encoder(),
         }
-        shared["reading"] = reading.fitted(self.k, self.n_latents) if family.pursuit else ONE_SHOT
         if self.degree is None:
             sae = DenseTopKSae(**shared, tied=family.encoder == "tied")
-            return _random_encoder(sae) if family.encoder == "random" else sae
+            if family.encoder == "random":
+                sae.draw_encoder()
+            return sae
         if family.irregular:
-            return IrregularSae.averaging(self.degree, **shared, construction=construction)
+            return IrregularSae.averaging(self.degree, **shared, construction=options.construction)
         masks: dict[str, Callable[..., Any]] = {"banded": banded_mask, "shared": shared_mask, "dialled": self._dialled}
         sizes = {"d_in": d_in, "n_latents": self.n_latents, "degree": self.degree, "seed": self.seed}
         mask = masks[family.mask](**sizes) if family.mask in masks else None
-        construction = "clustered" if family.mask == "clustered" else construction
+        construction = "clustered" if family.mask == "clustered" else options.construction
         sae = ExpanderSae(**shared, degree=self.degree, construction=construction, mask=mask)
-        if dense_draw:
+        if options.dense_draw:
             sae.draw_as_dense()
         return sae
 
     def _dialled(self, **sizes: int) -> Any:
         assert self.diversity is not None
         return dialled_mask(self.diversity, **sizes)
-
-
-@torch.no_grad()
-def _random_encoder(sae: DenseTopKSae) -> DenseTopKSae:
-    assert sae.encoder is not None
-    generator = torch.Generator().manual_seed(sae.seed)
-    torch.randn(
-        sae.encoder.shape, generator=generator, dtype=torch.float32, device="cpu"
-    )  # the decoder's draw, from which the encoder's must differ
-    sae.encoder.copy_(
-        torch.randn(sae.encoder.shape, generator=generator, dtype=torch.float32, device="cpu") / sae.d_in**0.5
-    )
-    return sae
 
 
 def plan(

@@ -173,3 +173,47 @@ class FrontierRecord(_Record):
     retention_mean: float | None = None
     reading: str | None = None
     """The inference asked for; None is the SAE's own."""
+
+
+@dataclass(frozen=True)
+class ProbeRecord(_Record):
+    """How well the features of one dictionary tell concepts; `docs/metrics.md` has the definitions.
+
+    Every F1 is of the half of the text on which nothing was chosen or fitted, and the mean of both ways round.
+    """
+
+    name: str
+    kind: str
+    """The kind of SAE; `untrained` and `coordinates` for the nulls."""
+    reading: str
+    """How codes were read; empty for coordinates."""
+    n_features: int
+    learned_values: int
+    """0 for what was not learned."""
+    tokens: int
+    documents: int
+    """As told by blocks that are shorter than the rest."""
+    selection: str
+    """How the latents of a probe of broad concepts are chosen."""
+    f1_1: float
+    """Mean F1 over broad concepts of the best latent."""
+    f1_2: float
+    f1_5: float
+    shuffled_f1_1: float
+    """The same as `f1_1` with labels at other tokens: what chance gives."""
+    broad_concepts: int
+    broad_by_group: dict[str, float]
+    """Mean F1 of the best latent for each group of broad concepts."""
+    narrow_f1: float
+    """Mean F1 over narrow concepts of the best latent at its best threshold."""
+    narrow_above_half: float
+    """Share of narrow concepts with an F1 above 1/2."""
+    shuffled_narrow_f1: float
+    narrow_concepts: int
+    narrow_by_group: dict[str, float]
+    narrow_by_band: dict[str, float]
+    """By occurrences among the tokens, as `24-47`."""
+    covering_latents: int
+    """Different latents that tell a narrow concept with an F1 above 1/2."""
+    density: float
+    """Median, over narrow concepts, of the share of tokens on which the best latent fires."""

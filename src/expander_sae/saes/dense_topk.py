@@ -72,6 +72,17 @@ class DenseTopKSae(AbstractSae):
         self.b_enc = nn.Parameter(zeros(n_latents)) if latent_bias else None
         self.register_buffer("input_scale", one())
 
+    @torch.no_grad()
+    def draw_encoder(self) -> None:
+        """Start the encoder of an untied SAE at random, at values other than the decoder's."""
+        assert self.encoder is not None
+        generator = torch.Generator().manual_seed(self.seed)
+        # The first draw of a seed is the decoder's.
+        _, drawn = (
+            torch.randn(self.encoder.shape, generator=generator, dtype=torch.float32, device="cpu") for _ in range(2)
+        )
+        self.encoder.copy_(drawn / self.d_in**0.5)
+
     @property
     def values(self) -> Tensor:
         """Unit-norm dictionary columns [n_latents, d_in]."""

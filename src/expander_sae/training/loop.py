@@ -14,8 +14,8 @@ from expander_sae.records.interrupts import held_back
 from expander_sae.records.locks import alone_in
 from expander_sae.records.results import TrainingRecord
 from expander_sae.saes import AbstractSae, ExpanderSae, InputStatistics, input_statistics
-from expander_sae.saes.init import norm_limit, token_norms
 
+from .batches import largest_norm
 from .beginning import begin, end
 from .checkpointing import CHECKPOINT, fingerprint, values_hash
 from .config import TrainConfig
@@ -78,7 +78,6 @@ def train(
     source = stream.describe()
     mismatches = {name: check_provenance(name, sae, Provenance.of_settings(source)) for name, sae in saes.items()}
     statistics = input_statistics(sample)
-    largest_norm = _largest_norm(sample, config)
     # Where values of a seed are not the start, the start is part of what a pass is.
     hashed = config.fine_tune or config.amortise
     begun = {name: begin(sae, folder, hashed=hashed) for name, sae in saes.items()}
@@ -100,7 +99,7 @@ def train(
     before_seals = fingerprint({**description, "config": learned})
     mark = before_seals if starts is None else fingerprint({**description, "config": learned, "starts": starts})
     heldout = None if heldout is None else heldout.float()
-    run = Run(folder, members, stream, config, mark, largest_norm, heldout)
+    run = Run(folder, members, stream, config, mark, largest_norm(sample, config), heldout)
     with alone_in(folder, "training", "trains SAEs"):
         remove_leftovers(folder, CHECKPOINT, METRICS, RECORDS)
         if not (overwrite or (folder / CHECKPOINT).exists()):
@@ -165,12 +164,6 @@ def _check_heldout(heldout: Tensor | None, sample: Tensor) -> None:
         raise ExpanderSaeError(
             "expected finite held-out activations; got NaN or infinity. Leave those tokens out, or give None."
         )
-
-
-def _largest_norm(sample: Tensor, config: TrainConfig) -> float | None:
-    if config.inputs.outlier_medians is None:
-        return None
-    return norm_limit(token_norms(sample, "activations"), config.inputs.outlier_medians)
 
 
 def _finish(

@@ -12,6 +12,8 @@ from torch import Tensor
 from expander_sae.ops.checks import shape_of
 from expander_sae.records import ExpanderSaeError
 
+from .batches import some_rows
+
 
 def activations_of(batch: Any, what: str = "activations") -> Tensor:
     """Activations [tokens, d_in], float32, of a tensor, an array or a data frame [..., d_in], or of the first part of a
@@ -73,8 +75,7 @@ class MemoryBatches:
 
     def sample(self, n: int, *, seed: int) -> Tensor:
         """Some activations [at most n, d_in]."""
-        generator = torch.Generator().manual_seed(seed)
-        return self._x[torch.randperm(len(self._x), generator=generator, device="cpu")[:n].sort().values]
+        return some_rows(self._x, n, seed)
 
     def describe(self) -> dict[str, Any]:
         """Which activations these are, by their numbers."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from expander_sae.pursuit import DEFAULT_READING, Encoder, Reading, in_stages
+from expander_sae.pursuit import DEFAULT_READING, Encoder, Reading, Stages, in_stages
 from expander_sae.records import ExpanderSaeError
 
 from .config import DEFAULT_RECIPE, Inputs, TrainConfig, Watch
 from .optimizer import Schedule
-from .parts import Resample
+from .parts import Anneal, OnePass, Resample
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,19 @@ class Preset:
         return replace(self, training=replace(self.training, **_said(trained)), **said)
 
     def sae_options(self) -> dict[str, Any]:
-        """How many SAEs are built, as `expander_sae.frontier.run_frontier` takes it."""
+        """How SAEs are built, as `expander_sae.frontier.SaeOptions` has it."""
         names = ("signed", "latent_bias", "construction", "dense_draw", "reading")
         return {name: getattr(self, name) for name in names}
 
 
 PRESETS = {
     "default": Preset(),
+    # Latents that tell concepts first, fidelity second: columns find their directions on many rows, in one pass, and the
+    # pursuit comes beside the encoder at the end. No spare columns: they make the latents that fire hang on noise.
+    "meaning": Preset(
+        training=TrainConfig(reading=Stages(4, spare=0), move_supports=None, anneal=Anneal(), one_pass=OnePass()),
+        reading=Stages(8, spare=0),
+    ),
     # arXiv 2607.01799: 5,000 steps of 256 draws with replacement, raw squared error, cosine 3e-4 -> 1e-5, no warm-up,
     # residual resampling every 1,000 steps; signed TopK with a latent bias on uniform masks without an empty row.
     "paper": Preset(

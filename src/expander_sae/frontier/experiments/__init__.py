@@ -8,10 +8,11 @@ from expander_sae.records import ExpanderSaeError
 
 from ..page import Figure, Page, Table
 from .axes import EXPERIMENTS as ALONG
-from .context import Context, Grid, Settings
+from .context import Context, Grid
 from .experiment import Experiment
 from .report import write_reports
 from .run import run_experiment
+from .settings import Settings
 
 NAMES = (
     "frontier",
@@ -26,6 +27,7 @@ NAMES = (
     "latents",
     "stability",
     "coherence",
+    "meaning",
     "storage",
     "geometry",
     "collisions",

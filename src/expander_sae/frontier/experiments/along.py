@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from expander_sae.paper import Curve, Paper
 from expander_sae.records.metrics import METRIC
 
-from ..drawing import Line, lines
+from ..drawing import Line, beside_the_paper, lines
 from ..page import Figure, Page
 from ..results import Summary
-from .beside import Paper
 from .context import Context
 from .experiment import Experiment, Measured
 from .quality import diverged, quality_table, summaries_of
@@ -35,8 +35,10 @@ class Axis:
     claim: Callable[[Runs], str]
     note: str
     options: Mapping[str, Any]
-    theirs: Mapping[str, Callable[[Paper], Sequence[Line]]]
-    """The paper's points, or a replication's, by metric."""
+    theirs: Callable[[Paper, str], Sequence[Curve]]
+    """The paper's points of a metric, or a replication's."""
+    compared: tuple[str, ...] = ("rel_err", "ce_recovered_zero")
+    """Metrics that it has them of."""
     place: str = ""
     """The axis's short name, in tables; `axis` where it is empty."""
     whose: str = "the paper's"
@@ -49,7 +51,7 @@ class Axis:
     def experiment(self) -> Experiment:
         """It as an experiment like the others."""
         return Experiment(
-            self.name, self.question, self.measure, self.show, ("activations",), self.options, beside=self.beside,
+            self.name, self.question, self.measure, self.show, options=self.options, beside=self.beside,
             **self.how,
         )  # fmt: skip
 
@@ -70,7 +72,7 @@ class Axis:
         return Page(
             claim=self.claim(runs),
             tables=[quality_table(f"{place}: {at:,.0f}", summaries) for at, summaries in runs if summaries],
-            figures=[self._figure(f"{metric}_along", metric, runs, "one line for each SAE") for metric in self.drawn],
+            figures=[self._figure(metric, runs) for metric in self.drawn],
             notes=[self.note, *lost],
         )
 
@@ -78,14 +80,21 @@ class Axis:
         """Metrics along the axis, with another's points."""
         runs = runs_of(measured)
         return [
-            self._figure(f"{metric}_beside_the_paper", metric, runs, f"beside {self.whose}", points(paper))
-            for metric, points in self.theirs.items()
+            beside_the_paper(
+                metric,
+                f"{metric} along {self.axis}",
+                [*lines_along(runs, metric), *self.theirs(paper, metric)],
+                x=self.axis,
+                y=METRIC[metric].heading,
+                whose=self.whose,
+                log_x=self.log_x,
+            )
+            for metric in self.compared
         ]
 
-    def _figure(self, name: str, metric: str, runs: Runs, words: str, theirs: Sequence[Line] = ()) -> Figure | None:
-        caption = f"{metric} along {self.axis}, {words}"
-        drawn = [*lines_along(runs, metric), *theirs]
-        return lines(name, caption, drawn, x=self.axis, y=METRIC[metric].heading, log_x=self.log_x)
+    def _figure(self, metric: str, runs: Runs) -> Figure | None:
+        caption, y = f"{metric} along {self.axis}, one line for each SAE", METRIC[metric].heading
+        return lines(f"{metric}_along", caption, lines_along(runs, metric), x=self.axis, y=y, log_x=self.log_x)
 
 
 def runs_of(measured: Measured) -> Runs:

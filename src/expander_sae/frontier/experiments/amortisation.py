@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from expander_sae.paper import Curve, Paper
 from expander_sae.records import FrontierRecord
 from expander_sae.records.metrics import METRIC, Metric
+from expander_sae.records.spread import spread
 
-from ..drawing import SPEED, Line, by_speed, lines
-from ..families import FAMILY
-from ..over_seeds import Spread, spread
+from ..drawing import SPEED, Line, beside_the_paper, by_speed, lines
 from ..page import Figure, Page, Table, number
-from ..paper import PaperResult
 from ..results import Summary, in_order, summarise
-from .beside import Paper
 from .context import Context
 from .experiment import Experiment, Measured
-from .quality import diverged, quality_table, records_from
+from .quality import diverged, family_lines, mean_of, quality_table, records_from
 
 _FAMILIES = ("expander", "oneshot", "matched", "matched-omp")
 _METRICS = ("fvu", "delta_ce")
@@ -131,23 +130,17 @@ def _claim(splits: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _by_degree(
-    own: list[FrontierRecord], read: list[FrontierRecord], metric: str, theirs: Sequence[Line] = ()
+    own: list[FrontierRecord], read: list[FrontierRecord], metric: str, theirs: Sequence[Curve] = ()
 ) -> Figure | None:
-    drawn, levels = [], []
-    for reading, name, records in ((None, "own inference", own), ("omp", "OMP", read)):
-        by_place: dict[tuple[str, int | None], list[float]] = {}
-        for record in records:
-            value = None if record.evaluation is None else getattr(record.evaluation, metric)
-            if record.reading == reading and value is not None:
-                by_place.setdefault((record.family, record.matched_degree), []).append(value)
-        for family in _FAMILIES:
-            points: list[tuple[float, Spread | float | None]] = [
-                (degree, spread(values)) for (of, degree), values in by_place.items() if of == family and degree
-            ]
-            drawn.append(Line(f"{FAMILY[family].label}: {name}", points, dashed=reading is not None, family=family))
-        dense = spread(by_place.get(("dense", None), []))
+    drawn: list[Line | Curve] = []
+    levels = []
+    for name, records in (("own inference", own), ("OMP", [record for record in read if record.reading == "omp"])):
+        summaries = summarise(records)
+        of_families = family_lines(summaries, metric, lambda s: s.matched_degree, _FAMILIES)
+        drawn += [replace(line, name=f"{line.name}: {name}", dashed=name == "OMP") for line in of_families]
+        dense = next((mean_of(s, metric) for s in summaries if s.family == "dense"), None)
         if dense is not None:
-            levels.append((f"full dense: {name}", dense.mean))
+            levels.append((f"full dense: {name}", dense))
     name, caption = f"{metric}_by_degree", f"{metric} against degree, by own inference and by OMP"
     if theirs:
         name, caption = f"{metric}_beside_the_paper", f"{caption}, beside the paper's"
@@ -159,46 +152,39 @@ def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
     own = records_from(measured["records"])
     read = _otherwise(own, measured)
     kinds = ("expander_tied", "dense_tied", "dense_warmtied")
-    theirs = {
-        metric: [
-            line
-            for reading in ("encoder", "omp", "omp_iter", "omp_oneshot", "cosamp", "niht")
-            for line in paper.lines(metric, _degree, kinds, inference=reading)
-        ]
-        for metric in ("rel_err", "ce_recovered_zero")
-    }
-    summaries = in_order(summarise([*own, *read]))
+    ways = ("encoder", "omp", "omp_iter", "omp_oneshot", "cosamp", "niht")
+    by_variant: dict[str, list[Summary]] = {}
+    for summary in in_order(summarise([*own, *read])):
+        by_variant.setdefault(summary.variant, []).append(summary)
     ours = [
-        Line(
-            variant,
-            [(s.metrics[SPEED].mean, s.metrics["rel_err"]) for s in summaries if s.variant == variant
-             and s.metrics["fvu"].mean <= 1 and SPEED in s.metrics],
-        )
-        for variant in dict.fromkeys(s.variant for s in summaries)
-    ]  # fmt: skip
-    return [
-        *(_by_degree(own, read, metric, lines_of_paper) for metric, lines_of_paper in theirs.items()),
-        lines(
-            "rel_err_by_speed_beside_the_paper",
-            "rel_err against the speed of reading codes, beside the paper's on its machines",
-            [*ours, *paper.speeds()],
-            x="tokens/s",
-            y="rel_err",
-            log_x=True,
-        ),
+        Line(variant, [(s.metrics[SPEED].mean, s.metrics["rel_err"]) for s in _as_good_as_the_mean(mine)])
+        for variant, mine in by_variant.items()
     ]
+    return [
+        *(
+            _by_degree(own, read, metric, [
+                curve for way in ways for curve in paper.lines(metric, lambda r: r.degree, kinds, inference=way)
+            ])
+            for metric in ("rel_err", "ce_recovered_zero")
+        ),
+        beside_the_paper(
+            "rel_err_by_speed", "rel_err against the speed of reading codes", [*ours, *paper.speeds()],
+            x="tokens/s", y="rel_err", whose="the paper's on its machines",
+        ),
+    ]  # fmt: skip
 
 
-def _degree(result: PaperResult) -> float:
-    return result.degree
+def _as_good_as_the_mean(summaries: Sequence[Summary]) -> list[Summary]:
+    """Those that were timed and leave no more than the mean does."""
+    return [s for s in summaries if s.metrics["fvu"].mean <= 1 and SPEED in s.metrics]
 
 
-def _by_speed(summaries: list[Summary], metric: str) -> Figure | None:
+def _by_speed(summaries: Sequence[Summary], metric: str) -> Figure | None:
     caption = (
         f"{METRIC[metric].heading} against the speed of reading codes, one line for each SAE, one point for each "
         "inference; those that leave more than the mean does (fvu above 1) are in the table only"
     )
-    return by_speed(f"{metric}_by_speed", caption, metric, [s for s in summaries if s.metrics["fvu"].mean <= 1])
+    return by_speed(f"{metric}_by_speed", caption, metric, _as_good_as_the_mean(summaries))
 
 
 EXPERIMENT = Experiment(
@@ -206,7 +192,6 @@ EXPERIMENT = Experiment(
     question="What does reading codes by one pass cost, and is it the encoder or the dictionary that is short?",
     measure=measure,
     show=show,
-    needs=("activations",),
     options={
         "controls": ["dense", "oneshot", "matched", "matched-omp"],
         "readings": ["encoder", "refit", "stages:4", "omp"],

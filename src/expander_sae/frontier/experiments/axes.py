@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from expander_sae.paper import Paper
 from expander_sae.records import ExpanderSaeError
 
+from ..page import sentence
 from ..results import Summary
 from .along import DRAWN, Axis, Place, Runs
 from .context import Context
@@ -98,7 +100,7 @@ def _by_layer(runs: Runs) -> str:
                 "" if zero is None or mean is None else f", retention {zero:.3f} (zero form) and {mean:.3f} (mean form)"
             )
             parts.append(f"layer {layer:.0f}: {sparse.variant} fvu {fvu:.3f}{kept}")
-    return "; ".join(parts)[:1].upper() + "; ".join(parts)[1:] + "."
+    return sentence(parts)
 
 
 AXES = (
@@ -112,10 +114,8 @@ AXES = (
         note="Every k is a training of its own, not one SAE read with fewer or more latents.",
         options={"ks": [16, 32, 64, 128], "degrees": [7, 30, 200], "controls": ["dense", "matched"]},
         drawn=(*DRAWN, "dead_fraction"),
-        theirs={
-            metric: lambda paper, metric=metric: paper.along_k(metric)
-            for metric in ("rel_err", "ce_recovered_zero", "dead_fraction")
-        },
+        theirs=Paper.along_k,
+        compared=("rel_err", "ce_recovered_zero", "dead_fraction"),
     ),
     Axis(
         name="steps",
@@ -125,10 +125,7 @@ AXES = (
         claim=_longer,
         note="Every budget is a run of its own with its own learning-rate schedule, not a point on one run's way.",
         options={"budgets": [0.25, 0.5, 1.0, 2.0], "degrees": [7], "controls": ["dense", "matched"]},
-        theirs={
-            metric: lambda paper, metric=metric: paper.replication(metric, "steps")
-            for metric in ("rel_err", "ce_recovered_zero")
-        },
+        theirs=lambda paper, metric: paper.replication(metric, "steps"),
         whose="a replication of the paper",
     ),
     Axis(
@@ -139,11 +136,10 @@ AXES = (
         claim=_more_data,
         note="All runs have equally many steps and see as many tokens, counting repeats; held-out text is the same.",
         options={"shares": [0.125, 0.25, 0.5, 1.0], "degrees": [7, 30], "controls": ["dense", "matched"]},
-        theirs={
-            "rel_err": lambda paper: paper.along_data(
-                "rel_err", (("expander_tied", 7), ("expander_tied", 100), ("dense_tied", 512))
-            )
-        },
+        theirs=lambda paper, metric: paper.along_data(
+            metric, (("expander_tied", 7), ("expander_tied", 100), ("dense_tied", 512))
+        ),
+        compared=("rel_err",),
     ),
     Axis(
         name="layers",
@@ -154,10 +150,7 @@ AXES = (
         claim=_by_layer,
         note="Layers are counted from 0.",
         options={"degrees": [7, 30], "controls": ["dense", "matched", "matched-omp"]},
-        theirs={
-            metric: lambda paper, metric=metric: [*paper.along_layers(metric), *paper.replication(metric, "layer")]
-            for metric in ("rel_err", "ce_recovered_zero")
-        },
+        theirs=lambda paper, metric: [*paper.along_layers(metric), *paper.replication(metric, "layer")],
         log_x=False,
         how={"every_layer": True},
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,11 +10,11 @@ import torch
 from expander_sae.pursuit import parse_reading
 from expander_sae.theory.shares import MEANINGS, CodeShares
 
-from ..drawing import Line, lines
-from ..page import Page, by, over_seeds, table_by
+from ..drawing import lines
+from ..page import Page, by, table_by
 from .context import Context
 from .experiment import Experiment, Measured
-from .quality import diverged
+from .quality import along_degree, diverged
 
 _COLUMNS = {
     "fuchs": "Fuchs",
@@ -30,20 +31,17 @@ _BLOCK = 256
 def measure(context: Context) -> Measured:
     """One piece for each SAE and each way of reading it."""
     grid = context.grid(controls=context.option("controls"))
-    found: list[dict[str, Any]] = []
-    for record, sae in grid.saes():
-        sae.eval()
-        for reading in context.option("readings"):
-            mark = {"folder": record.folder, "reading": reading, "tokens": context.option("tokens"),
-                    "training": record.training.to_dict()}  # fmt: skip
-
-            def make(sae: Any = sae, reading: str = reading) -> dict[str, Any]:
-                return certify_tokens(sae, reading, context)
-
-            value = context.piece(f"{record.folder}-{reading}".replace("/", "-").replace(":", "-"), mark, make)
-            found.append({"variant": record.variant, "family": record.family, "seed": record.seed, "reading": reading,
-                          "degree": sae.dictionary().degree, **value})  # fmt: skip
-    return {"rows": found, "k": context.settings.k, "frontier": grid.records()}
+    rows = [
+        context.row(
+            record, f"{record.folder}-{reading}".replace("/", "-").replace(":", "-"),
+            {"folder": record.folder, "reading": reading, "tokens": context.option("tokens"),
+             "training": record.training.to_dict()},
+            partial(certify_tokens, sae.eval(), reading, context), reading=reading, degree=sae.dictionary().degree,
+        )
+        for record, sae in grid.saes()
+        for reading in context.option("readings")
+    ]  # fmt: skip
+    return {"rows": rows, "k": context.settings.k, "frontier": grid.records()}
 
 
 @torch.no_grad()
@@ -84,7 +82,7 @@ def show(measured: Measured) -> Page:
         lines(
             name,
             text,
-            [Line(reading, _points(mine, path)) for reading, mine in by(rows, "reading").items()],
+            [along_degree(mine, path, reading) for reading, mine in by(rows, "reading").items()],
             x="degree (d_in: dense)",
             y=y,
             log_x=True,
@@ -92,11 +90,6 @@ def show(measured: Measured) -> Page:
         for name, path, text, y in drawn
     ]
     return Page(_claim(rows), tables, figures, diverged(measured["frontier"]))
-
-
-def _points(rows: list[Any], path: str) -> list[tuple[float, Any]]:
-    groups = by(rows, "degree")
-    return [(float(degree), over_seeds(groups[degree], path)) for degree in sorted(groups)]
 
 
 def _claim(rows: list[dict[str, Any]]) -> str:
@@ -119,7 +112,6 @@ EXPERIMENT = Experiment(
     question="For which share of real tokens does each certificate of a single code hold?",
     measure=measure,
     show=show,
-    needs=("activations",),
     options={
         "tokens": 1000,
         "readings": ["encoder", "refit", "stages:8+8", "omp", "nnomp"],

@@ -5,21 +5,22 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from expander_sae.evaluation.chat import ChatJudge
-from expander_sae.evaluation.contexts import ContextEmbedding, Judge, detection
-from expander_sae.evaluation.firing import Firings, firings
+from expander_sae.evaluation.contexts import ContextEmbedding, Judge, detection, evenly_over_rates
+from expander_sae.evaluation.firing import firings
 from expander_sae.pursuit import Reading, parse_reading
 from expander_sae.records import ExpanderSaeError, FrontierRecord
+from expander_sae.records.spread import Spread, spread
 from expander_sae.saes import AbstractSae
 
 from ..drawing import bars
-from ..over_seeds import Spread, spread
 from ..page import Page, Table, by, number
-from .context import Context, Grid, written
+from .context import Context, Grid, name_of, written
 from .experiment import Experiment, Measured
 from .quality import diverged
 
@@ -35,35 +36,36 @@ def measure(context: Context) -> Measured:
     for reading in readings:
         reading.check(context.settings.k, context.settings.n_for(context.store.d_in))
     grid = context.grid(degrees=context.chosen_degrees(), controls=context.option("controls"))
-    kept = context.settings.evaluation().keep_special_tokens
+    how = {"kept": context.settings.evaluation().keep_special_tokens, **{name: context.option(name) for name in _HOW}}
     rows = []
     for record, sae, reading in _read(grid, readings):
-        variant = record.variant + (f", {reading}" if reading else "")
-        name = f"{record.variant}-seed{record.seed}" + (f"-{reading}".replace(":", "") if reading else "")
-        how = {option: context.option(option) for option in _HOW}
-        depends = {"sae": written(grid.folder / record.folder), "kept": kept, **how}
-
-        def make(sae: Any = sae, seed: int = record.seed) -> dict[str, Any]:
-            found, ids, blocks = firings(sae, context.heldout_batches(), context.option("tokens"))
-            judge = _judge(context, ids, blocks)
-            latents = _stratified(found, context.option("latents"), seed)
-            scores = detection(found, judge, blocks, latents=latents, seed=seed)
-            # The same firing counts at tokens drawn at random: what a judge reads out of nothing.
-            draw = torch.Generator().manual_seed(seed)
-            moved = found._replace(token=torch.randperm(found.n_tokens, generator=draw, device="cpu")[found.token])
-            null = detection(moved, judge, blocks, latents=latents, seed=seed)
-            return {"aucs": [s.auc for s in scores], "firings": [s.firings for s in scores],
-                    "null": [s.auc for s in null], "asked": len(latents)}  # fmt: skip
-
+        name = name_of(record) + (f"-{reading}".replace(":", "") if reading else "")
+        depends = {"sae": written(grid.folder / record.folder), **how}
         context.say(f"contexts of {name}")
-        made = context.piece(name, depends, make)
-        rows.append({"variant": variant, "family": record.family, "seed": record.seed, **made})
+        variant = record.variant + (f", {reading}" if reading else "")
+        rows.append(
+            context.row(record, name, depends, partial(_scores, context, sae, record.seed), variant=variant)
+        )  # fmt: skip
     judge = context.option("judge")
     return {
         "saes": rows, "judge": f"chat, {context.option('chat_model')}" if judge == "chat" else judge,
         "options": dict(context.settings.options),
         "frontier": grid.records(),
     }  # fmt: skip
+
+
+def _scores(context: Context, sae: AbstractSae, seed: int) -> dict[str, Any]:
+    """Detection scores of some latents, and of as many firings at tokens drawn at random: what a judge reads out of
+    nothing."""
+    found, ids, blocks = firings(sae, context.heldout_batches(), context.option("tokens"))
+    judge = _judge(context, ids, blocks)
+    latents = evenly_over_rates(found, context.option("latents"), seed)
+    scores = detection(found, judge, blocks, latents=latents, seed=seed)
+    draw = torch.Generator().manual_seed(seed)
+    moved = found._replace(token=torch.randperm(found.n_tokens, generator=draw, device="cpu")[found.token])
+    null = detection(moved, judge, blocks, latents=latents, seed=seed)
+    return {"aucs": [s.auc for s in scores], "firings": [s.firings for s in scores],
+            "null": [s.auc for s in null], "asked": len(latents)}  # fmt: skip
 
 
 def _read(grid: Grid, readings: Sequence[Reading]) -> Iterator[tuple[FrontierRecord, AbstractSae, Reading | None]]:
@@ -98,19 +100,6 @@ def _judge(context: Context, ids: torch.Tensor, blocks: torch.Tensor) -> Judge:
         return getattr(importlib.import_module(module), attribute)(ids, blocks, context.store)
     except (ImportError, AttributeError, ValueError) as error:
         raise ExpanderSaeError(f"expected judge as tf-idf, chat or module:function, got {name!r}: {error}") from error
-
-
-def _stratified(found: Firings, wanted: int, seed: int) -> torch.Tensor:
-    """Latents that fire eight times at least, as many of each quarter by firing rate."""
-    counts = found.counts()
-    usable = (counts >= 8).nonzero()[:, 0]
-    usable = usable[counts[usable].argsort(stable=True)]
-    draw = torch.Generator().manual_seed(seed)
-    parts = []
-    for quarter in torch.tensor_split(usable, 4):
-        order = torch.randperm(len(quarter), generator=draw, device="cpu")
-        parts.append(quarter[order[: -(-wanted // 4)]])
-    return torch.cat(parts)
 
 
 def show(measured: Measured) -> Page:
@@ -173,7 +162,6 @@ EXPERIMENT = Experiment(
     question="Are sparse latents as coherent as dense ones, by automatic detection of their contexts?",
     measure=measure,
     show=show,
-    needs=("activations",),
     options={
         "degrees": [7, 200], "controls": ["dense", "matched"], "readings": [], "tokens": 20_000, "latents": 200,
         "width": 4, "judge": "tf-idf", "chat_url": "", "chat_model": "",

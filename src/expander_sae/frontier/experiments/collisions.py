@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from expander_sae.saes import AbstractSae
+from expander_sae.paper import Paper
 
-from ..drawing import Line, lines
-from ..page import Figure, Page, by, over_seeds, table_by
-from .beside import Paper
+from ..drawing import Line, beside_the_paper, lines
+from ..page import Figure, Page, by, over_seeds, sentence, table_by
 from .context import Context
 from .experiment import Experiment, Measured
-from .quality import along_degree, diverged
+from .quality import along_degree, diverged, families_along_degree, of_least_degree
 
 KINDS = {
     "real": "supports of held-out tokens",
@@ -27,19 +27,17 @@ _BLOCK = 2048
 
 def measure(context: Context) -> Measured:
     """The collision deficit of every sparse SAE's codes, beside shuffled and random supports on the same mask."""
-    grid = context.grid(controls=context.option("controls"))
-    found: list[dict[str, Any]] = []
-    for record, sae in grid.saes():
-        if getattr(sae, "mask", None) is None:
-            continue
-        mark = {"folder": record.folder, "tokens": context.option("tokens"), "training": record.training.to_dict()}
-
-        def make(sae: AbstractSae = sae) -> dict[str, Any]:
-            return _collisions(sae.eval(), context)
-
-        value = context.piece(record.folder.replace("/", "-"), mark, make)
-        found.append({"variant": record.variant, "family": record.family, "seed": record.seed, **value})
-    return {"rows": found, "k": context.settings.k, "frontier": grid.records()}
+    grid, tokens = context.grid(controls=context.option("controls")), context.option("tokens")
+    rows = [
+        context.row(
+            record, record.folder.replace("/", "-"),
+            {"folder": record.folder, "tokens": tokens, "training": record.training.to_dict()},
+            partial(_collisions, sae.eval(), context),
+        )
+        for record, sae in grid.saes()
+        if getattr(sae, "mask", None) is not None
+    ]  # fmt: skip
+    return {"rows": rows, "k": context.settings.k, "frontier": grid.records()}
 
 
 @torch.no_grad()
@@ -101,8 +99,11 @@ def show(measured: Measured) -> Page:
         "active": ("active", 1),
     }
     note = "Deficit: 1 - |N(S)| / (d |S|), mean over tokens. " + " ".join(f"{k}: {v}." for k, v in KINDS.items())
-    drawn = [along_degree(rows, "expander", f"deficit/{kind}", f"learned supports, {kind}") for kind in KINDS]
-    drawn += [along_degree(rows, "fixed", f"deficit/{kind}", f"fixed mask, {kind}") for kind in ("real", "random")]
+    of = by(rows, "family")
+    drawn = [along_degree(of.get("expander", []), f"deficit/{kind}", f"learned supports, {kind}") for kind in KINDS]
+    drawn += [
+        along_degree(of.get("fixed", []), f"deficit/{kind}", f"fixed mask, {kind}") for kind in ("real", "random")
+    ]
     bound = {row["degree"]: row["counting_bound"] for row in rows}
     drawn.append(Line("counting bound", sorted(bound.items()), reference=True))
     caption = "collision deficit of active supports against degree"
@@ -114,29 +115,22 @@ def show(measured: Measured) -> Page:
 def _claim(rows: list[dict[str, Any]]) -> str:
     parts = []
     for family, name in (("expander", "learned supports"), ("fixed", "a fixed mask")):
-        mine = [row for row in rows if row["family"] == family]
-        if mine:
-            degree = min(row["degree"] for row in mine)
-            least = [row for row in mine if row["degree"] == degree]
+        if least := of_least_degree(rows, family):
             real, random = (over_seeds(least, f"deficit/{kind}") for kind in ("real", "random"))
             if real is not None and random is not None:
                 parts.append(
-                    f"with {name} at d = {degree} real codes lose {real.mean:.1%} of their rows to collisions, random "
-                    f"supports {random.mean:.1%}"
+                    f"with {name} at d = {least[0]['degree']} real codes lose {real.mean:.1%} of their rows to "
+                    f"collisions, random supports {random.mean:.1%}"
                 )
-    text = "; ".join(parts) or "no sparse SAE was measured"
-    return text[0].upper() + text[1:] + "."
+    return sentence(parts or ["no sparse SAE was measured"])
 
 
 def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
     """The deficit of real codes (ours: mean over tokens, the paper's: median) against the degree."""
-    rows = measured["rows"]
-    drawn = [
-        *(along_degree(rows, family, "deficit/real") for family in by(rows, "family")),
-        *paper.diagnostics("active_support", "deficit_median", ("expander_tied", "clustered_sparse")),
-    ]
-    caption = "collision deficit of real codes against degree, beside the paper's"
-    return [lines("deficit_beside_the_paper", caption, drawn, x="degree", y="1 - |N(S)| / (d |S|)", log_x=True)]
+    theirs = paper.diagnostics("active_support", "deficit_median", ("expander_tied", "clustered_sparse"))
+    drawn = [*families_along_degree(measured["rows"], "deficit/real"), *theirs]
+    what = "collision deficit of real codes against degree"
+    return [beside_the_paper("deficit", what, drawn, x="degree", y="1 - |N(S)| / (d |S|)")]
 
 
 EXPERIMENT = Experiment(
@@ -144,7 +138,6 @@ EXPERIMENT = Experiment(
     question="How often do the columns of a real code collide on a row, and how often must they?",
     measure=measure,
     show=show,
-    needs=("activations",),
     options={"tokens": 20_000, "controls": ["fixed"]},
     beside=beside,
 )

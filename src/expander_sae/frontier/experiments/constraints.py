@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from expander_sae.graphs.overlap import overlap_profile
@@ -14,7 +15,6 @@ from expander_sae.training import TrainConfig
 
 from ..drawing import Line, lines
 from ..page import Page, Row, by, over_seeds, table_by
-from ..variants import plan
 from .certified_tokens import certify_tokens
 from .context import Context
 from .experiment import Experiment, Measured
@@ -34,28 +34,25 @@ _SETTINGS = {
 
 def measure(context: Context) -> Measured:
     """One grid of one degree for each way of training; diagnostics and certified tokens of each SAE."""
-    store, settings, degree = context.store, context.settings, context.option("degree")
-    sizes = {"d_in": store.d_in, "n_latents": settings.n_for(store.d_in), "k": settings.k, "seeds": settings.seeds}
-    found: list[dict[str, Any]] = []
+    settings, degree = context.settings, context.option("degree")
+    rows: list[dict[str, Any]] = []
     trained: list[dict[str, Any]] = []
     for text in context.option("ways"):
         config = constrained(settings.training(), text)
         label = "" if text == "none" else text.replace("=", "").replace("+", "-").replace("_", "")
-        grid = context.grid(variants=plan([degree], (), **sizes), config=config, label=label)
+        grid = context.grid(degrees=[degree], config=config, label=label)
         trained += ({**one, "variant": f"{one['variant']} with {text}"} for one in grid.records()["records"])
         for record, sae in grid.saes():
-            if record.evaluation is None:
+            evaluation = record.evaluation
+            if evaluation is None:
                 continue
             mark = {"folder": record.folder, "way": text, "training": record.training.to_dict(),
-                    "fvu": record.evaluation.fvu, "tokens": context.option("tokens")}  # fmt: skip
-
-            def make(sae: Any = sae) -> dict[str, Any]:
-                return {**_guarantees(sae, settings.k), "codes": certify_tokens(sae.eval(), "omp", context)}
-
-            value = context.piece(f"{record.variant}-{record.seed}-{label or 'none'}", mark, make)
-            found.append({"way": text, "seed": record.seed, "fvu": record.evaluation.fvu,
-                          "dead": record.evaluation.dead_fraction, **value})  # fmt: skip
-    return {"rows": found, "k": settings.k, "degree": degree, "frontier": {"records": trained}}
+                    "fvu": evaluation.fvu, "tokens": context.option("tokens")}  # fmt: skip
+            name = f"{record.variant}-{record.seed}-{label or 'none'}"
+            value = context.piece(name, mark, partial(_guarantees, sae.eval(), context))
+            rows.append({"way": text, "seed": record.seed, "fvu": evaluation.fvu, "dead": evaluation.dead_fraction,
+                         **value})  # fmt: skip
+    return {"rows": rows, "k": settings.k, "degree": degree, "frontier": {"records": trained}}
 
 
 def constrained(config: TrainConfig, text: str) -> TrainConfig:
@@ -82,14 +79,14 @@ def constrained(config: TrainConfig, text: str) -> TrainConfig:
     return TrainConfig.from_dict(config.to_dict() | changed)
 
 
-def _guarantees(sae: Any, k: int) -> dict[str, Any]:
-    """The geometry of a dictionary, and the k for which its overlaps and its inner products guarantee OMP."""
+def _guarantees(sae: Any, context: Context) -> dict[str, Any]:
+    """The geometry of a dictionary, the k for which its overlaps guarantee OMP, and which tokens are certified."""
     values = sae.values.detach().cpu().numpy()
     overlap = overlap_profile(sae.mask, p_max=1)
-    ratio = flatness(values).largest
     return {
-        **diagnose(sae.mask, values, k),
-        "omp_from_overlap": omp_k_from_overlap(overlap.largest, sae.degree, ratio),
+        **diagnose(sae.mask, values, context.settings.k),
+        "omp_from_overlap": omp_k_from_overlap(overlap.largest, sae.degree, flatness(values).largest),
+        "codes": certify_tokens(sae, "omp", context),
     }
 
 
@@ -134,7 +131,6 @@ EXPERIMENT = Experiment(
     question="What does it cost to train columns flat, incoherent and evenly spread, and what does it certify?",
     measure=measure,
     show=show,
-    needs=("activations",),
     options={
         "degree": 7,
         "tokens": 500,

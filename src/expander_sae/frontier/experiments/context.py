@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -12,93 +12,32 @@ from torch import Tensor
 
 from expander_sae.activations import ActivationStore, LanguageModel
 from expander_sae.evaluation.codes import TokenBatch, store_batches
-from expander_sae.pursuit import Stages, as_numbers
 from expander_sae.records import ExpanderSaeError, FrontierRecord
 from expander_sae.records.sealed import read_sealed, write_sealed
 from expander_sae.saes import AbstractSae, load_sae
-from expander_sae.training import Preset, TrainConfig, find_preset
+from expander_sae.training import TrainConfig
 
-from ..pieces import EvaluationSettings
 from ..results import Frontier
+from ..settings import Sweep
 from ..sweep import run_frontier
-from ..variants import Variant, plan
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the command line says to every experiment."""
-
-    preset: str = "default"
-    """`default`, or `paper`: its training, SAEs (signed TopK, latent bias, uniform masks with no empty row, initial
-    values shared with the dense SAE, no pursuit), tokens and splice."""
-    degrees: tuple[int, ...] = (4, 7, 16, 30, 64, 200)
-    k: int = 32
-    expansion: int = 8
-    n_latents: int | None = None
-    """Instead of `expansion`."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    tokens: int | None = None
-    """Training tokens of each SAE, counting repeats; None: the preset's. So for the next two."""
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    stages: int | None = None
-    """Of the pursuit that Expander SAEs encode by; None: the preset's."""
-    max_tokens: int | None = None
-    ce_tokens: int | None = 16_384
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Those of the experiment alone."""
-
-    def __post_init__(self) -> None:
-        find_preset(self.preset)
-        if not self.seeds or not self.degrees:
-            raise ExpanderSaeError("expected at least one seed and one degree; got none")
-
-    @property
-    def paper(self) -> bool:
-        """Whether this is the paper's recipe."""
-        return self.preset == "paper"
-
-    def obeyed(self) -> Preset:
-        """The preset with what was given in its place."""
-        return find_preset(self.preset).obeying(
-            tokens=self.tokens, batch_size=self.batch_size, learning_rate=self.learning_rate, stages=self.stages
-        )
-
-    def n_for(self, d_in: int) -> int:
-        """Latents of the Expander and full dense SAEs."""
-        return self.expansion * d_in if self.n_latents is None else self.n_latents
-
-    def training(self) -> TrainConfig:
-        """The preset with what was given."""
-        config = self.obeyed().training
-        # Ten places along a short pass, too.
-        heldout_every = min(config.watch.heldout_every, max(1, config.steps // 10))
-        return replace(config, watch=replace(config.watch, heldout_every=heldout_every))
-
-    def evaluation(self) -> EvaluationSettings:
-        """How SAEs are measured."""
-        return EvaluationSettings(
-            max_tokens=self.max_tokens,
-            ce_tokens=self.ce_tokens,
-            splice=self.obeyed().splice,
-            keep_special_tokens=self.obeyed().keep_special_tokens,
-            outlier_medians=self.training().inputs.outlier_medians,
-        )
-
-    def sae_options(self) -> dict[str, Any]:
-        """Options of every SAE, as `run_frontier` takes them."""
-        options = self.obeyed().sae_options()
-        reading = options["reading"]
-        return {**options, "reading": reading.at_most(self.k) if isinstance(reading, Stages) else reading}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return {**asdict(self), "stages": as_numbers(self.obeyed().reading)["stages"], "options": dict(self.options)}
+from ..variants import plan
+from .settings import Settings
 
 
 def written(folder: Path) -> str:
     """When an SAE was saved: what a piece that was made from it depends on."""
     return str((folder / "sae.safetensors").stat().st_mtime_ns)
+
+
+def name_of(record: FrontierRecord) -> str:
+    """An SAE and its seed, in the name of a piece."""
+    return f"{record.variant}-seed{record.seed}"
+
+
+def next_seed(seed: int, seeds: Iterable[int]) -> int:
+    """The one after it, the first after the last."""
+    ordered = sorted(seeds)
+    return ordered[(ordered.index(seed) + 1) % len(ordered)]
 
 
 class Grid(NamedTuple):
@@ -128,6 +67,12 @@ class Context:
         device: where SAEs are trained and evaluated.
         say: tell the reader of the terminal something.
         progress: whether bars are drawn.
+        command: the command line behind a grid, and
+        notes: what is said beside it, for its `frontier.json`.
+
+    Args:
+        shared: where experiments keep the SAEs they share; None: in `folder` itself, for one grid.
+        language_model: loads the model the activations came from; None: run without one.
     """
 
     def __init__(
@@ -135,15 +80,18 @@ class Context:
         folder: Path,
         settings: Settings,
         *,
-        shared: Path,
+        shared: Path | None,
         stores: Sequence[ActivationStore] = (),
         language_model: Callable[[], LanguageModel] | None = None,
         device: str = "cpu",
         say: Callable[[str], None] = lambda _text: None,
         progress: bool = False,
+        command: str | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.folder, self.settings, self.stores = folder, settings, tuple(stores)
         self.device, self.say, self.progress = device, say, progress
+        self.command, self.notes = command, tuple(notes)
         self._shared, self._load_model = shared, language_model
         self._model: LanguageModel | None = None
 
@@ -189,12 +137,19 @@ class Context:
         """A setting of this experiment alone."""
         return self.settings.options[name]
 
+    def need_two_seeds(self, others: str) -> None:
+        """Raise where there is nothing to compare latents with; `others` says whose those would be."""
+        seeds = list(self.settings.seeds)
+        if len(seeds) < 2:
+            raise ExpanderSaeError(
+                f"expected two seeds at least, since latents are compared with {others}; got {seeds}"
+            )
+
     def grid(
         self,
         *,
         degrees: Iterable[int] | None = None,
         controls: Iterable[str] = (),
-        variants: Sequence[Variant] | None = None,
         readings: Sequence[str] = (),
         store: ActivationStore | None = None,
         config: TrainConfig | None = None,
@@ -210,7 +165,6 @@ class Context:
         Args:
             degrees: of the Expander SAEs; None: those of the command line that the activations are wide enough for.
             controls: any of `expander_sae.frontier.CONTROLS`; "none" asks for none.
-            variants: instead of degrees and controls, what `expander_sae.frontier.plan` gave.
             readings: other inferences to read every SAE by.
             store: other activations than the first.
             config: another training pass than the command line's; needs a `label` of its own.
@@ -219,35 +173,39 @@ class Context:
             label: added to the folder's name.
 
         Raises:
-            ExpanderSaeError: as in `plan` and `run_frontier`.
+            ExpanderSaeError: as in `plan`, `Sweep` and `run_frontier`.
         """
         settings = self.settings if k is None else replace(self.settings, k=k)
         store = store or self.store
         n_latents = settings.n_for(store.d_in)
-        if variants is None:
-            chosen = self.degrees(store) if degrees is None else list(degrees)
-            sizes = {"d_in": store.d_in, "n_latents": n_latents, "k": settings.k, "seeds": settings.seeds}
-            wanted = [control for control in controls if control != "none"]
-            variants = plan(chosen, wanted, **sizes, note=self.say)
+        chosen = self.degrees(store) if degrees is None else list(degrees)
+        sizes = {"d_in": store.d_in, "n_latents": n_latents, "k": settings.k, "seeds": settings.seeds}
+        wanted = [control for control in controls if control != "none"]
+        left_out: list[str] = []
+        variants = plan(chosen, wanted, **sizes, note=left_out.append)
+        for note in left_out:
+            self.say(f"Note: {note}")
         name = f"layer{store.layer}-n{n_latents}-k{settings.k}-{settings.preset}{label and '-' + label}"
-        folder = self._shared / name
+        folder = self.folder if self._shared is None else self._shared / name
         # A loader, so that a rerun that finds everything done loads no model.
         model = None if self._load_model is None else cast(Callable[[], LanguageModel], self.language_model)
-        frontier = run_frontier(
+        sweep = Sweep(
             store,
             folder,
             variants,
             config or settings.training(),
             model,
             evaluation=settings.evaluation(),
-            **settings.sae_options(),
+            saes=settings.sae_options(),
             readings=readings,
             train_tokens=train_tokens,
             device=self.device,
+            command=self.command,
+            notes=[*self.notes, *(f"{note[:1].upper()}{note[1:]}." for note in left_out)],
             progress=self.progress,
             say=self.say,
         )
-        return Grid(frontier, folder)
+        return Grid(run_frontier(sweep), folder)
 
     def degrees(self, store: ActivationStore | None = None) -> list[int]:
         """The degrees asked for that fit the activations; the others are said to be left out."""
@@ -269,6 +227,13 @@ class Context:
         if chosen and left:
             self.say(f"degrees left to other experiments: {', '.join(left)}; --set degrees= takes them in")
         return chosen or asked
+
+    def row(
+        self, record: FrontierRecord, name: str, depends_on: Mapping[str, Any], make: Callable[[], Any], **more: Any
+    ) -> dict[str, Any]:
+        """One SAE as a row for tables: whose it is, `more` that is said of it, and the dictionary of its `piece`."""
+        whose = {"variant": record.variant, "family": record.family, "seed": record.seed}
+        return {**whose, **more, **self.piece(name, depends_on, make)}
 
     def piece(self, name: str, depends_on: Mapping[str, Any], make: Callable[[], Any]) -> Any:
         """`make()`, or what an earlier run's `make()` gave under the same name and dependence.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..drawing import SPEED, by_speed
 from ..families import FAMILY
 from ..page import Figure, Page
 from ..results import Summary, summarise
-from .context import Context, Grid, written
+from .context import Context, Grid, name_of, written
 from .experiment import Experiment, Measured
 from .quality import diverged, mean_of, quality_table, records_from
 
@@ -33,10 +34,11 @@ def measure(context: Context) -> Measured:
     readings = {way: [str(one) for one in context.option(way)] for way in ("dictionary_readings", "encoder_readings")}
     for reading in [reading for given in readings.values() for reading in given]:
         parse_reading(reading).check(settings.k, settings.n_for(context.store.d_in))  # before training, not after
-    if settings.paper or not settings.sae_options()["reading"].least_squares:
+    reading = settings.sae_options().reading
+    if settings.paper or not reading.least_squares:
         raise ExpanderSaeError(
             "expected the default preset and --stages above 0, since the encoders learn from pursuit; got "
-            f"{settings.preset} and {settings.sae_options()['reading']}"
+            f"{settings.preset} and {reading}"
         )
     if not budgets or any(budget < 2 or budget % 2 or budget > context.store.d_in for budget in budgets):
         raise ExpanderSaeError(f"expected budgets as even numbers of 2 to d_in = {context.store.d_in}; got {budgets}")
@@ -68,17 +70,12 @@ def _with_encoders(
     assert isinstance(teacher, ExpanderSae)
     start, found = with_own_encoder(teacher), []
     for way, settings in configs.items():
-        name = f"{record.variant}-seed{record.seed}-{way.replace(' ', '-')}"
+        name = f"{name_of(record)}-{way.replace(' ', '-')}"
         folder = context.folder / "saes" / name
-        depends = {"sae": written(source), "training": settings.to_dict()}
         context.say(f"{_WAYS[way]}: {name}")
-        trained = TrainingRecord.from_dict(
-            context.piece(
-                f"training-{name}",
-                depends,
-                lambda start=start, settings=settings, folder=folder: _train(context, start, settings, folder),
-            )
-        )
+        depends = {"sae": written(source), "training": settings.to_dict()}
+        make = partial(_train, context, start, settings, folder)
+        trained = TrainingRecord.from_dict(context.piece(f"training-{name}", depends, make))
         made: dict[str, Any] = {}
         if not trained.diverged:
             again = load_sae(folder / "sae").to(context.device)
@@ -88,7 +85,7 @@ def _with_encoders(
                 "sae": written(folder / "sae"), "readings": list(readings),
                 "evaluation": vars(context.settings.evaluation()), "language_model": context.has_language_model,
             }  # fmt: skip
-            made = context.piece(f"evaluation-{name}", depends, lambda again=again: _evaluate(context, again, readings))
+            made = context.piece(f"evaluation-{name}", depends, partial(_evaluate, context, start, readings))
         assert record.matched_degree is not None
         found += [
             FrontierRecord(
@@ -188,7 +185,6 @@ EXPERIMENT = Experiment(
     question="Is a budget of learned values better spent on the dictionary alone, or shared with an encoder?",
     measure=measure,
     show=show,
-    needs=("activations",),
     options={
         "budgets": [8, 16, 32],
         "controls": ["oneshot"],

@@ -7,7 +7,7 @@ A file of this folder asks one question (`axes.py` has those that train the same
         question="How often do the supports of real codes collide, and how often must they?",
         measure=measure,                                    # Context -> what was measured, as plain JSON values
         show=show,                                          # those values -> Page
-        needs=("activations",),                             # any of NEEDS
+        needs_activations=True,                             # the default; otherwise it runs without `--acts`
         options={"trials": 1000},                           # what `--set trials=50` may change, with its default
     )
 
@@ -15,15 +15,16 @@ and its name stands in `NAMES` of `__init__.py`. Two functions do the work:
 
 - `measure(context) -> dict` runs for minutes or hours. Everything it returns is written to `DIR/NAME/records.json` and
   must be plain (dicts with string keys, lists, numbers, strings, None; records by `to_dict`). It is resumable: slow
-  parts go through `context.piece(name, depends_on, make)`, which keeps `make()`'s plain result in a file, and SAEs come
-  from `context.grid(degrees=..., controls=...)`, which trains and evaluates what is missing and shares it with
-  every other experiment of the same folder. `context.store` are the activations, `context.language_model()` the model
-  (None where there is none), `context.settings` what the command line said, `context.option("trials")` a setting of
-  this experiment alone.
+  parts go through `context.piece(name, depends_on, make)`, which keeps `make()`'s plain result in a file
+  (`context.row` puts that of one SAE into a row of a table), and SAEs come from
+  `context.grid(degrees=..., controls=...)`, which trains and evaluates what is missing and shares it with every other
+  experiment of the same folder. `context.store` are the activations, `context.language_model()` the model (None where
+  there is none), `context.settings` what the command line said, `context.option("trials")` a setting of this
+  experiment alone.
 - `show(measured) -> Page` turns those values, read back from disk (tuples are lists, NaN is None), into a claim of one
   sentence, tables and figures. It computes in seconds, trains nothing and opens no activations: `expander-sae report`
   runs it from the records alone. Lines and points are drawn with `drawing.lines`; cells are what `page.number` makes
-  of `over_seeds.spread`: mean, 95% interval and every seed. The claim is computed from the numbers, with its hedge
+  of `records.spread.spread`: mean, 95% interval and every seed. The claim is computed from the numbers, with its hedge
   where the seeds do not carry it.
 
 A third, `beside(measured, paper) -> figures`, draws the numbers of arXiv 2607.01799 beside ours where it has some.
@@ -37,14 +38,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from expander_sae.paper import Paper
 from expander_sae.records import ExpanderSaeError
 
 from ..page import Figure, Page
-from .beside import Paper
 from .context import Context
-
-NEEDS = ("activations", "language model")
-"""What an experiment cannot do without; a language model that only adds numbers is not needed."""
 
 Measured = dict[str, Any]
 """Plain JSON values."""
@@ -58,16 +56,11 @@ class Experiment:
     question: str
     measure: Callable[[Context], Measured]
     show: Callable[[Measured], Page]
-    needs: tuple[str, ...] = ()
+    needs_activations: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
     every_layer: bool = False
     """Whether a recipe is harvested at all of its layers, where the command line names none; otherwise at its first."""
     beside: Callable[[Measured, Paper], Sequence[Figure | None]] | None = None
-
-    def __post_init__(self) -> None:
-        unknown = sorted(set(self.needs) - set(NEEDS))
-        if unknown:
-            raise ValueError(f"expected needs out of {NEEDS}, got {unknown} in {self.name}")
 
     def read_options(self, given: Mapping[str, str]) -> dict[str, Any]:
         """The options as this run has them: the defaults, and what was given as text, read as the default's type.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from expander_sae.paper import Paper
 from expander_sae.records.metrics import METRIC
 
-from ..drawing import by_speed, lines, short_number
+from ..drawing import beside_the_paper, by_speed, lines, short_number
 from ..page import Figure, Page, caution
 from ..results import Frontier, Summary, from_dict, in_order, summarise
-from .beside import Paper
 from .context import Context
 from .experiment import Experiment, Measured
 from .quality import diverged, family_lines, mean_of, quality_table
@@ -30,7 +30,8 @@ _PANELS = (
 
 def measure(context: Context) -> Measured:
     """Train and evaluate the grid."""
-    return context.grid(controls=context.option("controls")).frontier.to_dict()
+    controls, readings = context.option("controls"), context.option("readings")
+    return context.grid(controls=controls, readings=readings).frontier.to_dict()
 
 
 def show(measured: Measured) -> Page:
@@ -161,16 +162,15 @@ def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
     full = found.settings["n_latents"] * found.settings["d_in"]
     summaries = in_order(found.summaries())
     return [
-        lines(
-            f"{metric}_beside_the_paper",
-            f"{metric} against the share of a full dense SAE's decoder values, beside the paper's",
+        beside_the_paper(
+            metric,
+            f"{metric} against the share of a full dense SAE's decoder values",
             [
                 *family_lines(summaries, metric, lambda s: s.decoder_values / full),
                 *paper.lines(metric, lambda result: result.share_of_full),
             ],
             x="decoder values / those of the full dense SAE",
             y=METRIC[metric].heading,
-            log_x=True,
         )
         for metric in ("rel_err", "ce_recovered_zero")
         if any(metric in summary.metrics for summary in summaries)
@@ -182,9 +182,9 @@ EXPERIMENT = Experiment(
     question="How much fidelity does an Expander SAE give for its size, against dense SAEs of the same size?",
     measure=measure,
     show=show,
-    needs=("activations",),
     options={
         "controls": ["dense", "dense-untied", "dense-randinit", "matched", "matched-omp", "matched-decoder"],
+        "readings": [],
     },
     beside=beside,
 )

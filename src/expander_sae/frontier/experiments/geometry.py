@@ -3,49 +3,44 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
 from expander_sae.evaluation import ReconstructionAccumulator
-from expander_sae.graphs import Mask
+from expander_sae.paper import Paper
 from expander_sae.theory.geometry import diagnose
 from expander_sae.training.flat_columns import flatten_columns
 
-from ..drawing import lines
+from ..drawing import beside_the_paper, lines
 from ..page import Figure, Page, by, over_seeds, table_by
-from .beside import Paper
-from .context import Context, Grid
+from .context import Context
 from .experiment import Experiment, Measured
-from .quality import along_degree, diverged
+from .quality import diverged, families_along_degree, of_least_degree
 
 
 def measure(context: Context) -> Measured:
     """Diagnostics of every sparse SAE of the grid."""
-    grid = context.grid(controls=context.option("controls"))
-    return {"rows": _grid_rows(context, grid), "k": context.settings.k, "frontier": grid.records()}
-
-
-def _grid_rows(context: Context, grid: Grid) -> list[dict[str, Any]]:
-    found = []
-    for record, loaded in grid.saes():
-        sae: Any = loaded
-        mask = getattr(sae, "mask", None)
-        if mask is None or record.evaluation is None:
+    grid, k = context.grid(controls=context.option("controls")), context.settings.k
+    rows = []
+    for record, sae in grid.saes():
+        mask, evaluation = getattr(sae, "mask", None), record.evaluation
+        if mask is None or evaluation is None:
             continue
-        values = sae.values.detach().cpu().numpy()
-        mark = {"folder": record.folder, "sha256": mask.sha256(), "fvu": record.evaluation.fvu,
-                "k": context.settings.k, "betas": context.option("betas"),
-                "tokens": context.option("flatten_tokens")}  # fmt: skip
+        mark = {"folder": record.folder, "sha256": mask.sha256(), "fvu": evaluation.fvu, "k": k,
+                "betas": context.option("betas"), "tokens": context.option("flatten_tokens")}  # fmt: skip
+        row = context.row(
+            record, record.folder.replace("/", "-"), mark, partial(_geometry, sae, context), fvu=evaluation.fvu,
+            delta_ce=evaluation.delta_ce,
+        )  # fmt: skip
+        rows.append(row)
+    return {"rows": rows, "k": k, "frontier": grid.records()}
 
-        def make(mask: Mask = mask, values: np.ndarray = values, sae: Any = sae) -> dict[str, Any]:
-            return {**diagnose(mask, values, context.settings.k), "flattened": flattened_fvu(sae, context)}
 
-        value = context.piece(record.folder.replace("/", "-"), mark, make)
-        found.append({"variant": record.variant, "family": record.family, "seed": record.seed,
-                      "fvu": record.evaluation.fvu, "delta_ce": record.evaluation.delta_ce, **value})  # fmt: skip
-    return found
+def _geometry(sae: Any, context: Context) -> dict[str, Any]:
+    values = sae.values.detach().cpu().numpy()
+    return {**diagnose(sae.mask, values, context.settings.k), "flattened": flattened_fvu(sae, context)}
 
 
 @torch.no_grad()
@@ -89,15 +84,15 @@ def show(measured: Measured) -> Page:
     ]  # fmt: skip
     figures = [
         lines(
-            metric.replace("/", "."),
+            path.replace("/", "."),
             f"{title} against degree",
-            [along_degree(rows, family, metric) for family in by(rows, "family")],
+            families_along_degree(rows, path),
             x="degree",
             y=title,
             log_x=True,
             log_y=log,
         )
-        for metric, title, log in (
+        for path, title, log in (
             ("mu1_k", "μ₁(k)", False),
             ("ratio_median", "median β", True),
             ("row_degree_max", "busiest row / mean row degree", True),
@@ -114,9 +109,7 @@ def _claim(rows: list[dict[str, Any]]) -> str:
         text += f" (least R_OMP {min(r['R_OMP'] for r in rows):.3g}, least R_id {min(r['R_id'] for r in rows):.3g})"
     found = {}
     for family in ("expander", "fixed"):
-        mine = [row for row in rows if row["family"] == family]
-        if mine:
-            least = [row for row in mine if row["degree"] == min(r["degree"] for r in mine)]
+        if least := of_least_degree(rows, family):
             found[family] = (over_seeds(least, "row_degree_max"), over_seeds(least, "fvu"), least[0]["degree"])
     if len(found) == 2:
         (crowd, fvu, degree), (even, kept, _) = found["expander"], found["fixed"]
@@ -142,18 +135,17 @@ def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
     """Flatness, coherence and expansion against the degree."""
     rows = measured["rows"]
     return [
-        lines(
-            f"{quantity}_beside_the_paper",
-            f"{unit} against degree, beside the paper's",
+        beside_the_paper(
+            quantity,
+            f"{unit} against degree",
             [
-                *(along_degree(rows, family, metric) for family in by(rows, "family")),
+                *families_along_degree(rows, path),
                 *paper.diagnostics("geometry", quantity, ("expander_tied", "clustered_sparse")),
             ],
             x="degree",
             y=unit,
-            log_x=True,
         )
-        for metric, quantity, unit in _BESIDE
+        for path, quantity, unit in _BESIDE
     ]
 
 
@@ -162,7 +154,6 @@ EXPERIMENT = Experiment(
     question="How flat, coherent and expanding are trained dictionaries?",
     measure=measure,
     show=show,
-    needs=("activations",),
     options={
         "controls": ["fixed"],
         "betas": [2.0, 4.0, 8.0, 16.0],

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from expander_sae.evaluation.features import best_cosine
-from expander_sae.evaluation.firing import Firings, best_jaccard, firings, split_half, token_entropy
+from expander_sae.evaluation.firing import best_jaccard, firings, split_half, token_entropy
+from expander_sae.paper import Paper
 from expander_sae.records import ExpanderSaeError
+from expander_sae.records.spread import spread
 from expander_sae.saes import AbstractSae
 
-from ..drawing import Line, bars, lines
-from ..over_seeds import spread
+from ..drawing import Line, bars, beside_the_paper, lines
 from ..page import Figure, Page, by, over_seeds, table_by
-from .beside import Paper
-from .context import Context, written
+from .context import Context, name_of, next_seed, written
 from .experiment import Experiment, Measured
 from .quality import diverged
 
@@ -42,52 +43,36 @@ def measure(context: Context) -> Measured:
     with them many latents) the SAEs of one seed share. The dense SAE against that reference is the null: what is new to
     it is new by the luck of a seed.
     """
-    if len(context.settings.seeds) < 2:
-        raise ExpanderSaeError(
-            "expected two seeds at least, since latents are compared with the dense SAE of another one; got "
-            f"{list(context.settings.seeds)}"
-        )
+    context.need_two_seeds("the dense SAE of another one")
     grid = context.grid(degrees=context.chosen_degrees(), controls=context.option("controls"))
     dense = {record.seed: sae for record, sae in grid.saes() if record.family == "dense"}
-    references = _references(dense)
+    if len(dense) < 2:
+        raise ExpanderSaeError(
+            f"expected full dense SAEs of two seeds that did not diverge; got seeds {sorted(dense)}. Keep dense among "
+            "controls."
+        )
     rows = []
     for record, sae in grid.saes():
-        if record.seed not in references:
+        if record.seed not in dense:
             continue
-        other = references[record.seed]
+        other = next_seed(record.seed, dense)
         depends = {
             "sae": written(grid.folder / record.folder), "reference": other, "tokens": context.option("tokens"),
             "kept": context.settings.evaluation().keep_special_tokens,
         }  # fmt: skip
-        name = f"{record.variant}-seed{record.seed}"
-        context.say(f"latents of {name}")
-        made = context.piece(name, depends, lambda sae=sae, other=other: _describe(context, sae, dense[other]))
-        rows.append({"variant": record.variant, "family": record.family, "seed": record.seed, "against": other, **made})
+        context.say(f"latents of {name_of(record)}")
+        make = partial(_describe, context, sae, dense[other])
+        rows.append(context.row(record, name_of(record), depends, make, against=other))
     return {"saes": rows, "tokens": context.option("tokens"), "frontier": grid.records()}
 
 
-def _references(dense: Mapping[int, AbstractSae]) -> dict[int, int]:
-    """For each seed the seed of the dense SAE it is compared with: the next one that has one."""
-    seeds = sorted(dense)
-    if len(seeds) < 2:
-        raise ExpanderSaeError(
-            f"expected full dense SAEs of two seeds that did not diverge; got seeds {seeds}. Keep dense among controls."
-        )
-    return {seed: seeds[(place + 1) % len(seeds)] for place, seed in enumerate(seeds)}
-
-
-def _read(context: Context, sae: AbstractSae) -> tuple[Firings, Tensor]:
-    found, ids, _ = firings(sae, context.heldout_batches(), context.option("tokens"))
-    return found, ids
-
-
 def _describe(context: Context, sae: AbstractSae, reference: AbstractSae) -> dict[str, Any]:
-    found, ids = _read(context, sae)
-    against, _ = _read(context, reference)
+    found, ids, _ = firings(sae, context.heldout_batches(), context.option("tokens"))
     counts = found.counts()
     alive = counts > 0
     rates = counts[alive].double() / found.n_tokens
     entropy, halves = token_entropy(found, ids)[alive], split_half(found)[alive]
+    against, _, _ = firings(reference, context.heldout_batches(), context.option("tokens"))
     jaccard, cosine = best_jaccard(found, against)[alive], best_cosine(sae, reference)[alive].double()
     numbers: dict[str, Any] = {
         "tokens": found.n_tokens,
@@ -190,8 +175,7 @@ def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
     for key, quantity, unit in _BESIDE:
         ours = [(degree, over_seeds(of.get(variant, []), key)) for variant, degree in degree_of.items()]
         drawn = [Line("Expander", ours), *paper.diagnostics("features", quantity)]
-        caption = f"{unit} against degree, beside the paper's"
-        found.append(lines(f"{quantity}_beside_the_paper", caption, drawn, x="degree", y=unit, log_x=True))
+        found.append(beside_the_paper(quantity, f"{unit} against degree", drawn, x="degree", y=unit))
     return found
 
 
@@ -200,7 +184,6 @@ EXPERIMENT = Experiment(
     question="Are the latents alive, how many words do they fire on, and are they new beyond the luck of a seed?",
     measure=measure,
     show=show,
-    needs=("activations",),
     options={"degrees": [7, 30, 200], "controls": ["dense", "matched"], "tokens": 20_000},
     beside=beside,
 )

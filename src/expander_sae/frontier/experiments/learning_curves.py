@@ -6,14 +6,14 @@ import json
 import statistics
 from pathlib import Path
 
+from expander_sae.paper import Paper
 from expander_sae.records import ExpanderSaeError
+from expander_sae.records.spread import Spread, spread
 from expander_sae.training.batches import HELDOUT_TOKENS
 from expander_sae.training.loop import METRICS
 
-from ..drawing import Line, lines
-from ..over_seeds import Spread, spread
+from ..drawing import Line, beside_the_paper, lines
 from ..page import Figure, Page, Table, number
-from .beside import Paper
 from .context import Context
 from .experiment import Experiment, Measured
 from .quality import diverged, quality_table, summaries_of
@@ -118,9 +118,9 @@ def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
     """The paper's held-out rel_err along training, and ours."""
     names = list(dict.fromkeys(curve["variant"] for curve in measured["curves"]))
     ours = [Line(name, _curve(measured, name, "heldout_rel_err")) for name in names]
-    caption = "held-out rel_err along training, beside the paper's"
-    drawn = [*ours, *paper.learning_curves()]
-    return [lines("rel_err_beside_the_paper", caption, drawn, x="training tokens seen", y="rel_err")]
+    drawn, x = [*ours, *paper.learning_curves()], "training tokens seen"
+    what = "held-out rel_err along training"
+    return [beside_the_paper("rel_err", what, drawn, x=x, y="rel_err", log_x=False)]
 
 
 EXPERIMENT = Experiment(
@@ -128,7 +128,6 @@ EXPERIMENT = Experiment(
     question="How fast do the SAEs learn, and have they settled at the end?",
     measure=measure,
     show=show,
-    needs=("activations",),
     options={"degrees": [7, 30, 200], "controls": ["dense", "matched"]},
     beside=beside,
 )

@@ -97,8 +97,18 @@ def mean_of(summary: Summary | None, metric: str) -> float | None:
     return summary.metrics[metric].mean
 
 
-def along_degree(rows: Iterable[Row], family: str, path: str, name: str = "") -> Line:
-    """A value of the rows of one family against their degree; a line with a name of its own has a colour of its own."""
-    groups = by((row for row in rows if row["family"] == family), "degree")
-    points = [(float(degree), over_seeds(groups[degree], path)) for degree in sorted(groups)]
-    return Line(name or FAMILY[family].label, points, family="" if name else family)
+def along_degree(rows: Iterable[Row], path: str, name: str, family: str = "") -> Line:
+    """A value of rows against their degree, in the colour of a family where one is named."""
+    groups = by(rows, "degree")
+    return Line(name, [(float(degree), over_seeds(groups[degree], path)) for degree in sorted(groups)], family=family)
+
+
+def families_along_degree(rows: Iterable[Row], path: str) -> list[Line]:
+    """A value of rows against their degree, one line for each family."""
+    return [along_degree(mine, path, FAMILY[family].label, family) for family, mine in by(rows, "family").items()]
+
+
+def of_least_degree(rows: Iterable[Row], family: str) -> list[Row]:
+    """The rows of a family at the least degree it has."""
+    mine = by((row for row in rows if row["family"] == family), "degree")
+    return mine[min(mine)] if mine else []

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from expander_sae.activations import ActivationStore, LanguageModel
+from expander_sae.paper import Paper
 from expander_sae.records import ExpanderSaeError, read_json, write_atomically, write_json
 from expander_sae.records.locks import alone_in
+from expander_sae.records.versions import versions
 
 from ..page import Page, caution, plain
 from ..results import FORMAT as FRONTIER
-from ..results import Frontier, from_dict, settings_of, versions
-from .beside import Paper
-from .context import Context, Settings
+from ..results import Frontier, from_dict, settings_of
+from .context import Context
 from .experiment import Experiment
+from .settings import Settings
 
 FORMAT = "expander-sae experiment 1"
 RECORDS = "records.json"
@@ -59,10 +61,8 @@ def run_experiment(
     Raises:
         ExpanderSaeError: something the experiment needs is missing, or what it raises itself.
     """
-    if "activations" in experiment.needs and not stores:
+    if experiment.needs_activations and not stores:
         raise ExpanderSaeError(f"{experiment.name} needs harvested activations; give their folder with --acts")
-    if "language model" in experiment.needs and language_model is None:
-        raise ExpanderSaeError(f"{experiment.name} needs the language model; give it with --model, without --no-ce")
     folder = Path(out) / experiment.name
     context = Context(
         folder,
@@ -75,27 +75,22 @@ def run_experiment(
         progress=progress,
     )
     with alone_in(folder, experiment.name, f"runs {experiment.name}"):
-        return _run(experiment, context, folder, command, notes)
-
-
-def _run(experiment: Experiment, context: Context, folder: Path, command: str | None, notes: Sequence[str]) -> Page:
-    settings, stores = context.settings, context.stores
-    started = time.perf_counter()
-    measured = experiment.measure(context)
-    record = {
-        "format": FORMAT,
-        "experiment": experiment.name,
-        "question": experiment.question,
-        "settings": settings.to_dict(),
-        "activations": [settings_of(store.manifest) for store in stores],
-        "versions": versions(),
-        "command": command,
-        "notes": list(notes),
-        "seconds": time.perf_counter() - started,
-        "measured": measured,
-    }
-    write_json(folder / RECORDS, record)
-    return write_page(experiment, read_record(folder / RECORDS), folder)
+        started = time.perf_counter()
+        measured = experiment.measure(context)
+        record = {
+            "format": FORMAT,
+            "experiment": experiment.name,
+            "question": experiment.question,
+            "settings": settings.to_dict(),
+            "activations": [settings_of(store.manifest) for store in stores],
+            "versions": versions(),
+            "command": command,
+            "notes": list(notes),
+            "seconds": time.perf_counter() - started,
+            "measured": measured,
+        }
+        write_json(folder / RECORDS, record)
+        return write_page(experiment, read_record(folder / RECORDS), folder)
 
 
 def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -153,7 +148,7 @@ def page_of(experiment: Experiment, record: Mapping[str, Any]) -> Page:
     """The page of an experiment's records: what it shows, the paper's numbers beside it, and what its seeds do not
     carry."""
     page = experiment.show(record["measured"])
-    if "activations" in experiment.needs and "no claim yet" not in page.claim:  # some claims say so themselves
+    if experiment.needs_activations and "no claim yet" not in page.claim:  # some claims say so themselves
         page = replace(page, claim=page.claim + caution(len(record["settings"]["seeds"])))
     if experiment.beside is not None:
         paper = Paper(record)

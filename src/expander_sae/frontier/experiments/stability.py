@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,13 +12,13 @@ from torch import Tensor
 from expander_sae.evaluation.features import best_cosine
 from expander_sae.evaluation.firing import best_jaccard, firings
 from expander_sae.ops import Codes
-from expander_sae.pursuit import Reading, parse_reading
+from expander_sae.pursuit import parse_reading
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae
 
 from ..drawing import Line, lines
 from ..page import Page, Row, by, over_seeds, table_by
-from .context import Context, written
+from .context import Context, name_of, next_seed, written
 from .experiment import Experiment, Measured
 from .quality import diverged
 
@@ -36,11 +37,7 @@ _NOISE = {
 
 def measure(context: Context) -> Measured:
     """Every SAE against the one of its own kind and the next seed; and its codes of tokens with noise added."""
-    if len(context.settings.seeds) < 2:
-        raise ExpanderSaeError(
-            "expected two seeds at least, since latents are compared with those of another one; got "
-            f"{list(context.settings.seeds)}"
-        )
+    context.need_two_seeds("those of another one")
     noises = [float(noise) for noise in context.option("noises")]
     if not noises or min(noises) <= 0:
         raise ExpanderSaeError(f"expected noises as numbers above 0, got {noises}")
@@ -49,52 +46,40 @@ def measure(context: Context) -> Measured:
         parse_reading(reading).check(context.settings.k, context.settings.n_for(context.store.d_in))
     grid = context.grid(degrees=context.chosen_degrees(), controls=context.option("controls"))
     found = {(record.variant, record.seed): (record, sae) for record, sae in grid.saes()}
+    tokens = {name: context.option(name) for name in ("tokens", "agreement_tokens")}
+    kept = context.settings.evaluation().keep_special_tokens
     rows = []
     for (variant, seed), (record, sae) in found.items():
-        seeds = sorted(s for v, s in found if v == variant)
-        if len(seeds) < 2:
+        twin = next_seed(seed, [s for v, s in found if v == variant])
+        if twin == seed:
             continue  # its twins diverged
-        twin = seeds[(seeds.index(seed) + 1) % len(seeds)]
         depends = {
-            "sae": written(grid.folder / record.folder), "twin": twin,
-            "tokens": context.option("tokens"), "noises": noises, "readings": readings,
-            "agreement_tokens": context.option("agreement_tokens"),
-            "kept": context.settings.evaluation().keep_special_tokens,
+            "sae": written(grid.folder / record.folder), "twin": twin, **tokens, "noises": noises,
+            "readings": readings, "kept": kept,
         }  # fmt: skip
         context.say(f"stability of {variant}, seed {seed}")
-        other = found[variant, twin][1]
-        made = context.piece(
-            f"{variant}-seed{seed}",
-            depends,
-            lambda sae=sae, other=other: {
-                **_agreement(context, sae, other),
-                "noise": {str(way): _noise(context, sae.read_by(way), noises) for way in _ways(sae, readings)},
-            },
-        )
-        rows.append({"variant": variant, "family": record.family, "seed": seed, "against": twin, **made})
-    tokens = {name: context.option(name) for name in ("tokens", "agreement_tokens")}
+        make = partial(_stability, context, sae, found[variant, twin][1], noises, readings)
+        rows.append(context.row(record, name_of(record), depends, make, against=twin))
     return {"saes": rows, **tokens, "frontier": grid.records()}
 
 
-def _ways(sae: AbstractSae, readings: Sequence[str]) -> list[Reading]:
-    """Its own reading, then the others that it has columns enough for."""
+def _stability(
+    context: Context, sae: AbstractSae, twin: AbstractSae, noises: Sequence[float], readings: Sequence[str]
+) -> dict[str, Any]:
+    """How well each living latent is matched by one of its twin's, and what noise does to the codes of every reading:
+    its own, then the others that it has columns enough for."""
+    tokens = context.option("agreement_tokens")  # many, since sets of a few firings agree by chance
+    found, theirs = (firings(one, context.heldout_batches(), tokens)[0] for one in (sae, twin))
+    alive = found.counts() > 0
+    jaccard, cosine = best_jaccard(found, theirs)[alive].double(), best_cosine(sae, twin)[alive].double()
     fitting = [way for way in map(parse_reading, readings) if way.fits(sae.k, sae.n_latents)]
-    return list(dict.fromkeys([sae.reading, *fitting]))
-
-
-def _agreement(context: Context, sae: AbstractSae, other: AbstractSae) -> dict[str, Any]:
-    """How well each living latent is matched by one of the other SAE's, by firings and by direction."""
-    # Many, since sets of a few firings agree by chance.
-    tokens = context.option("agreement_tokens")
-    mine, _, _ = firings(sae, context.heldout_batches(), tokens)
-    theirs, _, _ = firings(other, context.heldout_batches(), tokens)
-    alive = mine.counts() > 0
-    jaccard, cosine = best_jaccard(mine, theirs)[alive].double(), best_cosine(sae, other)[alive].double()
+    ways = dict.fromkeys([sae.reading, *fitting])
     return {
         "median_jaccard": float(jaccard.median()),
         "matched_jaccard_0.3": float((jaccard > 0.3).double().mean()),
         "median_cosine": float(cosine.median()),
         "matched_cosine_0.7": float((cosine > 0.7).double().mean()),
+        "noise": {str(way): _noise(context, sae.read_by(way), noises) for way in ways},
     }
 
 
@@ -195,7 +180,6 @@ EXPERIMENT = Experiment(
     question="Do latents come back under another seed, and do codes survive noise?",
     measure=measure,
     show=show,
-    needs=("activations",),
     options={
         "degrees": [7, 30, 200], "controls": ["dense", "matched"], "tokens": 4096, "agreement_tokens": 20_000,
         "noises": [0.01, 0.03, 0.1, 0.3], "readings": [],

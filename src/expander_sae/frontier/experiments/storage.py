@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,13 +14,13 @@ import torch
 
 from expander_sae.evaluation import bytes_on_disk, evaluate
 from expander_sae.records.metrics import METRIC
+from expander_sae.records.spread import Spread, spread
 from expander_sae.saes import AbstractSae, load_sae
 from expander_sae.saes.files import PRECISIONS
 
 from ..drawing import Line, lines
-from ..over_seeds import Spread, spread
 from ..page import Page, Row, Table, by, numbers, over_seeds, table_by
-from .context import Context, written
+from .context import Context, name_of, written
 from .experiment import Experiment, Measured
 from .quality import diverged
 
@@ -31,20 +32,15 @@ _TYPES = {METRIC[name].heading: (name, 4) for name in _METRICS}
 def measure(context: Context) -> Measured:
     """Save every SAE of the grid in every value type, read it back, evaluate it, and time it token by token."""
     grid = context.grid(degrees=context.chosen_degrees(), controls=context.option("controls"))
+    evaluation = vars(context.settings.evaluation())
     rows = []
     for record, sae in grid.saes():
-        name = f"{record.variant}-seed{record.seed}"
-        mark = written(grid.folder / record.folder)
-        evaluation = vars(context.settings.evaluation())
-        depends = {"sae": mark, "language_model": context.has_language_model}
+        name, mark = name_of(record), {"sae": written(grid.folder / record.folder)}
+        depends = {**mark, "language_model": context.has_language_model, "evaluation": evaluation}
         context.say(f"value types and latency of {name}")
-        made = context.piece(
-            f"types-{name}", {**depends, "evaluation": evaluation}, lambda sae=sae: _types(context, sae)
-        )
-        timed = context.piece(
-            f"latency-{name}", {"sae": mark, "calls": context.option("calls")}, lambda sae=sae: _latency(context, sae)
-        )
-        rows.append({"variant": record.variant, "family": record.family, "seed": record.seed, "types": made, **timed})
+        types = context.piece(f"types-{name}", depends, partial(_types, context, sae))
+        timed = {**mark, "calls": context.option("calls")}
+        rows.append(context.row(record, f"latency-{name}", timed, partial(_latency, context, sae), types=types))
     return {"saes": rows, "frontier": grid.records()}
 
 
@@ -148,6 +144,5 @@ EXPERIMENT = Experiment(
     question="How small do the files get, what does a smaller value type cost, and how long does one token take?",
     measure=measure,
     show=show,
-    needs=("activations",),
     options={"degrees": [7, 30, 200], "controls": ["dense", "matched", "fixed"], "calls": 200},
 )

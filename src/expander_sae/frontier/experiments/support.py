@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from expander_sae.graphs.overlap import mean_largest_overlap
+from expander_sae.paper import Paper
 from expander_sae.records.metrics import METRIC
 from expander_sae.saes import ExpanderSae
 
-from ..drawing import Line, lines
+from ..drawing import Line, beside_the_paper, lines
 from ..families import FAMILY
-from ..page import Figure, Page, Table
+from ..page import Figure, Page, Table, sentence
 from ..results import Summary
 from .along import DRAWN
-from .beside import Paper
 from .context import Context
 from .experiment import Experiment, Measured
 from .quality import diverged, family_lines, mean_of, quality_table, summaries_of
@@ -60,17 +60,18 @@ def show(measured: Measured) -> Page:
     for metric in DRAWN:
         drawn = []
         for degree in degrees:
-            on_dial = [(_dial(masks, s), s.metrics.get(metric)) for s in summaries if _on_dial(masks, s, degree)]
-            drawn.append(Line(f"degree {degree}", on_dial))
-            others = [s for s in summaries if _other(masks, s, degree)]
+            on_dial, others = _by_place(masks, summaries, degree)
+            drawn.append(Line(f"degree {degree}", [(dial, s.metrics.get(metric)) for dial, s in on_dial]))
             for summary in others:
                 drawn.append(Line(summary.variant, [(1.12, summary.metrics.get(metric))], joined=False))
         caption = f"{metric} along the dial of diversity, other supports at the right"
         x = "diversity: 0 disjoint blocks, 1 balanced; other supports at the right"
         figures.append(lines(f"{metric}_by_diversity", caption, drawn, x=x, y=METRIC[metric].heading))
+    rows = [[name, *(mask.get(key) for key in _MASK_COLUMNS.values())] for name, mask in masks.items()]
+    mask_table = Table("The masks, first seed", ["SAE", *_MASK_COLUMNS], rows, "Overlap in rows.")
     return Page(
         claim=_claim(masks, summaries, degrees),
-        tables=[quality_table("All supports", summaries), _mask_table(masks)],
+        tables=[quality_table("All supports", summaries), mask_table],
         figures=figures,
         notes=[
             "Supports on the dial are fixed masks with every row reachable, trained and read in the same way; only the "
@@ -83,47 +84,28 @@ def show(measured: Measured) -> Page:
     )
 
 
-def _dial(masks: dict[str, dict[str, Any]], summary: Summary) -> float:
-    return masks[summary.variant]["diversity"]
+_MASK_COLUMNS = {
+    "distinct supports": "distinct_supports",
+    "rows out of reach": "empty_rows",
+    "largest row degree / mean": "largest_row_degree_over_mean",
+    "mean overlap of two columns": "mean_overlap",
+    "overlap with the nearest column, mean": "mean_largest_overlap",  # not in records of earlier versions
+}
 
 
-def _on_dial(masks: dict[str, dict[str, Any]], summary: Summary, degree: int) -> bool:
-    mask = masks.get(summary.variant)
-    return mask is not None and mask["diversity"] is not None and mask["degree"] == degree
+def _by_place(
+    masks: Mapping[str, Mapping[str, Any]], summaries: Sequence[Summary], degree: int
+) -> tuple[list[tuple[float, Summary]], list[Summary]]:
+    """The SAEs of one degree: those on the dial with their places, and the others."""
+    found = [(masks[s.variant], s) for s in summaries if s.variant in masks]
+    mine = [(mask["diversity"], s) for mask, s in found if mask["degree"] == degree]
+    return [(dial, s) for dial, s in mine if dial is not None], [s for dial, s in mine if dial is None]
 
 
-def _other(masks: dict[str, dict[str, Any]], summary: Summary, degree: int) -> bool:
-    mask = masks.get(summary.variant)
-    return mask is not None and mask["diversity"] is None and mask["degree"] == degree
-
-
-def _mask_table(masks: dict[str, dict[str, Any]]) -> Table:
-    rows = [
-        [
-            name,
-            m["distinct_supports"],
-            m["empty_rows"],
-            m["largest_row_degree_over_mean"],
-            m["mean_overlap"],
-            m.get("mean_largest_overlap"),  # not in records of earlier versions
-        ]
-        for name, m in masks.items()
-    ]
-    columns = [
-        "SAE",
-        "distinct supports",
-        "rows out of reach",
-        "largest row degree / mean",
-        "mean overlap of two columns",
-        "overlap with the nearest column, mean",
-    ]
-    return Table("The masks, first seed", columns, rows, "Overlap in rows.")
-
-
-def _claim(masks: dict[str, dict[str, Any]], summaries: Sequence[Summary], degrees: Sequence[int]) -> str:
+def _claim(masks: Mapping[str, Mapping[str, Any]], summaries: Sequence[Summary], degrees: Sequence[int]) -> str:
     parts = []
     for degree in degrees:
-        dial = sorted((_dial(masks, s), s) for s in summaries if _on_dial(masks, s, degree))
+        dial = sorted(_by_place(masks, summaries, degree)[0], key=lambda place: place[0])
         if len(dial) < 2:
             continue
         (low, first), (high, last) = dial[0], dial[-1]
@@ -135,7 +117,7 @@ def _claim(masks: dict[str, dict[str, Any]], summaries: Sequence[Summary], degre
             parts.append(part + ("" if own is None else f", the Expander SAE's own support {own:.3f}"))
     if not parts:
         return "No dial of diversity was measured."
-    return "; ".join(parts)[:1].upper() + "; ".join(parts)[1:] + "."
+    return sentence(parts)
 
 
 def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
@@ -145,8 +127,8 @@ def beside(measured: Measured, paper: Paper) -> list[Figure | None]:
     theirs = paper.lines(
         "rel_err", lambda result: result.degree, ("expander_tied", "clustered_sparse", "pruned_retuned_dense")
     )
-    caption = "rel_err by degree and kind of support, beside the paper's"
-    return [lines("rel_err_beside_the_paper", caption, [*ours, *theirs], x="degree", y="rel_err", log_x=True)]
+    what = "rel_err by degree and kind of support"
+    return [beside_the_paper("rel_err", what, [*ours, *theirs], x="degree", y="rel_err")]
 
 
 EXPERIMENT = Experiment(
@@ -154,7 +136,6 @@ EXPERIMENT = Experiment(
     question="Does the diversity of supports matter at equal sparsity, and are there better ones than random?",
     measure=measure,
     show=show,
-    needs=("activations",),
     options={
         "degrees": [7, 64],
         "controls": ["dense", "fixed", "diversity", "clustered", "banded", "shared", "pruned"],

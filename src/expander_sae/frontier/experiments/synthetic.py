@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-from importlib import resources
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+from expander_sae.evaluation.planted import METHODS, Planted, exact_supports, reach
+from expander_sae.paper import paper_recoveries
+from expander_sae.records.spread import Rate
+
 from ..drawing import rate_lines, rate_map
-from ..page import Page, Rate, Table
+from ..page import Figure, Page, Row, Table, by
 from .context import Context
 from .experiment import Experiment, Measured
-from .planted import METHODS, Planted, exact_supports
 
 _SHOWN = METHODS[:4]
 _DENSE = "dense"
@@ -50,41 +54,39 @@ def _runs(context: Context, planted: Planted, ks: list[int], methods: tuple[str,
     seeds, trials = context.settings.seeds, context.option("trials")
     mark = {"planted": planted.to_dict(), "ks": ks, "seeds": seeds, "trials": trials, "methods": methods}
     name = "-".join(str(value) for value in planted.to_dict().values()) + "-" + "-".join(m[:3] for m in methods)
+    return context.piece(name, mark, partial(_recovered, context, planted, ks, methods))
 
-    def make() -> list[dict[str, Any]]:
-        context.say(f"planted codes: {planted}")
-        found = []
-        for k in ks:
-            counts = dict.fromkeys(methods, 0)
-            for seed in seeds:
-                for method, count in exact_supports(planted, seed, k, trials, methods).items():
-                    counts[method] += count
-            found.append({**planted.to_dict(), "k": k, "trials": trials * len(seeds), "found": counts})
-        return found
 
-    return context.piece(name, mark, make)
+def _recovered(context: Context, planted: Planted, ks: Sequence[int], methods: tuple[str, ...]) -> list[dict[str, Any]]:
+    """At each k, how many of the trials of all seeds every method recovers."""
+    context.say(f"planted codes: {planted}")
+    seeds, trials = context.settings.seeds, context.option("trials")
+    found = []
+    for k in ks:
+        counts = Counter[str]()
+        for seed in seeds:
+            counts.update(exact_supports(planted, seed, k, trials, methods))
+        found.append({**planted.to_dict(), "k": k, "trials": trials * len(seeds), "found": dict(counts)})
+    return found
 
 
 def show(measured: Measured) -> Page:
     """A table for each factor, lines for each method, the phase map of OMP, and the paper's grid beside ours."""
-    rows, base = measured["rows"], measured["base"]
-    factors = list(dict.fromkeys(row["factor"] for row in rows))
-    tables = [_factor_table(factor, [r for r in rows if r["factor"] == factor]) for factor in factors]
+    base, of = measured["base"], by(measured["rows"], "factor")
+    tables = [_factor_table(factor, rows) for factor, rows in of.items()]
     figures = [
         rate_lines(
             f"{method.replace(' ', '_')}_by_{factor.replace(' ', '_')}",
             f"share of exact supports by {method} against k, one line for each {factor}",
-            [
-                (level, _points([r for r in rows if (r["factor"], r["level"]) == (factor, level)], method))
-                for level in dict.fromkeys(r["level"] for r in rows if r["factor"] == factor)
-            ],
+            [(level, _points(mine, method)) for level, mine in by(rows, "level").items()],
             x="active latents k",
             title=f"{method}, by {factor}",
         )
-        for factor in factors
+        for factor, rows in of.items()
         for method in ("thresholding", "omp")
-    ]  # fmt: skip
-    at_base = [r for r in rows if r["factor"] == "degree" and r["level"] == f"d = {base['degree']}"]
+    ]
+    degrees = of.get("degree", [])
+    at_base = [row for row in degrees if row["level"] == f"d = {base['degree']}"]
     figures.append(
         rate_lines(
             "methods",
@@ -98,7 +100,7 @@ def show(measured: Measured) -> Page:
         rate_map(
             "phases_omp",
             "map of OMP's share of exact supports over degree and k",
-            [(r["level"], r["k"], r["found"]["omp"] / r["trials"]) for r in rows if r["factor"] == "degree"],
+            [(row["level"], row["k"], _rate(row, "omp").share) for row in degrees],
             x="active latents k",
             y="degree",
             title="OMP",
@@ -108,10 +110,13 @@ def show(measured: Measured) -> Page:
     if paper_table is not None:
         tables.append(paper_table)
         figures.append(_paper_figure(measured["paper"]))
-    half = {method: _last_k(at_base, method, 0.5) for method in _SHOWN}
+    half = []
+    for method in _SHOWN:
+        shares = {row["k"]: _rate(row, method).share for row in at_base}
+        half.append(f"k = {reach(shares.__getitem__, sorted(shares), 0.5)} by {method}")
     claim = (
         f"At {base['d_in']} x {base['n_latents']}, d = {base['degree']}, Gaussian codes without noise, half of the "
-        "supports are found up to " + ", ".join(f"k = {k} by {method}" for method, k in half.items())
+        f"supports are found up to {', '.join(half)}"
     )
     if cells:
         claim += f"; {cells - disagreements} of {cells} rates of the paper's grid agree with ours within 95% intervals"
@@ -119,57 +124,34 @@ def show(measured: Measured) -> Page:
     return Page(claim + ".", tables, figures, notes=[note, "k is the largest of the grid that was run."])
 
 
-def _rate(row: dict[str, Any], method: str) -> Rate:
+def _rate(row: Row, method: str) -> Rate:
     return Rate(row["found"][method], row["trials"])
 
 
-def _points(rows: list[dict[str, Any]], method: str) -> list[tuple[float, Rate]]:
+def _points(rows: Sequence[Row], method: str) -> list[tuple[float, Rate]]:
     return [(row["k"], _rate(row, method)) for row in rows if method in row["found"]]
 
 
-def _factor_table(factor: str, rows: list[dict[str, Any]]) -> Table:
-    ks = list(dict.fromkeys(row["k"] for row in rows))
+def _factor_table(factor: str, rows: Sequence[Row]) -> Table:
+    ks = list(by(rows, "k"))
     cells = []
-    for level in dict.fromkeys(row["level"] for row in rows):
+    for level, mine in by(rows, "level").items():
         for method in _SHOWN:
-            run = [r for r in rows if r["level"] == level and method in r["found"]]
-            mine = {r["k"]: _rate(r, method) for r in run}
-            cells.append([level, method, *(mine.get(k) for k in ks)])
+            rates = dict(_points(mine, method))
+            cells.append([level, method, *(rates.get(k) for k in ks)])
     note = "Share of trials with exactly the planted support; below it the 95% Wilson interval."
     return Table(f"By {factor}", [factor, "method", *(f"k = {k}" for k in ks)], cells, note)
 
 
-def _last_k(rows: list[dict[str, Any]], method: str, share: float) -> int:
-    """The largest k of the grid up to which the method finds at least that share, at it and at all smaller ones."""
-    reach = 0
-    for row in sorted(rows, key=lambda r: r["k"]):
-        if row["found"][method] < share * row["trials"]:
-            break
-        reach = row["k"]
-    return reach
-
-
-def paper_rows() -> list[dict[str, str]]:
-    """The paper's synthetic grid, as published: m, n, d, k, sigma, trials_total, recovery_mean, ..."""
-    path = resources.files("expander_sae.frontier").joinpath("data/paper_synthetic.csv")
-    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-
-
-def _theirs(row: dict[str, str]) -> Rate:
-    trials = int(row["trials_total"])
-    return Rate(round(float(row["recovery_mean"]) * trials), trials)
-
-
-def _beside_the_paper(rows: list[dict[str, Any]]) -> tuple[Table | None, int, int]:
+def _beside_the_paper(rows: Sequence[Row]) -> tuple[Table | None, int, int]:
     """The table of cells that both have, how many rates differ beyond both intervals, and how many there are."""
-    sizes = ("d_in", "n_latents", "degree", "k", "noise")
-    theirs = {tuple(float(r[c]) for c in ("m", "n", "d", "k", "sigma")): r for r in paper_rows()}
+    theirs = {(r.d_in, r.n_latents, r.degree, r.k, r.noise): r for r in paper_recoveries()}
     cells, apart = [], 0
     for row in rows:
-        other = theirs.get(tuple(float(row[size]) for size in sizes))
+        other = theirs.get((row["d_in"], row["n_latents"], row["degree"], row["k"], row["noise"]))
         if other is None:
             continue
-        mine, paper = _rate(row, "omp"), _theirs(other)
+        mine, paper = _rate(row, "omp"), other.found
         (low, high), (least, most) = mine.interval(), paper.interval()
         differs = high < least or most < low
         apart += differs
@@ -181,19 +163,16 @@ def _beside_the_paper(rows: list[dict[str, Any]]) -> tuple[Table | None, int, in
     return Table("The paper's grid", columns, cells, note), apart, len(cells)
 
 
-def _paper_figure(rows: list[dict[str, Any]]) -> Any:
-    theirs = paper_rows()
+def _paper_figure(rows: Sequence[Row]) -> Figure | None:
     drawn, grey = [], []
-    for degree in dict.fromkeys(row["degree"] for row in rows):
+    for degree in by(rows, "degree"):
         for noise in (0.0, 0.05):
-            mine = [r for r in rows if (r["degree"], r["noise"]) == (degree, noise)]
+            mine = [row for row in rows if (row["degree"], row["noise"]) == (degree, noise)]
             drawn.append((f"d = {degree}, noise {noise:g}", _points(mine, "omp")))
-            paper = [
-                (float(r["k"]), _theirs(r)) for r in theirs if int(r["d"]) == degree and float(r["sigma"]) == noise
-            ]
-            if degree in (7, 200) and paper:
+            same = [r for r in paper_recoveries() if (r.degree, r.noise) == (degree, noise)]
+            if degree in (7, 200) and same:
                 grey.append(f"paper, d = {degree}, noise {noise:g}")
-                drawn.append((grey[-1], paper))
+                drawn.append((grey[-1], [(r.k, r.found) for r in same]))
     caption = "OMP's share of exact supports on the paper's grid, the paper's own points in grey"
     return rate_lines("paper_grid", caption, drawn, x="active latents k", title="The paper's grid", grey=grey)
 
@@ -203,6 +182,7 @@ EXPERIMENT = Experiment(
     question="Up to how many active latents does each method find the support of a planted code?",
     measure=measure,
     show=show,
+    needs_activations=False,
     options={
         "trials": 100,
         "d_in": 512,

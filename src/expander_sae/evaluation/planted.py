@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -136,3 +137,18 @@ def _support(method: str, y: Tensor, k: int, rows: Tensor | None, values: Tensor
 def _largest(codes: Codes, k: int) -> Codes:
     top = codes.values.abs().topk(k, dim=1).indices
     return Codes(codes.indices.gather(1, top), codes.values.gather(1, top))
+
+
+def reach(rate: Callable[[int], float], ks: Iterable[int], share: float) -> int:
+    """The largest k of a rising grid with at least that rate, there and at every smaller k of it; 0: none.
+
+    Example:
+        >>> reach(lambda k: 1.0 if k <= 12 or k > 40 else 0.0, (4, 8, 12, 16, 48), 0.95)
+        12
+    """
+    found = 0
+    for k in ks:
+        if rate(k) < share:
+            break
+        found = k
+    return found

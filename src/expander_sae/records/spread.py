@@ -1,4 +1,4 @@
-"""One number over its seeds: mean, 95% interval, and every value."""
+"""One number over its seeds, one share over its trials: mean, 95% interval, and every value."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _QUANTILES = (
     2.200985, 2.178813, 2.160369, 2.144787, 2.131450, 2.119905, 2.109816, 2.100922, 2.093024, 2.085963,
     2.079614, 2.073873, 2.068658, 2.063899, 2.059539, 2.055529, 2.051831, 2.048407, 2.045230, 2.042272,
 )  # fmt: skip
+_Z = 1.959963985  # t_{0.975} of endless ones, the normal distribution
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,48 @@ def spread(values: Iterable[float | None]) -> Spread | None:
     return Spread(statistics.fmean(found), std, min(found), max(found), len(found), interval, found)
 
 
+@dataclass(frozen=True)
+class Rate:
+    """How many of so many trials succeeded."""
+
+    successes: int
+    trials: int
+
+    @property
+    def share(self) -> float:
+        """Successes over trials."""
+        return self.successes / self.trials
+
+    def interval(self) -> tuple[float, float]:
+        """The 95% interval of the probability of success.
+
+        Source: Wilson, "Probable inference", J. American Statistical Association 22, 1927.
+
+        Example:
+            >>> low, high = Rate(10, 10).interval()
+            >>> round(low, 3), high
+            (0.722, 1.0)
+        """
+        if not self.trials:
+            return 0.0, 1.0
+        share, square = self.share, _Z * _Z / self.trials
+        middle = share + square / 2
+        half = _Z * math.sqrt(share * (1 - share) / self.trials + square / (4 * self.trials))
+        low = 0.0 if not self.successes else max(0.0, (middle - half) / (1 + square))
+        high = 1.0 if self.successes == self.trials else min(1.0, (middle + half) / (1 + square))
+        return low, high
+
+    def text(self) -> str:
+        """The share, and on a second line its interval."""
+        low, high = self.interval()
+        return f"{self.share:.2f}\n{low:.2f} to {high:.2f}"
+
+
 def t_quantile(freedom: int) -> float:
     """t_{0.975} with so many degrees of freedom; above 30 by the Cornish-Fisher series, right to four digits."""
     if freedom <= len(_QUANTILES):
         return _QUANTILES[freedom - 1]
-    z = 1.959963985
+    z = _Z
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     return z + first / freedom + second / freedom**2

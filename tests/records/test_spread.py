@@ -3,8 +3,7 @@
 import pytest
 from scipy import stats
 
-from expander_sae.frontier import spread
-from expander_sae.frontier.over_seeds import t_quantile
+from expander_sae.records.spread import spread, t_quantile
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 9, 30, 31, 40, 1000])

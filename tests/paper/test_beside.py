@@ -2,9 +2,8 @@
 
 import pytest
 
-from expander_sae.frontier import load_recipe, recipe_names, recipe_of
-from expander_sae.frontier.experiments.beside import Paper
-from expander_sae.frontier.paper import paper_diagnostics, paper_replication, paper_speeds
+from expander_sae.paper import Paper, paper_diagnostics, paper_replication, paper_speeds
+from expander_sae.recipes import load_recipe, recipe_names, recipe_of
 
 
 def record(model_id, layer, k, preset="paper", n_latents=None):
@@ -43,7 +42,7 @@ def test_its_own_conditions_are_drawn_in_colour_and_others_grey(model, layer, k,
     drawn = [line for line in paper.lines("rel_err", lambda result: result.degree) if line.points]
     assert drawn
     for line in drawn:
-        assert line.reference == (not matches)
+        assert line.same == matches
         assert line.name.startswith(f"paper, {shown[0]} layer {shown[1]}, k = {shown[2]}: ")
 
 
@@ -60,7 +59,7 @@ def test_another_trainer_or_size_is_grey_on_the_same_model_too(preset, n_latents
     assert (paper.model, paper.layer, paper.k, paper.matches) == ("pythia-70m", 3, 64, False)
     assert paper.note().startswith("Grey: the paper's own numbers for the same model, layer and k (pythia-70m")
     assert paper.note().endswith(said)
-    assert all(line.reference for line in paper.lines("rel_err", lambda result: result.degree))
+    assert all(not line.same for line in paper.lines("rel_err", lambda result: result.degree))
 
 
 def test_numbers_of_one_model_alone_are_grey_beside_any_other():
@@ -74,8 +73,8 @@ def test_numbers_of_one_model_alone_are_grey_beside_any_other():
         ] * 2
         curves = paper.learning_curves()
         assert max(tokens for tokens, _ in curves[0].points) == 5_000 * 256
-        assert {line.reference for line in (collisions, *data, *curves)} == {reference}
-    assert {line.reference for line in same.speeds()} == {True}  # another machine, whatever the model
+        assert {line.same for line in (collisions, *data, *curves)} == {not reference}
+    assert {line.same for line in same.speeds()} == {False}  # another machine, whatever the model
 
 
 def test_layers_are_those_of_the_model_it_stands_beside():
@@ -97,7 +96,7 @@ def test_the_paper_stands_beside_every_k():
             assert [k for k, _ in line.points] == [16, 32, 64, 128]
             values = [value.mean for _, value in line.points]
             assert values == sorted(values, reverse=True)  # more latents leave less
-            assert line.reference == reference
+            assert line.same != reference
         assert dict(drawn["Expander, degree 7"].points)[64].mean == pytest.approx(0.532, abs=5e-4)
     assert any(line.points for line in other.along_k("dead_fraction"))
 
@@ -111,10 +110,10 @@ def test_the_replication_stands_beside_steps_and_layers():
         assert sparse.points[0][1].interval == pytest.approx(0.0260 * 2.042 / 31**0.5, rel=1e-3)
         sparse, _ = paper.replication("rel_err", "layer")
         assert [(layer, value.mean) for layer, value in sparse.points] == [(12, 0.7711), (24, 0.7077)]
-        assert {line.reference for line in paper.replication("rel_err", "steps")} == {reference}
+        assert {line.same for line in paper.replication("rel_err", "steps")} == {not reference}
     deeper = Paper(record("Qwen2.5-3B", 24, 64))
-    assert {line.reference for line in deeper.replication("rel_err", "layer")} == {False}
-    assert {line.reference for line in deeper.replication("rel_err", "steps")} == {True}
+    assert {line.same for line in deeper.replication("rel_err", "layer")} == {True}
+    assert {line.same for line in deeper.replication("rel_err", "steps")} == {False}
 
 
 def test_the_shipped_tables_are_whole():

@@ -1,4 +1,4 @@
-"""One small file for each model of the paper, and one that runs anywhere: what to harvest, and at which sizes."""
+"""What a recipe says, and how one is read and harvested."""
 
 from __future__ import annotations
 
@@ -135,4 +135,4 @@ def recipe_of(model: str) -> Recipe | None:
 
 
 def _folder() -> Any:
-    return resources.files("expander_sae").joinpath("recipes")
+    return resources.files("expander_sae.recipes")

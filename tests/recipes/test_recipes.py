@@ -6,8 +6,8 @@ from typer.testing import CliRunner
 
 from expander_sae.activations.offline import OfflineFiles
 from expander_sae.cli import main
-from expander_sae.frontier import load_recipe, recipe_names
-from expander_sae.frontier.paper import paper_results, select
+from expander_sae.paper import paper_results, select
+from expander_sae.recipes import load_recipe, recipe_names
 from expander_sae.records import ExpanderSaeError, read_json
 
 FAMILIES = {

@@ -1,13 +1,15 @@
-"""The paper's points for a page: coloured where model, layer, sizes and trainer are ours too, else grey."""
+"""The points of the paper that stand beside a record, and which of them were made as it was."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from ..drawing import Line
-from ..over_seeds import Spread
-from ..paper import (
+from expander_sae.recipes import recipe_of
+from expander_sae.records.spread import Spread
+
+from .results import (
     ARCHITECTURES,
     BATCH,
     TOKENS,
@@ -18,7 +20,6 @@ from ..paper import (
     paper_speeds,
     select,
 )
-from ..recipes import recipe_of
 
 FALLBACK = ("pythia-70m", 3)
 """The paper's model and layer with the most results, and the only one with diagnostics."""
@@ -26,6 +27,16 @@ FALLBACK_K = 64
 REPLICATED = ("qwen2.5-3b", 12, 64)
 """Model, layer and k of the independent replication, where it changes none of them."""
 _Points = Sequence[tuple[float, Spread | float | None]]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Somebody else's points (x, y), to be drawn beside ours."""
+
+    name: str
+    points: _Points
+    same: bool
+    """Whether they were made under the same conditions as ours."""
 
 
 class Paper:
@@ -75,23 +86,23 @@ class Paper:
         architectures: Sequence[str] = tuple(ARCHITECTURES),
         *,
         inference: str = "encoder",
-    ) -> list[Line]:
+    ) -> list[Curve]:
         """A metric of its results, one line for each kind of SAE."""
         results = select(self.model, self.layer, self.k, inference=inference)
         read = "" if inference == "encoder" else f", {inference}"
         return [
-            self._line(
+            self._curve(
                 f"{self.model} layer {self.layer}, k = {self.k}: {ARCHITECTURES[kind]}{read}",
                 [(x(r), getattr(r, metric)) for r in results if r.architecture == kind],
             )
             for kind in architectures
         ]
 
-    def along_data(self, metric: str, kinds: Sequence[tuple[str, int]]) -> list[Line]:
+    def along_data(self, metric: str, kinds: Sequence[tuple[str, int]]) -> list[Curve]:
         """A metric against the stored training tokens, for SAEs (architecture, degree)."""
         found = _full([r for r in paper_results() if (r.model, r.layer, r.k) == (*FALLBACK, FALLBACK_K)])
         return [
-            self._fallback_line(
+            self._of_fallback(
                 f"{ARCHITECTURES[kind]}, {degree} values a column",
                 [(r.train_tokens, getattr(r, metric)) for r in found if (r.architecture, r.degree) == (kind, degree)],
                 FALLBACK_K,
@@ -99,14 +110,14 @@ class Paper:
             for kind, degree in kinds
         ]
 
-    def along_layers(self, metric: str) -> list[Line]:
+    def along_layers(self, metric: str) -> list[Curve]:
         """A metric of its Expander SAEs by layer, one line for each degree it has at several; k = 64."""
         layers: dict[int, list[PaperResult]] = {}
         for r in paper_results():
             if (r.model, r.k, r.inference, r.architecture) == (self.model, FALLBACK_K, "encoder", "expander_tied"):
                 layers.setdefault(r.degree, []).append(r)
         return [
-            self._line(
+            self._curve(
                 f"{self.model}, k = {FALLBACK_K}: degree {degree}",
                 [(r.layer, getattr(r, metric)) for r in layers[degree]],
                 self.k == FALLBACK_K,
@@ -115,7 +126,7 @@ class Paper:
             if len({r.layer for r in layers[degree]}) > 1
         ]
 
-    def along_k(self, metric: str) -> list[Line]:
+    def along_k(self, metric: str) -> list[Curve]:
         """A metric along k, for its Expander SAEs of the least, a middle and the highest degree, and the dense ones."""
         here = (self.model, self.layer, TOKENS)
         every = [r for r in paper_results() if (r.model, r.layer, r.train_tokens) == here]
@@ -125,21 +136,21 @@ class Paper:
         kinds: list[tuple[str, int | None, str]] = [("expander_tied", d, f"Expander, degree {d}") for d in shown]
         kinds += [(dense, None, ARCHITECTURES[dense]) for dense in ("dense_tied", "dense_warmtied")]
         return [
-            self._line(
+            self._curve(
                 f"{self.model} layer {self.layer}: {name}",
                 [(r.k, getattr(r, metric)) for r in found if r.architecture == kind and degree in (None, r.degree)],
             )
             for kind, degree, name in kinds
         ]
 
-    def replication(self, metric: str, axis: str) -> list[Line]:
+    def replication(self, metric: str, axis: str) -> list[Curve]:
         """A metric of the independent replication along its steps (in tokens) or layers."""
         model, layer, k = REPLICATED
         along_steps = axis == "steps"
         found = [r for r in paper_replication() if (r.layer == layer if along_steps else r.steps == 5_000)]
         words = f"layer {layer}, k = {k}" if along_steps else f"k = {k}"
         return [
-            self._line(
+            self._curve(
                 f"{model}, {words}: {name}",
                 [(r.steps * BATCH if along_steps else r.layer, getattr(r, metric)) for r in found
                  if r.architecture == kind],
@@ -149,7 +160,7 @@ class Paper:
             for kind, name in (("expander", "degree 7"), ("dense", "full dense"))
         ]  # fmt: skip
 
-    def learning_curves(self) -> list[Line]:
+    def learning_curves(self) -> list[Curve]:
         """Held-out rel_err along the training tokens."""
         curves: dict[tuple[str, int, int], list[tuple[float, Spread | float | None]]] = {}
         for d in paper_diagnostics():
@@ -157,39 +168,37 @@ class Paper:
                 step = int(d.quantity.removeprefix("step"))
                 curves.setdefault((d.architecture, d.degree, d.k), []).append((step * BATCH, d.value))
         return [
-            self._fallback_line(f"{ARCHITECTURES[kind]}, {degree} values a column", points, k)
+            self._of_fallback(f"{ARCHITECTURES[kind]}, {degree} values a column", points, k)
             for (kind, degree, k), points in curves.items()
         ]
 
-    def speeds(self) -> list[Line]:
+    def speeds(self) -> list[Curve]:
         """rel_err against tokens/s as it reports them, on its own machines: always grey."""
         found: dict[str, list[tuple[float, Spread | float | None]]] = {}
         for speed in paper_speeds():
             name = f"{ARCHITECTURES[speed.architecture]} degree {speed.degree}, {speed.device}"
             found.setdefault(name, []).append((speed.tokens_per_second, speed.rel_err))
-        return [self._line(name, points, False) for name, points in found.items()]
+        return [self._curve(name, points, False) for name, points in found.items()]
 
-    def diagnostics(self, group: str, quantity: str, architectures: Sequence[str] = ("expander_tied",)) -> list[Line]:
+    def diagnostics(self, group: str, quantity: str, architectures: Sequence[str] = ("expander_tied",)) -> list[Curve]:
         """A quantity of its diagnostics against the degree, at our k if it has that, else at 64."""
         found = [d for d in paper_diagnostics() if (d.group, d.quantity) == (group, quantity)]
         k = self.k if any(d.k == self.k for d in found) else FALLBACK_K
         return [
-            self._fallback_line(
+            self._of_fallback(
                 ARCHITECTURES[kind], [(d.degree, d.value) for d in found if (d.k, d.architecture) == (k, kind)], k
             )
             for kind in architectures
         ]
 
-    def _fallback_line(self, words: str, points: _Points, k: int) -> Line:
+    def _of_fallback(self, words: str, points: _Points, k: int) -> Curve:
         """Of numbers that only one model and layer has."""
         model, layer = FALLBACK
         same = (self.model, self.layer, self.k) == (*FALLBACK, k)
-        return self._line(f"{model} layer {layer}, k = {k}: {words}", points, same)
+        return self._curve(f"{model} layer {layer}, k = {k}: {words}", points, same)
 
-    def _line(self, name: str, points: _Points, same: bool = True, whose: str = "paper") -> Line:
-        """Dashed in colour under the same conditions as ours, otherwise grey."""
-        same = same and self.matches
-        return Line(f"{whose}, {name}", points, reference=not same, dashed=same)
+    def _curve(self, name: str, points: _Points, same: bool = True, whose: str = "paper") -> Curve:
+        return Curve(f"{whose}, {name}", points, same and self.matches)
 
 
 def _full(results: Sequence[PaperResult]) -> list[PaperResult]:

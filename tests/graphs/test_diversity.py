@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from expander_sae.frontier.supports import banded_mask, dialled_mask, shared_mask
 from expander_sae.graphs import make_mask
+from expander_sae.graphs.diversity import banded_mask, dialled_mask, shared_mask
 from expander_sae.graphs.overlap import mean_largest_overlap
 from expander_sae.records import ExpanderSaeError
 

@@ -1,4 +1,4 @@
-"""The numbers of arXiv 2607.01799, shipped as data, to stand beside ours."""
+"""The tables of the paper and of its replication, row by row."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from .over_seeds import Spread, t_quantile
+from expander_sae.records.spread import Rate, Spread, t_quantile
 
 ARCHITECTURES = {
     "expander_tied": "Expander",
@@ -85,6 +85,18 @@ class Replicated:
     ce_recovered_zero: Spread
 
 
+@dataclass(frozen=True)
+class Recovery:
+    """How often OMP found the support of a planted code: uniform masks, flat columns, Gaussian codes."""
+
+    d_in: int
+    n_latents: int
+    degree: int
+    k: int
+    noise: float
+    found: Rate
+
+
 @cache
 def paper_results() -> tuple[PaperResult, ...]:
     """Every result, once: the table has four of Pythia-70M again, from the sweep over layers.
@@ -134,6 +146,18 @@ def paper_speeds() -> tuple[Speed, ...]:
     )  # fmt: skip
 
 
+@cache
+def paper_recoveries() -> tuple[Recovery, ...]:
+    """The grid of planted codes."""
+    return tuple(
+        Recovery(
+            int(row["m"]), int(row["n"]), int(row["d"]), int(row["k"]), float(row["sigma"]),
+            Rate(round(float(row["recovery_mean"]) * int(row["trials_total"])), int(row["trials_total"])),
+        )
+        for row in _rows("paper_synthetic.csv")
+    )  # fmt: skip
+
+
 _REPLICATED = (
     # row of the table, layer, steps, seeds
     ("31 seeds (0-30), base config: mean", 12, 5_000, 31),
@@ -161,7 +185,7 @@ def paper_replication() -> tuple[Replicated, ...]:
 
 
 def _rows(name: str) -> csv.DictReader[str]:
-    path = resources.files("expander_sae.frontier").joinpath(f"data/{name}")
+    path = resources.files("expander_sae.paper").joinpath(f"data/{name}")
     return csv.DictReader(path.read_text(encoding="utf-8").splitlines())
 
 

@@ -1,0 +1,24 @@
+"""What latents mean: how well the best of them tell concepts, beside what needs no training at all."""
+
+from .concepts import BROAD, Concept, broad_concepts
+from .features import Features, coordinates, latent_features, principal_components, untrained
+from .narrow import narrow_concepts
+from .probe import Probed, prepare, probe
+from .text import Text, read_text
+
+__all__ = [
+    "BROAD",
+    "Concept",
+    "Features",
+    "Probed",
+    "Text",
+    "broad_concepts",
+    "coordinates",
+    "latent_features",
+    "narrow_concepts",
+    "prepare",
+    "principal_components",
+    "probe",
+    "read_text",
+    "untrained",
+]
