@@ -114,7 +114,8 @@ def test_an_interrupted_pass_ends_with_the_same_bits(tmp_path):
 def test_wide_columns_are_where_it_begins(tmp_path):
     wide = made(degree=12, seed=5)
     sae = made()
-    trained(sae, config(tokens=200, anneal=Anneal(since=0.0, until=1.0), learning_rate=1e-9), tmp_path, wide={"one": wide})
+    settings = config(tokens=200, anneal=Anneal(since=0.0, until=1.0), learning_rate=1e-9)
+    trained(sae, settings, tmp_path, wide={"one": wide})
     kept = wide.values.abs().topk(4, dim=1).indices.sort(dim=1).values
     assert torch.equal(sae.rows.long(), wide.rows.long().gather(1, kept))
 

@@ -13,9 +13,9 @@ NLatents = Annotated[int | None, typer.Option(help="Latents, instead of --expans
 Preset = Annotated[
     str,
     typer.Option(
-        help="default; meaning: latents that tell concepts before fidelity (columns that start on many rows and an "
-        "encoder that is trained too, docs/meaning.md); or paper: the recipe of arXiv 2607.01799 (its training, signed TopK, latent bias, uniform "
-        "masks, all tokens kept, spliced everywhere). Options that are given stand above it."
+        help="default; meaning: latents that tell concepts before fidelity (columns start on many rows and the encoder "
+        "is trained too; docs/meaning.md); or paper: the recipe of arXiv 2607.01799 (its training, signed TopK, latent "
+        "bias, uniform masks, all tokens kept, spliced everywhere). Options that are given stand above it."
     ),
 ]
 Tokens = Annotated[

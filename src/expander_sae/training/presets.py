@@ -63,8 +63,8 @@ class Preset:
 
 PRESETS = {
     "default": Preset(),
-    # Latents that tell concepts first, fidelity second: columns find their directions on many rows, in one pass, and the
-    # pursuit comes beside the encoder at the end. No spare columns: they make the latents that fire hang on noise.
+    # Latents that tell concepts first, fidelity second: columns find their directions on many rows, in one pass, and
+    # the pursuit comes beside the encoder at the end. No spare columns: which latents fire would hang on noise.
     "meaning": Preset(
         training=TrainConfig(reading=Stages(4, spare=0), move_supports=None, anneal=Anneal(), one_pass=OnePass()),
         reading=Stages(8, spare=0),
