@@ -211,8 +211,9 @@ def test_a_chat_model_as_the_judge_of_coherence(place, tmp_path, monkeypatch):
         asked = len(got)
         with pytest.raises(ExpanderSaeError, match="the language model whose tokens are shown"):
             run_experiment(experiment, tmp_path / "b", settings, stores=stores)
-    (row,) = read_json(tmp_path / "coherence" / "records.json")["measured"]["saes"]
-    assert len(row["aucs"]) + len(row["null"]) == asked == len(got)
+    row, untrained = read_json(tmp_path / "coherence" / "records.json")["measured"]["saes"]
+    assert untrained["variant"] == f"{row['variant']}, untrained"
+    assert sum(len(one[kind]) for one in (row, untrained) for kind in ("aucs", "null")) == asked == len(got)
     assert {request["authorization"] for request in got} == {"Bearer a key"}
     assert sum(row["aucs"]) / len(row["aucs"]) > 0.6  # a latent of a random model follows its token
     notes = read_json(tmp_path / "coherence" / "page.json")["notes"]

@@ -46,7 +46,7 @@ def test_the_degree_falls_as_the_schedule_says(tmp_path):
             super().resize(mask, values)
 
     sae = Watched(d_in=24, n_latents=60, degree=4, k=4, reading=Encoder())
-    settings = config(anneal=Anneal(start=4, since=0.1, until=0.5, every=2))
+    settings = config(anneal=Anneal(start=2 / 3, since=0.1, until=0.5, every=2))
     trained(sae, settings, tmp_path)
     first, last = 0.1 * settings.steps, 0.5 * settings.steps
     wanted = [16] + [4 + round(12 * min(1.0, (last - t) / (last - first)) ** 3) for t in range(2, 21, 2)]
@@ -95,7 +95,7 @@ class Stops(MemoryBatches):
 
 def test_an_interrupted_pass_ends_with_the_same_bits(tmp_path):
     settings = config(
-        anneal=Anneal(start=4, since=0.0, until=0.6, every=3), one_pass=OnePass(0.5, alone=0.7), reading=Stages(2, 0),
+        anneal=Anneal(start=2 / 3, since=0.0, until=0.6, every=3), one_pass=OnePass(0.5, alone=0.7), reading=Stages(2, 0),
         watch=Watch(checkpoint_every=7),
     )  # fmt: skip
     whole = made()
@@ -173,7 +173,7 @@ def test_both_readings_get_better_by_it(tmp_path):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"start": 1.0}, "start > 1"), ({"since": 0.7}, "since < until"), ({"every": 0}, "every >= 1"),
+        ({"start": 1.5}, "start <= 1"), ({"since": 0.7}, "since < until"), ({"every": 0}, "every >= 1"),
     ],
 )  # fmt: skip
 def test_impossible_anneals_are_refused(options, match):
@@ -193,7 +193,7 @@ def test_impossible_settings_are_refused():
 def test_records_have_them_only_where_they_are_on():
     plain = config()
     assert not [name for name in plain.to_dict() if name.startswith(("anneal", "one_pass"))]
-    settings = config(anneal=Anneal(start=3.0), one_pass=OnePass(weight=0.1))
+    settings = config(anneal=Anneal(start=0.5), one_pass=OnePass(weight=0.1))
     assert TrainConfig.from_dict(settings.to_dict()) == settings
     assert TrainConfig.from_dict(plain.to_dict()) == plain
 

@@ -13,6 +13,8 @@ import torch
 from expander_sae.evaluation.chat import ChatJudge
 from expander_sae.evaluation.contexts import ContextEmbedding, Judge, detection, evenly_over_rates
 from expander_sae.evaluation.firing import firings
+from expander_sae.evaluation.meaning import untrained
+from expander_sae.evaluation.meaning.probe import SAMPLE
 from expander_sae.pursuit import Reading, parse_reading
 from expander_sae.records import ExpanderSaeError, FrontierRecord
 from expander_sae.records.spread import Spread, spread
@@ -27,25 +29,29 @@ from .quality import diverged
 _HOW = ("tokens", "latents", "width", "judge", "chat_url", "chat_model")
 """Options that what an SAE is given depends on."""
 _KEY = "EXPANDER_SAE_JUDGE_KEY"
+_UNTRAINED = ", untrained"
 
 
 def measure(context: Context) -> Measured:
-    """Detection scores of latents drawn evenly over firing rates, for every SAE of the grid and a shuffled null; for
-    every SAE read otherwise too, where readings are asked for."""
+    """Detection scores of latents drawn evenly over firing rates, for every SAE of the grid by its own reading and those
+    asked for; beside each an untrained twin, and a shuffled null."""
     readings = [parse_reading(str(reading)) for reading in context.option("readings")]
     for reading in readings:
         reading.check(context.settings.k, context.settings.n_for(context.store.d_in))
     grid = context.grid(degrees=context.chosen_degrees(), controls=context.option("controls"))
     how = {"kept": context.settings.evaluation().keep_special_tokens, **{name: context.option(name) for name in _HOW}}
+    sample = context.store.sample("train", SAMPLE, seed=0)
     rows = []
     for record, sae, reading in _read(grid, readings):
         name = name_of(record) + (f"-{reading}".replace(":", "") if reading else "")
         depends = {"sae": written(grid.folder / record.folder), **how}
         context.say(f"contexts of {name}")
         variant = record.variant + (f", {reading}" if reading else "")
-        rows.append(
-            context.row(record, name, depends, partial(_scores, context, sae, record.seed), variant=variant)
-        )  # fmt: skip
+        twin = untrained(sae, sample, seed=record.seed + 1)
+        for suffix, one in (("", sae), ("-untrained", twin)):
+            make = partial(_scores, context, one, record.seed)
+            named = variant + (_UNTRAINED if suffix else "")
+            rows.append(context.row(record, name + suffix, depends, make, variant=named))
     judge = context.option("judge")
     return {
         "saes": rows, "judge": f"chat, {context.option('chat_model')}" if judge == "chat" else judge,
@@ -125,7 +131,8 @@ def show(measured: Measured) -> Page:
             f"Judge: {measured['judge']}. Examples come from one half of the text's blocks, questions from the other; "
             "latents are drawn evenly over four quarters of firing rate among those that fire eight times at least.",
             "The score says how well the words around predict a firing, not whether a person would find the latent "
-            "meaningful: it is for comparing SAEs on the same tokens.",
+            "meaningful. Untrained dictionaries score high: what counts is the distance to the untrained twin of the same "
+            "kind, sizes and reading (docs/meaning.md has probes that measure more).",
             *diverged(measured["frontier"]),
         ],
     )
@@ -149,12 +156,14 @@ def _claim(of: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     parts = []
     for name, rows in of.items():
         mean = _auc(rows)
-        if mean is not None:
-            interval = "" if mean.interval is None else f" ± {mean.interval:.3f}"
-            parts.append(f"{name} {mean.mean:.3f}{interval}")
+        if mean is None or name.endswith(_UNTRAINED):
+            continue
+        interval = "" if mean.interval is None else f" ± {mean.interval:.3f}"
+        null = _auc(of.get(name + _UNTRAINED, ()))
+        parts.append(f"{name} {mean.mean:.3f}{interval}" + ("" if null is None else f" (untrained {null.mean:.3f})"))
     if not parts:
         return "No latent fired often enough to be scored."
-    return f"Contexts are told by the words around with a mean AUC of: {', '.join(parts)} (0.5 is chance)."
+    return f"Contexts are told by the words around with a mean AUC of: {', '.join(parts)}; 0.5 is chance."
 
 
 EXPERIMENT = Experiment(

@@ -24,15 +24,15 @@ class Anneal:
 
         degree = d + (D - d) (1 - (share - since) / (until - since))^3
 
-    with D = `start` * d, at most d_in: fast while there is much to give up, slowly at the end. Before `since` columns
+    with D = max(`start` * d_in, 2 d), at most d_in: fast while there is much to give up, slowly at the end. Before `since` columns
     find their directions on all their rows. Only tied Expander SAEs have it; the rows they begin on are those of a
     random mask of degree D.
 
     Source: the schedule is that of Zhu and Gupta, "To prune, or not to prune", 2017.
     """
 
-    start: float = 6.0
-    """Degree at the beginning, as a multiple of the SAE's own."""
+    start: float = 1 / 3
+    """Rows that columns begin on, as a share of d_in; on fewer they do not find where concepts are."""
     since: float = 0.35
     """Share of the steps before which the degree is D."""
     until: float = 0.7
@@ -41,9 +41,9 @@ class Anneal:
     """Steps between cuts."""
 
     def __post_init__(self) -> None:
-        if not self.start > 1 or not 0 <= self.since < self.until <= 1 or self.every < 1:
+        if not 0 < self.start <= 1 or not 0 <= self.since < self.until <= 1 or self.every < 1:
             raise ExpanderSaeError(
-                f"expected start > 1, 0 <= since < until <= 1 and every >= 1 in Anneal; got {self.start}, "
+                f"expected 0 < start <= 1, 0 <= since < until <= 1 and every >= 1 in Anneal; got {self.start}, "
                 f"{self.since}, {self.until}, {self.every}. anneal=None keeps the degree."
             )
 
@@ -57,7 +57,7 @@ class AnnealPart(Part):
         self.since, self.until = (share * trained.steps for share in (config.since, config.until))
         self.final = self.sae.degree
         if wide is None:
-            widen(self.sae, min(self.sae.d_in, round(config.start * self.final)))
+            widen(self.sae, min(self.sae.d_in, max(round(config.start * self.sae.d_in), 2 * self.final)))
         else:
             self.sae.resize(wide.mask, wide.columns.raw.detach())
         self.start = self.sae.degree
