@@ -95,7 +95,8 @@ class Stops(MemoryBatches):
 
 def test_an_interrupted_pass_ends_with_the_same_bits(tmp_path):
     settings = config(
-        anneal=Anneal(start=2 / 3, since=0.0, until=0.6, every=3), one_pass=OnePass(0.5, alone=0.7), reading=Stages(2, 0),
+        anneal=Anneal(start=2 / 3, since=0.0, until=0.6, every=3), one_pass=OnePass(0.5, alone=0.7),
+        reading=Stages(2, 0),
         watch=Watch(checkpoint_every=7),
     )  # fmt: skip
     whole = made()

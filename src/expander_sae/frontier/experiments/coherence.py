@@ -33,8 +33,8 @@ _UNTRAINED = ", untrained"
 
 
 def measure(context: Context) -> Measured:
-    """Detection scores of latents drawn evenly over firing rates, for every SAE of the grid by its own reading and those
-    asked for; beside each an untrained twin, and a shuffled null."""
+    """Detection scores of latents drawn evenly over firing rates, for every SAE of the grid by its own reading and
+    those asked for; beside each an untrained twin, and a shuffled null."""
     readings = [parse_reading(str(reading)) for reading in context.option("readings")]
     for reading in readings:
         reading.check(context.settings.k, context.settings.n_for(context.store.d_in))
@@ -131,8 +131,8 @@ def show(measured: Measured) -> Page:
             f"Judge: {measured['judge']}. Examples come from one half of the text's blocks, questions from the other; "
             "latents are drawn evenly over four quarters of firing rate among those that fire eight times at least.",
             "The score says how well the words around predict a firing, not whether a person would find the latent "
-            "meaningful. Untrained dictionaries score high: what counts is the distance to the untrained twin of the same "
-            "kind, sizes and reading (docs/meaning.md has probes that measure more).",
+            "meaningful. Untrained dictionaries score high: what counts is the distance to the untrained twin of the "
+            "same kind, sizes and reading (docs/meaning.md has probes that measure more).",
             *diverged(measured["frontier"]),
         ],
     )

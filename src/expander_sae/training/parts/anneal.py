@@ -24,9 +24,9 @@ class Anneal:
 
         degree = d + (D - d) (1 - (share - since) / (until - since))^3
 
-    with D = max(`start` * d_in, 2 d), at most d_in: fast while there is much to give up, slowly at the end. Before `since` columns
-    find their directions on all their rows. Only tied Expander SAEs have it; the rows they begin on are those of a
-    random mask of degree D.
+    with D = max(`start` * d_in, 2 d), at most d_in: fast while there is much to give up, slowly at the end. Before
+    `since` columns find their directions on all their rows. Only tied Expander SAEs have it; the rows they begin on are
+    those of a random mask of degree D.
 
     Source: the schedule is that of Zhu and Gupta, "To prune, or not to prune", 2017.
     """
