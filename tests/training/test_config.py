@@ -130,5 +130,5 @@ def test_what_is_said_stands_above_a_preset_and_the_rest_is_its_own():
     assert said.training == replace(paper.training, learning_rate=1e-3)
     assert (said.signed, said.construction) == (False, "balanced")
     assert replace(said, training=paper.training, signed=True, construction="repaired") == paper
-    with pytest.raises(ExpanderSaeError, match=r"--preset .* out of default, paper; got 'new'"):
+    with pytest.raises(ExpanderSaeError, match=r"--preset .* out of default, meaning, paper; got 'new'"):
         find_preset("new")
