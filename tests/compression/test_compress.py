@@ -80,6 +80,23 @@ def test_fine_tuning_pays_and_ids_stay(tiny, fine_tuned, tmp_path, encoder):
     assert again.metadata["training"]["config"]["fine_tune"] is True
 
 
+def test_both_readings_of_a_gradually_cut_dictionary(tiny, tmp_path):
+    _, _, store, dense = tiny
+    recipe = replace(RECIPE, encoder="both", learning_rate=None)
+    sae = compress(dense, store, recipe, folder=tmp_path, progress=False)
+    assert sae.degree == 8
+    inner = torch.zeros(96, store.d_in).scatter(1, sae.rows.long(), sae.values.detach()) @ dense.values.detach().T
+    rank = (inner > inner.diagonal()[:, None]).sum(1)
+    assert int(rank.median()) == 0
+    record = measure(dense, sae, store, readings=[Encoder()], progress=False)
+    pursuit, encoder = record.compressed.values()
+    assert pursuit.fvu < encoder.fvu < 1
+    again = compress(dense, store, recipe, folder=tmp_path, progress=False)  # read back
+    assert torch.equal(again.values, sae.values)
+    with pytest.raises(ExpanderSaeError, match="without a support rule of its own"):
+        replace(recipe, support="balanced")
+
+
 def test_an_own_encoder_fires_where_the_dense_one_does_more_than_pursuit(fine_tuned):
     agreement = {name: next(iter(one[2].latents.values()))["f1_micro"] for name, one in fine_tuned.items()}
     assert agreement["own"] > agreement["pursuit"]

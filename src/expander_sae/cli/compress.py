@@ -39,7 +39,8 @@ def compress(
         str,
         typer.Option(
             help="pursuit: read by block pursuit, reconstructs best. own: a separate encoder, trained to fire "
-            "where the dense SAE fired, so that labels of latents hold best."
+            "where the dense SAE fired, so that labels of latents hold best. both: one dictionary trained for either "
+            "reading, entries given up little by little: keeps most of what latents tell (try --spare 0)."
         ),
     ] = "pursuit",
     stages: Annotated[int, typer.Option(help="Stages of the pursuit.")] = 8,
@@ -59,7 +60,7 @@ def compress(
         float | None,
         typer.Option(
             help="Peak of fine-tuning; lower stays nearer to the original directions.",
-            show_default="5e-3; 2e-3 with own",
+            show_default="5e-3; 2e-3 with own, 1e-2 with both",
         ),
     ] = None,
     k: Annotated[

@@ -15,7 +15,7 @@ from expander_sae.ops import Codes, Dictionary
 from expander_sae.pursuit import DEFAULT_READING, Encoder, Reading, as_numbers
 from expander_sae.records import ExpanderSaeError, Provenance, check_provenance, read_json
 from expander_sae.saes import ExpanderSae, load_sae, ordinary_tokens
-from expander_sae.training import StoreBatches, TrainConfig, train
+from expander_sae.training import Anneal, OnePass, StoreBatches, TrainConfig, train
 from expander_sae.training.checkpointing import remove_checkpoint_of
 from expander_sae.training.finished import PASS
 
@@ -25,10 +25,14 @@ from .supports import choose_support
 ENCODERS = {
     "pursuit": "tied; codes come from block pursuit: the best reconstruction, the least agreement of firing",
     "own": "a separate encoder on the same rows, trained to fire where the dense SAE fired",
+    "both": "tied; trained as an encoder first and by pursuit beside it later, while columns give up entries little by "
+    "little: keeps most of what latents tell",
 }
 """How a compressed SAE finds its codes, in words."""
-LEARNING_RATES = {"pursuit": 5e-3, "own": 2e-3}
+LEARNING_RATES = {"pursuit": 5e-3, "own": 2e-3, "both": 1e-2}
 """Those that docs/compress.md was measured with."""
+SETTLE = 0.05
+"""Share of the training after which the encoder "both" begins to give up entries: dense columns have directions."""
 
 
 class DenseSae(Protocol):
@@ -68,11 +72,11 @@ class Recipe:
 
     degree: int
     support: str = "error"
-    """One of `RULES`."""
+    """One of `RULES`; the encoder "both" gives up the smallest entries instead."""
     encoder: str = "pursuit"
     """One of `ENCODERS`."""
     reading: Reading = DEFAULT_READING
-    """What the compressed SAE is trained and read by, with the encoder "pursuit"."""
+    """What the compressed SAE is trained and read by, but for the encoder "own"."""
     row_cap: float = 4.0
     """For the rule "balanced"."""
     tokens: int = 400_000
@@ -90,6 +94,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.encoder not in ENCODERS:
             raise ExpanderSaeError(f"expected an encoder out of {', '.join(ENCODERS)}; got {self.encoder!r}")
+        if self.encoder == "both" and (self.support != "error" or self.tokens == 0):
+            raise ExpanderSaeError(
+                "expected the encoder 'both' with tokens to train on and without a support rule of its own; got "
+                f"{self.tokens} tokens and {self.support!r}"
+            )
         if self.tokens < 0 or self.sample_tokens < 2 or self.batch_size < 1:
             raise ExpanderSaeError(
                 "expected tokens >= 0, sample_tokens >= 2 and batch_size >= 1; got "
@@ -150,13 +159,15 @@ def compress(
         sae.metadata["activations"] = dict(store.manifest["settings"])
         sae.eval().save(folder / name)
         return sae
-    own = recipe.encoder == "own"
+    own, both = recipe.encoder == "own", recipe.encoder == "both"
     config = TrainConfig(
         tokens=recipe.tokens,
         batch_size=recipe.batch_size,
         learning_rate=LEARNING_RATES[recipe.encoder] if recipe.learning_rate is None else recipe.learning_rate,
-        fine_tune=True,
+        fine_tune=not both,
         move_supports=None,
+        anneal=Anneal(since=SETTLE) if both else None,
+        one_pass=OnePass() if both else None,
         seed=recipe.seed,
     )
     records = train(
@@ -166,6 +177,7 @@ def compress(
         folder=folder,
         progress=progress,
         extra_losses={name: KeepFiring(dense)} if own else None,
+        wide={name: wide_columns(dense, sae, config)} if both else None,
         overwrite=overwrite,
     )
     if records[name].diverged:
@@ -193,7 +205,8 @@ def starting_point(dense: DenseSae, x: Tensor, recipe: Recipe) -> ExpanderSae:
     center = dense.center().detach().float()
     codes = dense.encode(x)
     k = _active(codes, dense, recipe.k)
-    support = choose_support(columns, recipe.degree, recipe.support, x=x - center, codes=codes, row_cap=recipe.row_cap)
+    rule = "magnitude" if recipe.encoder == "both" else recipe.support
+    support = choose_support(columns, recipe.degree, rule, x=x - center, codes=codes, row_cap=recipe.row_cap)
     own = recipe.encoder == "own"
     sae = ExpanderSae(
         d_in=dense.d_in,
@@ -220,6 +233,19 @@ def starting_point(dense: DenseSae, x: Tensor, recipe: Recipe) -> ExpanderSae:
         sae.encoder.copy_(start.values)
         sae.b_enc.copy_(start.bias)
     return sae
+
+
+@torch.no_grad()
+def wide_columns(dense: DenseSae, sae: ExpanderSae, config: TrainConfig) -> ExpanderSae:
+    """As many of the largest entries of dense columns as annealing begins with."""
+    assert config.anneal is not None
+    degree = config.anneal.first_degree(sae.d_in, sae.degree)
+    support = choose_support(dense.values.detach().float(), degree, "magnitude")
+    mask = mask_from_rows(support.rows.numpy(), d_in=sae.d_in)
+    wide = ExpanderSae(d_in=sae.d_in, n_latents=sae.n_latents, degree=degree, k=sae.k, reading=Encoder(), mask=mask)
+    empty = support.values.norm(dim=1) == 0
+    wide.columns.raw.copy_(torch.where(empty[:, None], wide.columns.raw, support.values))
+    return wide
 
 
 def _active(codes: Codes, dense: DenseSae, k: int | None) -> int:

@@ -6,10 +6,12 @@ from .fit import fit
 from .loop import train
 from .optimizer import Adam, Schedule
 from .parts import (
+    Anneal,
     Coherence,
     ExtraLoss,
     Flatness,
     MoveSupports,
+    OnePass,
     Resample,
     Revive,
     amortisation_loss,
@@ -21,11 +23,13 @@ __all__ = [
     "DEFAULT_RECIPE",
     "PRESETS",
     "Adam",
+    "Anneal",
     "Coherence",
     "ExtraLoss",
     "Flatness",
     "Inputs",
     "MoveSupports",
+    "OnePass",
     "Preset",
     "Resample",
     "Revive",

@@ -47,6 +47,15 @@ class Anneal:
                 f"{self.since}, {self.until}, {self.every}. anneal=None keeps the degree."
             )
 
+    def first_degree(self, d_in: int, degree: int) -> int:
+        """D, for an SAE of this degree.
+
+        Example:
+            >>> Anneal().first_degree(576, 32), Anneal().first_degree(576, 200), Anneal().first_degree(576, 400)
+            (192, 400, 576)
+        """
+        return min(d_in, max(round(self.start * d_in), 2 * degree))
+
 
 class AnnealPart(Part):
     """Widens the SAE as training begins, and cuts its columns every so many steps."""
@@ -57,7 +66,7 @@ class AnnealPart(Part):
         self.since, self.until = (share * trained.steps for share in (config.since, config.until))
         self.final = self.sae.degree
         if wide is None:
-            widen(self.sae, min(self.sae.d_in, max(round(config.start * self.sae.d_in), 2 * self.final)))
+            widen(self.sae, config.first_degree(self.sae.d_in, self.final))
         else:
             self.sae.resize(wide.mask, wide.columns.raw.detach())
         self.start = self.sae.degree
