@@ -31,7 +31,7 @@ class Anneal:
     Source: the schedule is that of Zhu and Gupta, "To prune, or not to prune", 2017.
     """
 
-    start: float = 1 / 3
+    start: float = 2 / 3
     """Rows that columns begin on, as a share of d_in; on fewer they do not find where concepts are."""
     since: float = 0.35
     """Share of the steps before which the degree is D."""
@@ -52,7 +52,7 @@ class Anneal:
 
         Example:
             >>> Anneal().first_degree(576, 32), Anneal().first_degree(576, 200), Anneal().first_degree(576, 400)
-            (192, 400, 576)
+            (384, 400, 576)
         """
         return min(d_in, max(round(self.start * d_in), 2 * degree))
 
