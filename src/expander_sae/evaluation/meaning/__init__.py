@@ -4,21 +4,27 @@ from .concepts import BROAD, Concept, broad_concepts
 from .features import Features, coordinates, latent_features, principal_components, untrained
 from .narrow import narrow_concepts
 from .probe import Probed, prepare, probe
+from .stability import Agreement, Matched, agreement, match_directions, under_noise
 from .text import Text, read_text
 
 __all__ = [
     "BROAD",
+    "Agreement",
     "Concept",
     "Features",
+    "Matched",
     "Probed",
     "Text",
+    "agreement",
     "broad_concepts",
     "coordinates",
     "latent_features",
+    "match_directions",
     "narrow_concepts",
     "prepare",
     "principal_components",
     "probe",
     "read_text",
+    "under_noise",
     "untrained",
 ]
