@@ -6,6 +6,7 @@ from .narrow import narrow_concepts
 from .probe import Probed, prepare, probe
 from .stability import Agreement, Matched, agreement, match_directions, under_noise
 from .text import Text, read_text
+from .worlds import Recovery, World, WorldSettings, recovery
 
 __all__ = [
     "BROAD",
@@ -14,7 +15,10 @@ __all__ = [
     "Features",
     "Matched",
     "Probed",
+    "Recovery",
     "Text",
+    "World",
+    "WorldSettings",
     "agreement",
     "broad_concepts",
     "coordinates",
@@ -25,6 +29,7 @@ __all__ = [
     "principal_components",
     "probe",
     "read_text",
+    "recovery",
     "under_noise",
     "untrained",
 ]
