@@ -1,7 +1,15 @@
 """What latents mean: how well the best of them tell concepts, beside what needs no training at all."""
 
 from .concepts import BROAD, Concept, broad_concepts
-from .features import Features, coordinates, latent_features, principal_components, untrained
+from .features import (
+    Features,
+    coordinates,
+    latent_features,
+    principal_components,
+    redrawn_values,
+    shuffled_rows,
+    untrained,
+)
 from .narrow import narrow_concepts
 from .probe import Probed, prepare, probe
 from .stability import Agreement, Matched, agreement, match_directions, under_noise
@@ -30,6 +38,8 @@ __all__ = [
     "probe",
     "read_text",
     "recovery",
+    "redrawn_values",
+    "shuffled_rows",
     "under_noise",
     "untrained",
 ]
