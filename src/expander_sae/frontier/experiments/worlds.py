@@ -21,7 +21,7 @@ from expander_sae.training.memory import MemoryBatches
 from ..drawing import Line, lines
 from ..families import title_of
 from ..over_seeds import Spread
-from ..page import Page, Row, Table, by, numbers, over_seeds
+from ..page import Figure, Page, Row, Table, by, numbers, over_seeds
 from ..variants import Variant, plan
 from .context import Context
 from .experiment import Experiment, Measured
@@ -121,7 +121,7 @@ def _read(
     sae.eval()
     fitting = [way for way in map(parse_reading, readings) if way.fits(sae.k, sae.n_latents)]
     ways = list(dict.fromkeys([sae.reading, *fitting]))
-    values = {"learned_values": sae.learned_values(), "n_latents": sae.n_latents, **row}
+    values = {"learned_values": sae.learned_values(), **row}
     return [
         {**values, "reading": str(way), "own": place == 0, **asdict(recovery(sae.read_by(way), world, heldout))}
         for place, way in enumerate(ways)
@@ -132,10 +132,6 @@ def show(measured: Measured) -> Page:
     """How much is found again, by world, SAE and reading."""
     groups = by(measured["rows"], "world", "variant", "reading")
     own = [rows for rows in groups.values() if rows[0]["own"]]
-    drawn = [
-        Line(f"{world} world, {family}", [_point(o) for o in of], joined=False, labels=[_short(o) for o in of])
-        for (world, family), of in _by_family(own).items()
-    ]
     table = Table(
         "What is found again",
         ["world", "SAE", "read by", "values", *_COLUMNS],
@@ -145,20 +141,16 @@ def show(measured: Measured) -> Page:
         ],
         "Mean over seeds ± half width of the 95% interval, below it every seed; each seed is another world.",
     )
-    world, active = measured["world"], over_seeds(measured["rows"], "true_l0")
+    settings, active = measured["world"], over_seeds(measured["rows"], "true_l0")
     about = "" if active is None else f" {active.mean:.1f} of them fire on a token;"
     return Page(
         claim=_claim(own),
         tables=[table],
-        figures=[
-            lines("features_by_variance",
-                  "F1 of the true features against explained variance, one point for each SAE read its own way",
-                  drawn, x="explained variance", y="F1 of true features"),
-        ],
+        figures=[_figure(world, own) for world in dict.fromkeys(rows[0]["world"] for rows in own)],
         notes=[
-            f"{world['n_features']:,} true directions in {world['d_in']} dimensions, made as SynthSAEBench describes "
-            f"(arXiv 2602.14687); in the sparse world each is on {measured['sparse_degree']} random rows.{about} "
-            f"SAEs have k = {measured['k']}.",
+            f"{settings['n_features']:,} true directions in {settings['d_in']} dimensions, made as SynthSAEBench "
+            f"describes (arXiv 2602.14687); in the sparse world each is on {measured['sparse_degree']} random rows."
+            f"{about} SAEs have k = {measured['k']}.",
             "MCC: learned and true directions in pairs, mean |cosine|. Recovered: true directions with a |cosine| of "
             "0.8 at least. F1 of latents: of each latent, for the true direction nearest to it. F1 of features: of "
             "each true feature, by the latent paired with it, 0 without one.",
@@ -167,12 +159,20 @@ def show(measured: Measured) -> Page:
     )  # fmt: skip
 
 
-def _by_family(own: Sequence[Sequence[Row]]) -> dict[tuple[str, str], list[Sequence[Row]]]:
-    found: dict[tuple[str, str], list[Sequence[Row]]] = {}
+def _figure(world: str, own: Sequence[Sequence[Row]]) -> Figure | None:
+    families: dict[str, list[Sequence[Row]]] = {}
     for rows in own:
-        family: str = rows[0]["family"]
-        found.setdefault((rows[0]["world"], _KINDS.get(family, family)), []).append(rows)
-    return found
+        if rows[0]["world"] == world:
+            families.setdefault(rows[0]["family"], []).append(rows)
+    drawn = [
+        Line(_KINDS.get(family, family), [_point(o) for o in of], joined=False, labels=[_short(o) for o in of])
+        for family, of in families.items()
+    ]
+    caption = (
+        f"{world} world: F1 of the true features against explained variance, a point for each SAE read its own way"
+    )
+    return lines(f"features_by_variance_{world}", caption, drawn, x="explained variance", y="F1 of true features",
+                 title=f"{world} world")  # fmt: skip
 
 
 def _point(rows: Sequence[Row]) -> tuple[float, Spread | None]:
@@ -205,6 +205,6 @@ EXPERIMENT = Experiment(
     show=show,
     options={
         "worlds": list(_WORLDS), "d_in": 128, "n_features": 1024, "roots": 8, "sparse_degree": 7, "n_latents": 512,
-        "k": 8, "degrees": [7, 32], "readings": ["encoder", "stages:8"], "pool": 200_000, "heldout": 20_000,
+        "k": 8, "degrees": [7, 32], "readings": ["encoder", "stages:8+2"], "pool": 200_000, "heldout": 20_000,
     },
 )  # fmt: skip
