@@ -33,6 +33,16 @@ OPTIONS = {
         "paper_degrees": "7",
         "paper_ks": "4",
     },
+    "worlds": {
+        "d_in": "32",
+        "n_features": "100",
+        "roots": "0",
+        "n_latents": "48",
+        "k": "4",
+        "degrees": "4,16",
+        "pool": "1000",
+        "heldout": "400",
+    },
     "certificate-gap": {"trials": "4", "sizes": "48x96x4"},
     "encoders": {
         "budgets": "4,8",

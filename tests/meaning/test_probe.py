@@ -58,7 +58,9 @@ def test_every_dictionary_and_null_gets_a_record(place, probed):
     sae = ExpanderSae(d_in=D_IN, n_latents=96, degree=4, k=4).eval()
     sample = store.sample("train", 500, seed=0)
     records = probe({"a": sae, "b": sae, "one pass": sae.read_by(Encoder())}, probed, sample)
-    assert [r.kind for r in records] == ["expander"] * 3 + ["untrained"] * 2 + ["coordinates"] * 2
+    nulls = ["half untrained"] * 6 + ["untrained"] * 2 + ["coordinates"] * 2
+    assert [r.kind for r in records] == ["expander"] * 3 + nulls
+    assert [r.name for r in records[3:5]] == ["a, rows shuffled", "a, values redrawn"]
     a, b = records[:2]
     assert (a.f1_1, a.f1_5, a.narrow_f1) == (b.f1_1, b.f1_5, b.narrow_f1)
     for record in records:
@@ -106,7 +108,7 @@ def test_the_verb(place):
     assert done.exit_code == 0, done.output
     found = read_json(json)
     assert [r["name"] for r in found[:2]] == ["sparse", "dense"]
-    assert [r["kind"] for r in found[2:]] == ["untrained", "untrained", "coordinates", "coordinates"]
+    assert [r["kind"] for r in found[2:]] == ["half untrained"] * 2 + ["untrained"] * 2 + ["coordinates"] * 2
     assert "raw" in done.output
     assert "principal" in done.output
     two = call("probe", folder / "sparse", *where, "--inference", "encoder,omp", "--no-nulls", "--quiet")

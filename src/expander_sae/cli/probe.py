@@ -54,8 +54,8 @@ def probe(
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
-    """Say how well the best latents of trained SAEs tell concepts, beside an untrained dictionary, raw coordinates,
-    principal components and shuffled labels.
+    """Say how well the best latents of trained SAEs tell concepts, beside an untrained dictionary, Expander SAEs with
+    shuffled rows or random values, raw coordinates, principal components and shuffled labels.
 
     A dictionary whose latents mean something is ahead of all of these; docs/meaning.md says what is measured.
     """
@@ -114,7 +114,7 @@ def table(records: list[ProbeRecord]) -> Table:
         drawn.add_column(heading, justify="right")
     nulls = False
     for record in records:
-        if record.kind in ("untrained", "coordinates") and not nulls:
+        if record.kind in ("half untrained", "untrained", "coordinates") and not nulls:
             nulls = True
             drawn.add_section()
         drawn.add_row(

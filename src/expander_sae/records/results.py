@@ -184,7 +184,7 @@ class ProbeRecord(_Record):
 
     name: str
     kind: str
-    """The kind of SAE; `untrained` and `coordinates` for the nulls."""
+    """The kind of SAE; `half untrained`, `untrained` and `coordinates` for the nulls."""
     reading: str
     """How codes were read; empty for coordinates."""
     n_features: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,8 +11,10 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from expander_sae.graphs import Mask
 from expander_sae.ops.autograd import own_precision
 from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, IrregularSae
+from expander_sae.saes.columns import random_columns
 from expander_sae.saes.init import initialise, input_statistics
 
 
@@ -105,3 +108,35 @@ def untrained(sae: AbstractSae, sample: Tensor, *, seed: int = 1) -> AbstractSae
         new = DenseTopKSae(**sizes, signed=sae.signed if reading is not None else False, reading=reading)
     initialise(new, input_statistics(sample.float().cpu()))
     return new.eval()
+
+
+@torch.no_grad()
+def shuffled_rows(sae: ExpanderSae, *, seed: int = 1) -> ExpanderSae:
+    """The same SAE with the supports dealt out at random among its columns: values, biases and masks as trained, but
+    not which goes with which."""
+    copied = _copy(sae)
+    order = np.random.default_rng(seed).permutation(sae.n_latents)
+    copied.set_mask(Mask(sae.mask.rows[order], d_in=sae.d_in, construction="rows", seed=None))
+    return copied
+
+
+@torch.no_grad()
+def redrawn_values(sae: ExpanderSae, *, seed: int = 1) -> ExpanderSae:
+    """The same SAE with random values on its supports, encoder included: what the learned rows and biases carry alone.
+
+    Source: the frozen decoders of Korznikov et al., "Sanity Checks for Sparse Autoencoders: Do SAEs Beat Random
+    Baselines?", arXiv 2602.14111, with trained supports.
+    """
+    copied = _copy(sae)
+    # An irregular SAE's slots without an entry hold a zero.
+    drawn = random_columns(sae.n_latents, sae.degree, seed).raw * (sae.columns.raw != 0)
+    copied.columns.raw.copy_(drawn)
+    if copied.encoder is not None:
+        copied.encoder.copy_(copied.columns())
+    return copied
+
+
+def _copy(sae: ExpanderSae) -> ExpanderSae:
+    copied = copy.deepcopy(sae).eval()
+    copied.folder = None
+    return copied

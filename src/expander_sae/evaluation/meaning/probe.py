@@ -11,11 +11,19 @@ from torch import Tensor
 
 from expander_sae.activations import ActivationStore
 from expander_sae.records import ExpanderSaeError, ProbeRecord
-from expander_sae.saes import AbstractSae
+from expander_sae.saes import AbstractSae, ExpanderSae
 
 from ..codes import store_batches
 from .concepts import Concept, broad_concepts
-from .features import Features, coordinates, latent_features, principal_components, untrained
+from .features import (
+    Features,
+    coordinates,
+    latent_features,
+    principal_components,
+    redrawn_values,
+    shuffled_rows,
+    untrained,
+)
 from .narrow import band_of, narrow_concepts
 from .probing import BestLatents, Halves, Selection, can_be_probed, evenness, f1_of_probe, halves, ranked
 from .text import read_text
@@ -122,7 +130,8 @@ def probe(
         probed: what `prepare` gave.
         sample: training activations [tokens, d_in], for the nulls.
         selection: how the latents of a probe are chosen.
-        nulls: also probe an untrained twin of every SAE, raw coordinates, and principal components.
+        nulls: also probe an untrained twin of every SAE, the halves of every Expander SAE (its rows dealt out among the
+            columns, its values redrawn), raw coordinates, and principal components.
         seed: of untrained dictionaries and of the shuffled labels.
         say: told what is being probed.
 
@@ -133,6 +142,7 @@ def probe(
         ExpanderSaeError: an SAE of another width.
     """
     records, twins = [], {}
+    half_trained: dict[str, ExpanderSae] = {}
     for name, sae in saes.items():
         if sae.d_in != probed.x.shape[1]:
             raise ExpanderSaeError(
@@ -146,6 +156,13 @@ def probe(
             twin = untrained(sae, sample, seed=seed + 1)
             # An irregular twin starts as a regular one of the same average degree.
             twins.setdefault((twin.kind, twin.n_latents, twin.decoder_values(), twin.k, str(twin.reading)), twin)
+            if isinstance(sae, ExpanderSae):
+                half_trained[f"{name}, rows shuffled"] = shuffled_rows(sae, seed=seed + 1)
+                half_trained[f"{name}, values redrawn"] = redrawn_values(sae, seed=seed + 1)
+    for name, part in half_trained.items():
+        say(name)
+        records.append(score(latent_features(name, part, probed.x), probed, selection, seed, kind="half untrained",
+                             reading=str(part.reading), learned_values=0))  # fmt: skip
     for (kind, n_latents, values, _, reading), twin in twins.items():
         name = f"untrained {kind}, {n_latents:,} latents, {values // n_latents:,} values each, {reading}"
         say(name)

@@ -34,6 +34,7 @@ NAMES = (
     "certified-tokens",
     "constraints",
     "synthetic",
+    "worlds",
     "certificate-gap",
 )
 """Every experiment, in the order of the report."""

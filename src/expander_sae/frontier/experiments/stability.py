@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
+from scipy import sparse
 
 from expander_sae.evaluation.features import best_cosine
-from expander_sae.evaluation.firing import best_jaccard, firings
-from expander_sae.ops import Codes
+from expander_sae.evaluation.firing import Firings, best_jaccard, firings
+from expander_sae.evaluation.meaning import Features, agreement, under_noise
 from expander_sae.pursuit import parse_reading
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae
 
 from ..drawing import Line, lines
-from ..page import Page, Row, by, over_seeds, table_by
+from ..page import Columns, Page, Row, Table, by, over_seeds, table_by, value_at
 from .context import Context, name_of, next_seed, written
 from .experiment import Experiment, Measured
 from .quality import diverged
@@ -28,8 +28,17 @@ _AGREEMENT = {
     "median best cosine": ("median_cosine", 3),
     "cosine > 0.7": ("matched_cosine_0.7", 3),
 }
+_BY_ENERGY = {
+    "cosine, one to one": ("again/pw_mcc", 3),
+    "by energy": ("again/pw_mcc_by_energy", 3),
+    "correlation of activations": ("again/correlation", 3),
+    "of these, by energy": ("again/correlation_by_energy", 3),
+    "overlap of the strongest columns' spans": ("again/subspace", 3),
+    "of random spans": ("again/subspace_by_chance", 3),
+}
 _NOISE = {
     "latents kept": ("support_kept", 3),
+    "energy kept": ("energy_kept", 3),
     "change of the code": ("code_change", 3),
     "change of x̂ / noise": ("output_change", 3),
 }
@@ -55,7 +64,7 @@ def measure(context: Context) -> Measured:
             continue  # its twins diverged
         depends = {
             "sae": written(grid.folder / record.folder), "twin": twin, **tokens, "noises": noises,
-            "readings": readings, "kept": kept,
+            "readings": readings, "kept": kept, "strongest": context.option("strongest"),
         }  # fmt: skip
         context.say(f"stability of {variant}, seed {seed}")
         make = partial(_stability, context, sae, found[variant, twin][1], noises, readings)
@@ -79,45 +88,17 @@ def _stability(
         "matched_jaccard_0.3": float((jaccard > 0.3).double().mean()),
         "median_cosine": float(cosine.median()),
         "matched_cosine_0.7": float((cosine > 0.7).double().mean()),
-        "noise": {str(way): _noise(context, sae.read_by(way), noises) for way in ways},
+        "again": asdict(agreement(sae, twin, _codes(found), _codes(theirs), strongest=context.option("strongest"))),
+        "noise": {
+            str(way): under_noise(sae.read_by(way), context.heldout_blocks(context.option("tokens")), noises)
+            for way in ways
+        },
     }
 
 
-@torch.no_grad()
-def _noise(context: Context, sae: AbstractSae, noises: Sequence[float]) -> list[dict[str, float]]:
-    """For each size of noise: latents that stay, and how far code and reconstruction move.
-
-    Noise is Gaussian, of norm eta ||x - b_dec|| for each token. Kept: |S ∩ S'| / |S| over tokens with codes S and S'.
-    Change of the code: ||h - h'|| / ||h||. Change of x̂: ||x̂ - x̂'|| / ||noise||; 1 passes the noise on. All are means
-    over tokens.
-    """
-    sums: list[dict[str, float]] = [dict.fromkeys((key for key, _ in _NOISE.values()), 0.0) for _ in noises]
-    generator = torch.Generator().manual_seed(0)
-    tokens = 0
-    for x in context.heldout_blocks(context.option("tokens")):
-        tokens += len(x)
-        direction = torch.randn(x.shape, generator=generator, dtype=torch.float32, device="cpu")
-        unit = direction / direction.norm(dim=1, keepdim=True) * (x - sae.center()).norm(dim=1, keepdim=True)
-        codes = sae.encode(x)
-        clean, output = _spread_out(codes, sae.n_latents), sae.decode(codes)
-        for place, noise in enumerate(noises):
-            again = sae.encode(x + noise * unit)
-            noisy = _spread_out(again, sae.n_latents)
-            kept = ((clean != 0) & (noisy != 0)).sum(1) / (clean != 0).sum(1).clamp_min(1)
-            change = (clean - noisy).norm(dim=1) / clean.norm(dim=1).clamp_min(1e-30)
-            moved = (sae.decode(again) - output).norm(dim=1) / (noise * unit).norm(dim=1).clamp_min(1e-30)
-            for name, values in (("support_kept", kept), ("code_change", change), ("output_change", moved)):
-                sums[place][name] += float(values.double().sum())
-    return [
-        {"noise": noise, **{name: total / tokens for name, total in part.items()}}
-        for noise, part in zip(noises, sums, strict=True)
-    ]
-
-
-def _spread_out(codes: Codes, n_latents: int) -> Tensor:
-    return torch.zeros(len(codes.indices), n_latents, dtype=torch.float32, device="cpu").scatter_(
-        1, codes.indices, codes.values
-    )
+def _codes(found: Firings) -> Features:
+    at = (found.token.numpy(), found.latent.numpy())
+    return Features("codes", sparse.csc_matrix((found.value.double().numpy(), at), (found.n_tokens, found.n_latents)))
 
 
 def show(measured: Measured) -> Page:
@@ -139,7 +120,8 @@ def show(measured: Measured) -> Page:
         tables=[
             table_by("Latents found again under another seed", of, _AGREEMENT,
                      under + "Over latents that fire. Best match of each by firing sets (Jaccard) and by direction."),
-            table_by("Codes under noise", noise, _NOISE,
+            *_weighted(of, under),
+            table_by("Codes under noise", noise, _known(_NOISE, noise),
                      under + "Gaussian noise; change of x̂ / noise is 1 where all of it comes through.",
                      "SAE", "read by", "noise / ‖x − b‖"),
         ],
@@ -154,6 +136,23 @@ def show(measured: Measured) -> Page:
             *diverged(measured["frontier"]),
         ],
     )  # fmt: skip
+
+
+def _known(columns: Columns, groups: Mapping[Any, Sequence[Row]]) -> Columns:
+    """The columns that some row has a value of: records of earlier releases lack those that came later."""
+    rows = [row for of in groups.values() for row in of]
+    return {name: at for name, at in columns.items() if any(value_at(row, at[0]) is not None for row in rows)}
+
+
+def _weighted(of: Mapping[str, Sequence[Row]], under: str) -> list[Table]:
+    """Agreement by the energy of latents."""
+    columns = _known(_BY_ENERGY, of)
+    note = (
+        "Cosine: columns of both SAEs in pairs, one to one, mean of |cosine| (PW-MCC). Correlation: best match of each "
+        "living latent. By energy: each latent with the weight of its squared codes. Overlap: mean squared cosine of "
+        "the principal angles between the spans of the columns of most energy."
+    )
+    return [table_by("The same, by the weight of the codes", of, columns, under + note)] if columns else []
 
 
 def _claim(of: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -182,6 +181,6 @@ EXPERIMENT = Experiment(
     show=show,
     options={
         "degrees": [7, 30, 200], "controls": ["dense", "matched"], "tokens": 4096, "agreement_tokens": 20_000,
-        "noises": [0.01, 0.03, 0.1, 0.3], "readings": [],
+        "strongest": 64, "noises": [0.01, 0.03, 0.1, 0.3], "readings": [],
     },
 )  # fmt: skip

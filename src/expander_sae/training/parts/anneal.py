@@ -31,8 +31,9 @@ class Anneal:
     Source: the schedule is that of Zhu and Gupta, "To prune, or not to prune", 2017.
     """
 
-    start: float = 2 / 3
-    """Rows that columns begin on, as a share of d_in; on fewer they do not find where concepts are."""
+    start: float = 1.0
+    """Rows that columns begin on, as a share of d_in: on fewer they find less of where concepts are, and take less time
+    and memory (n_latents * D values and their moments)."""
     since: float = 0.35
     """Share of the steps before which the degree is D."""
     until: float = 0.7
@@ -51,8 +52,8 @@ class Anneal:
         """D, for an SAE of this degree.
 
         Example:
-            >>> Anneal().first_degree(576, 32), Anneal().first_degree(576, 200), Anneal().first_degree(576, 400)
-            (384, 400, 576)
+            >>> Anneal().first_degree(576, 32), Anneal(start=1 / 3).first_degree(576, 32)
+            (576, 192)
         """
         return min(d_in, max(round(self.start * d_in), 2 * degree))
 
