@@ -11,7 +11,8 @@ from expander_sae.records import ExpanderSaeError, ProbeRecord, write_json
 from expander_sae.records.progress import Bars
 
 from .console import output
-from .options import Json, KeepSpecialTokens, Quiet
+from .options import ComputeDtype, Device, Json, KeepSpecialTokens, Quiet
+from .probe_texts import Texts, probe_texts
 
 _SELECTIONS = ("standardised", "mean difference")
 
@@ -20,11 +21,22 @@ def probe(
     saes: Annotated[
         list[Path], typer.Argument(help="Folders of one or more trained SAEs, of this package or of another library.")
     ],
-    acts: Annotated[Path, typer.Option(help="Folder of activations that `expander-sae harvest` wrote.")],
+    acts: Annotated[
+        Path | None,
+        typer.Option(help="Folder of activations that `expander-sae harvest` wrote: concepts are read off its text."),
+    ] = None,
+    labelled: Annotated[
+        str | None,
+        typer.Option(
+            help="Or texts with labels, as SAEBench: a .jsonl file of text and label, a folder with a folder of .txt "
+            "files for each class, or one of SAEBench's sets on the hub."
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help="Language model whose tokenizer made the text: folder or hub id.", show_default="the one harvested"
+            help="Language model: folder or hub id. Of activations its tokenizer is read, on labelled texts it runs.",
+            show_default="the one harvested",
         ),
     ] = None,
     inference: Annotated[
@@ -50,6 +62,20 @@ def probe(
         bool, typer.Option("--nulls/--no-nulls", help="Probe what was never trained as well, or not.")
     ] = True,
     keep_special_tokens: KeepSpecialTokens = False,
+    layer: Annotated[
+        int | None,
+        typer.Option(
+            help="With --labelled: block whose stream the SAEs explain, counted from 0.",
+            show_default="the one they were trained on",
+        ),
+    ] = None,
+    context: Annotated[int, typer.Option(help="With --labelled: tokens read of each text.")] = 128,
+    train_texts: Annotated[int, typer.Option(help="With --labelled: texts of a task to fit on, half of the class.")] = (
+        4000
+    ),
+    test_texts: Annotated[int, typer.Option(help="With --labelled: texts of a task to test on.")] = 1000,
+    device: Device = "cpu",
+    compute_dtype: ComputeDtype = "auto",
     seed: Annotated[int, typer.Option(help="Of the halves of the text, the draw of concepts and the nulls.")] = 0,
     json: Json = None,
     quiet: Quiet = False,
@@ -59,6 +85,20 @@ def probe(
 
     A dictionary whose latents mean something is ahead of all of these; docs/meaning.md says what is measured.
     """
+    if (acts is None) == (labelled is None):
+        raise ExpanderSaeError(f"expected either --acts or --labelled; got {'neither' if acts is None else 'both'}")
+    if labelled is not None:
+        given = {"--max-tokens": max_tokens is not None, "--split": split != "heldout"}
+        given["--selection"] = selection != "standardised"
+        wrong = [name for name, there in given.items() if there]
+        if wrong:
+            raise ExpanderSaeError(f"expected options of labelled texts with --labelled; got {', '.join(wrong)}")
+        probe_texts(
+            saes, labelled, model, inference, Texts(layer, context, train_texts, test_texts, keep_special_tokens, seed),
+            nulls=nulls, device=device, compute_dtype=compute_dtype, json=json, quiet=quiet,
+        )  # fmt: skip
+        return
+    assert acts is not None
     from expander_sae.activations import ActivationStore, load_tokenizer  # torch takes seconds to import
     from expander_sae.activations.tokens import tokenizer_hash
     from expander_sae.evaluation.meaning import prepare

@@ -5,7 +5,7 @@ from .fields import Fields
 from .files import disk_errors, read_json, sha256_file, write_atomically, write_json
 from .pairs import arrays_of, write_pair
 from .provenance import Provenance, ProvenanceWarning, check_provenance, warn_of_differences
-from .results import EvaluationRecord, FrontierRecord, ProbeRecord, TrainingRecord
+from .results import EvaluationRecord, FrontierRecord, LabelledProbeRecord, ProbeRecord, TrainingRecord
 from .tensors import write_tensors, write_torch
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "ExpanderSaeWarning",
     "Fields",
     "FrontierRecord",
+    "LabelledProbeRecord",
     "ProbeRecord",
     "Provenance",
     "ProvenanceWarning",

@@ -217,3 +217,33 @@ class ProbeRecord(_Record):
     """Different latents that tell a narrow concept with an F1 above 1/2."""
     density: float
     """Median, over narrow concepts, of the share of tokens on which the best latent fires."""
+
+
+@dataclass(frozen=True)
+class LabelledProbeRecord(_Record):
+    """How well the features of one dictionary tell the classes of labelled texts; docs/meaning.md has the definitions.
+
+    Accuracies are means over balanced one-vs-rest tasks, on texts on which nothing was chosen or fitted: chance is 1/2.
+    """
+
+    name: str
+    kind: str
+    """The kind of SAE; `untrained` and `coordinates` for the nulls."""
+    reading: str
+    """How codes were read; empty for coordinates."""
+    dataset: str
+    n_features: int
+    learned_values: int
+    """0 for what was not learned."""
+    texts: int
+    tokens: int
+    tasks: int
+    accuracy_1: float
+    """Of the feature with the largest difference of means."""
+    accuracy_2: float
+    accuracy_5: float
+    accuracy_all: float
+    """Of all features: SAEBench's `sae_test_accuracy` or `llm_test_accuracy`, but for how it is fitted."""
+    accuracy_1_by_task: dict[str, float]
+    auc: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Test area under the curve by penalty and latents, as `l1 16`; empty where it was not asked for."""

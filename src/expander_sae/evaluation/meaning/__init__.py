@@ -2,23 +2,34 @@
 
 from .concepts import BROAD, Concept, broad_concepts
 from .features import Features, coordinates, latent_features, principal_components, untrained
+from .hub_sets import HUB_SETS, read_hub_set
+from .labelled import LabelledTexts, deal, read_labelled
+from .labelled_probe import probe_labelled
+from .means import text_means
 from .narrow import narrow_concepts
 from .probe import Probed, prepare, probe
 from .text import Text, read_text
 
 __all__ = [
     "BROAD",
+    "HUB_SETS",
     "Concept",
     "Features",
+    "LabelledTexts",
     "Probed",
     "Text",
     "broad_concepts",
     "coordinates",
+    "deal",
     "latent_features",
     "narrow_concepts",
     "prepare",
     "principal_components",
     "probe",
+    "probe_labelled",
+    "read_hub_set",
+    "read_labelled",
     "read_text",
+    "text_means",
     "untrained",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -105,3 +106,17 @@ def untrained(sae: AbstractSae, sample: Tensor, *, seed: int = 1) -> AbstractSae
         new = DenseTopKSae(**sizes, signed=sae.signed if reading is not None else False, reading=reading)
     initialise(new, input_statistics(sample.float().cpu()))
     return new.eval()
+
+
+def untrained_twins(saes: Mapping[str, AbstractSae], sample: Tensor, *, seed: int = 1) -> dict[str, AbstractSae]:
+    """The untrained SAEs of several, one for all that are alike in kind, sizes and reading, by names that say which."""
+    twins: dict[tuple[Any, ...], AbstractSae] = {}
+    for sae in saes.values():
+        twin = untrained(sae, sample, seed=seed)
+        # An irregular twin starts as a regular one of the same average degree.
+        twins.setdefault((twin.kind, twin.n_latents, twin.decoder_values(), str(twin.reading), twin.k), twin)
+    named: dict[str, AbstractSae] = {}
+    for (kind, n_latents, values, reading, k), twin in twins.items():
+        name = f"untrained {kind}, {n_latents:,} latents, {values // n_latents:,} values each, {reading}"
+        named[f"{name}, k {k}" if name in named else name] = twin
+    return named
