@@ -1,6 +1,7 @@
 """Labelled texts: reading them, dealing balanced tasks, means over tokens, accuracies, and the verb."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,10 +15,19 @@ from expander_sae import ExpanderSae
 from expander_sae.activations import load_language_model
 from expander_sae.activations.models import residual_after_block
 from expander_sae.cli import main
-from expander_sae.evaluation.meaning import LabelledTexts, deal, probe_labelled, read_labelled, text_means
+from expander_sae.evaluation.meaning import (
+    LabelledTexts,
+    deal,
+    labelled_probe,
+    probe_labelled,
+    read_labelled,
+    text_means,
+)
+from expander_sae.evaluation.meaning.accuracy import accuracy, largest_differences
 from expander_sae.evaluation.meaning.features import Features
 from expander_sae.evaluation.meaning.hub_sets import HUB_SETS, LEAST_CODE, LICENSE_CHARACTERS, read_hub_set
-from expander_sae.evaluation.meaning.labelled_probe import accuracy, largest_differences
+from expander_sae.evaluation.meaning.perturbation import ABLATED
+from expander_sae.evaluation.meaning.regularised import mean_auc
 from expander_sae.records import ExpanderSaeError, LabelledProbeRecord, read_json
 from expander_sae.saes import DenseTopKSae
 
@@ -254,6 +264,30 @@ def test_the_verb(model, tmp_path):
     assert bare.output == ""
     assert [r["name"] for r in read_json(tmp_path / "bare.json")] == ["sae", "channels"]
     assert read_json(tmp_path / "bare.json")[0] == found[0]
+
+
+def test_the_verb_measures_what_else_it_is_asked_for(model, tmp_path, monkeypatch):
+    make_sae(degree=4).save(tmp_path / "sae")
+    labelled = make_labelled(80)
+    rows = [
+        {"text": t, "label": label, "attribute": "xy"[n % 2]}
+        for n, (t, label) in enumerate(zip(labelled.texts, labelled.labels, strict=True))
+        if label != "count"
+    ]
+    where = write_lines(tmp_path / "topics.jsonl", rows)
+    monkeypatch.setattr(labelled_probe, "mean_auc", partial(mean_auc, counts=(2,)))
+    done = call(
+        "probe", tmp_path / "sae", "--labelled", where, "--model", model, "--context", 16, "--auc", "--perturb",
+        "--train-texts", 48, "--test-texts", 20, "--compute-dtype", "float32", "--json", tmp_path / "out.json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    sae, twin, *coordinates = read_json(tmp_path / "out.json")
+    for record in (sae, twin):
+        assert list(record["tpp"]) == list(record["scr"]) == [str(count) for count in ABLATED]
+    assert all(record["tpp"] == record["scr"] == {} for record in coordinates)
+    assert all(list(record["auc"]) == ["l1 2", "l2 2"] for record in (sae, twin, *coordinates))
+    assert "Targeted probe perturbation" in done.output
+    assert "Spurious correlation" in done.output
 
 
 def test_the_verb_refuses_two_sources_and_options_of_the_other(model, tmp_path):

@@ -74,6 +74,18 @@ def probe(
         4000
     ),
     test_texts: Annotated[int, typer.Option(help="With --labelled: texts of a task to test on.")] = 1000,
+    auc: Annotated[
+        bool,
+        typer.Option("--auc", help="With --labelled: also probes on 16 to 128 latents, as sae-probes; takes minutes."),
+    ] = False,
+    perturb: Annotated[
+        bool,
+        typer.Option(
+            "--perturb",
+            help="With --labelled: also what probes of the stream lose without a few latents (TPP; SCR where texts "
+            "have an attribute).",
+        ),
+    ] = False,
     device: Device = "cpu",
     compute_dtype: ComputeDtype = "auto",
     seed: Annotated[int, typer.Option(help="Of the halves of the text, the draw of concepts and the nulls.")] = 0,
@@ -95,7 +107,7 @@ def probe(
             raise ExpanderSaeError(f"expected options of labelled texts with --labelled; got {', '.join(wrong)}")
         probe_texts(
             saes, labelled, model, inference, Texts(layer, context, train_texts, test_texts, keep_special_tokens, seed),
-            nulls=nulls, device=device, compute_dtype=compute_dtype, json=json, quiet=quiet,
+            nulls=nulls, auc=auc, perturb=perturb, device=device, compute_dtype=compute_dtype, json=json, quiet=quiet,
         )  # fmt: skip
         return
     assert acts is not None

@@ -1,5 +1,6 @@
 """`expander-sae probe --labelled`: trained SAEs, a language model and labelled texts in; accuracies out."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,8 @@ def probe_texts(
     texts: Texts,
     *,
     nulls: bool,
+    auc: bool,
+    perturb: bool,
     device: str,
     compute_dtype: str,
     json: Path | None,
@@ -55,13 +58,15 @@ def probe_texts(
             context=texts.context,
             keep_special_tokens=texts.keep_special_tokens,
             nulls=nulls,
+            auc=auc,
+            perturbation=perturb,
             seed=texts.seed,
             say=lambda done: bars.update(bar, done=done),
         )
     if json is not None:
         write_json(json, [record.to_dict() for record in records])
     if not quiet:
-        output(json, soft_wrap=False).print(accuracy_table(records))
+        output(json, soft_wrap=False).print(accuracy_table(records), *more_tables(records))
 
 
 def read_saes(folders: list[Path], inference: str | None, device: str) -> dict[str, Any]:
@@ -98,22 +103,44 @@ def model_of(saes: dict[str, Any], given: str | None) -> str:
 
 
 def accuracy_table(records: list[LabelledProbeRecord]) -> Table:
-    """One row for each dictionary and null; fits 80 columns."""
+    """Accuracies of every dictionary and null; fits 80 columns."""
     first = records[0]
-    drawn = Table(
-        title=f"Test accuracy of probes on {first.dataset}: {first.tasks} balanced tasks, {first.texts:,} texts; "
-        "chance is .500",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    title = f"Test accuracy on {first.dataset}: {first.tasks} balanced tasks, {first.texts:,} texts; chance is .500"
+    rows = {
+        record.name: (record.accuracy_1, record.accuracy_2, record.accuracy_5, record.accuracy_all)
+        for record in records
+    }
+    return _drawn(title, ("best 1", "best 2", "best 5", "all"), rows, records)
+
+
+def more_tables(records: list[LabelledProbeRecord]) -> list[Table]:
+    """What else was measured, each in a table."""
+    titles = {
+        "auc": "Test area under the curve by penalty and latents",
+        "tpp": "Targeted probe perturbation by latents ablated (higher: more of its own class)",
+        "scr": "Spurious correlation removed by latents ablated (1 is all of it)",
+    }
+    drawn = []
+    for name, title in titles.items():
+        rows = {record.name: getattr(record, name) for record in records if getattr(record, name)}
+        if rows:
+            columns = list(next(iter(rows.values())))
+            drawn.append(_drawn(title, columns, {key: tuple(row.values()) for key, row in rows.items()}, records))
+    return drawn
+
+
+def _drawn(
+    title: str, headings: Sequence[str], rows: dict[str, tuple[float, ...]], records: list[LabelledProbeRecord]
+) -> Table:
+    drawn = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     drawn.add_column("dictionary", overflow="fold")
-    for heading in ("best 1", "best 2", "best 5", "all"):
-        drawn.add_column(heading, justify="right")
+    for heading in headings:
+        drawn.add_column(heading.replace(" ", "\n") if len(headings) > 4 else heading, justify="right")
     nulls = False
     for record in records:
-        if record.kind in ("untrained", "coordinates") and not nulls:
-            nulls = True
-            drawn.add_section()
-        values = (record.accuracy_1, record.accuracy_2, record.accuracy_5, record.accuracy_all)
-        drawn.add_row(record.name, *(f"{value:.3f}" for value in values))
+        if record.name in rows:
+            if record.kind in ("untrained", "coordinates") and not nulls:
+                nulls = True
+                drawn.add_section()
+            drawn.add_row(record.name, *(f"{value:.3f}" for value in rows[record.name]))
     return drawn

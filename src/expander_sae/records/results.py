@@ -247,3 +247,7 @@ class LabelledProbeRecord(_Record):
     accuracy_1_by_task: dict[str, float]
     auc: dict[str, float] = dataclasses.field(default_factory=dict)
     """Test area under the curve by penalty and latents, as `l1 16`; empty where it was not asked for."""
+    tpp: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Targeted probe perturbation by how many latents are ablated; empty where it was not asked for."""
+    scr: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Spurious correlation removal, likewise; empty also where texts have no attribute."""

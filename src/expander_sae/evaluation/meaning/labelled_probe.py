@@ -6,14 +6,11 @@ the probes are those of Gurnee et al., "Finding Neurons in a Haystack", 2023.
 
 from __future__ import annotations
 
-import warnings
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from scipy import sparse
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from expander_sae.activations import LanguageModel
@@ -21,56 +18,17 @@ from expander_sae.records import LabelledProbeRecord
 from expander_sae.saes import AbstractSae
 
 from ..codes import text_batches
+from .accuracy import accuracy, largest_differences
 from .features import Features, principal_components, untrained_twins
-from .labelled import Dealt, Task
+from .labelled import Dealt
 from .means import CONTEXT, Means, one_block_each, text_means, tokenised
-from .probing import ranked
+from .perturbation import Attack, columns_of
+from .regularised import mean_auc
 
 KS = (1, 2, 5)
 """Features that a probe may use."""
 SAMPLE_TEXTS = 256
 """Training texts whose tokens give the nulls their mean and principal components."""
-
-
-def largest_differences(features: Features, task: Task) -> np.ndarray:
-    """Features by falling |mean over positives - mean over negatives| on the texts to fit on, int64 [features]."""
-    labels = np.zeros((1, features.n_tokens), dtype=bool)
-    labels[0, task.fit[task.fit_labels]] = True
-    return ranked(features, labels, task.fit, "mean difference")[0]
-
-
-def accuracy(features: Features, task: Task, chosen: np.ndarray | None = None) -> float:
-    """Test accuracy of a logistic regression on chosen features, or on all.
-
-    l2-regularised with C = 1 on features as they are, in float32, at most 1,000 iterations.
-
-    Args:
-        features: rows are texts.
-        task: where to fit and to test.
-        chosen: features; None: all of them.
-
-    Example:
-        >>> import numpy as np
-        >>> from scipy import sparse
-        >>> yes = np.arange(8) % 2 == 0
-        >>> task = Task("even", np.arange(4), yes[:4], np.arange(4, 8), yes[4:])
-        >>> accuracy(Features("known", sparse.csc_matrix(9.0 * yes[:, None])), task)
-        1.0
-    """
-    if chosen is None:
-        rows = sparse.csr_matrix(features.values, dtype=np.float32)
-        fit, test = rows[task.fit], rows[task.test]
-        if features.values.nnz > 0.5 * features.n_tokens * features.n_features:
-            fit, test = fit.toarray(), test.toarray()
-    else:
-        columns = np.sort(chosen)
-        fit = np.stack([features.column(int(f), task.fit) for f in columns], 1).astype(np.float32)
-        test = np.stack([features.column(int(f), task.test) for f in columns], 1).astype(np.float32)
-    with warnings.catch_warnings():
-        # Where it stopped is what is tested, as in SAEBench.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model = LogisticRegression(max_iter=1000).fit(fit, task.fit_labels)
-    return float((model.predict(test) == task.test_labels).mean())
 
 
 def probe_labelled(
@@ -83,7 +41,8 @@ def probe_labelled(
     keep_special_tokens: bool = False,
     nulls: bool = True,
     seed: int = 0,
-    also: Callable[[Features, Dealt], dict[str, float]] = lambda _features, _dealt: {},
+    auc: bool = False,
+    perturbation: bool = False,
     say: Callable[[int], None] = lambda _texts: None,
 ) -> list[LabelledProbeRecord]:
     """How well the latents of SAEs tell classes of texts, beside the model's channels and what was never trained.
@@ -97,7 +56,8 @@ def probe_labelled(
         keep_special_tokens: also count special tokens and first positions.
         nulls: also probe an untrained twin of every SAE and principal components.
         seed: of the untrained dictionaries.
-        also: what else is measured of each set of features, for the record's `auc`.
+        auc: also measure the area under the curve of larger probes, as sae-probes does.
+        perturbation: also ablate latents, for TPP and SCR; coordinates have none.
         say: told how many texts the model has read.
 
     Returns:
@@ -116,16 +76,21 @@ def probe_labelled(
     if sample is not None:
         channels = torch.from_numpy(means.channels.values.toarray())
         baselines.append(principal_components(channels, sample))
+    attack = Attack(means.channels, dealt, seed=seed) if perturbation else None
     records = []
-    for name, sae in saes.items():
-        records.append(_record(means.latents[name], means, dealt, also(means.latents[name], dealt), kind=sae.kind,
-                               reading=str(sae.reading), learned_values=sae.learned_values()))  # fmt: skip
-    for name, twin in twins.items():
-        records.append(_record(means.latents[name], means, dealt, also(means.latents[name], dealt), kind="untrained",
-                               reading=str(twin.reading), learned_values=0))  # fmt: skip
+    for name, sae in {**saes, **twins}.items():
+        features = means.latents[name]
+        record = _record(
+            features, means, dealt, auc,
+            kind="untrained" if name in twins else sae.kind,
+            reading=str(sae.reading),
+            learned_values=0 if name in twins else sae.learned_values(),
+        )  # fmt: skip
+        if attack is not None:
+            record = dataclasses.replace(record, **attack.measures(features, columns_of(sae)))
+        records.append(record)
     for features in baselines:
-        records.append(_record(features, means, dealt, also(features, dealt), kind="coordinates", reading="",
-                               learned_values=0))  # fmt: skip
+        records.append(_record(features, means, dealt, auc, kind="coordinates", reading="", learned_values=0))
     return records
 
 
@@ -145,7 +110,7 @@ def _record(
     features: Features,
     means: Means,
     dealt: Dealt,
-    auc: dict[str, float],
+    auc: bool,
     *,
     kind: str,
     reading: str,
@@ -173,5 +138,5 @@ def _record(
         accuracy_5=float(np.mean(found[5])),
         accuracy_all=float(np.mean(whole)),
         accuracy_1_by_task={task.name: value for task, value in zip(dealt.tasks, found[1], strict=True)},
-        auc=auc,
+        auc=mean_auc(features, dealt) if auc else {},
     )
