@@ -292,8 +292,8 @@ def test_the_verb_measures_what_else_it_is_asked_for(model, tmp_path, monkeypatc
 
 def test_the_verb_refuses_two_sources_and_options_of_the_other(model, tmp_path):
     make_sae(degree=4).save(tmp_path / "sae")
-    assert "neither" in str(call("probe", tmp_path / "sae").exception)
+    assert "got none" in str(call("probe", tmp_path / "sae").exception)
     both = call("probe", tmp_path / "sae", "--acts", tmp_path, "--labelled", "x.jsonl")
-    assert "got both" in str(both.exception)
+    assert "got --acts and --labelled" in str(both.exception)
     done = call("probe", tmp_path / "sae", "--labelled", "x.jsonl", "--split", "train")
     assert "--split" in str(done.exception)

@@ -13,6 +13,7 @@ from expander_sae.records.progress import Bars
 from .console import output
 from .options import ComputeDtype, Device, Json, KeepSpecialTokens, Quiet
 from .probe_texts import Texts, probe_texts
+from .probe_words import probe_words
 
 _SELECTIONS = ("standardised", "mean difference")
 
@@ -32,6 +33,14 @@ def probe(
             "files for each class, or one of SAEBench's sets on the hub."
         ),
     ] = None,
+    first_letters: Annotated[
+        bool,
+        typer.Option(
+            "--first-letters",
+            help="Or words of the model's vocabulary: how much of their first letter is absorbed by other latents.",
+        ),
+    ] = False,
+    max_words: Annotated[int, typer.Option(help="With --first-letters: words that are asked.")] = 4000,
     model: Annotated[
         str | None,
         typer.Option(
@@ -97,8 +106,16 @@ def probe(
 
     A dictionary whose latents mean something is ahead of all of these; docs/meaning.md says what is measured.
     """
-    if (acts is None) == (labelled is None):
-        raise ExpanderSaeError(f"expected either --acts or --labelled; got {'neither' if acts is None else 'both'}")
+    sources = {"--acts": acts is not None, "--labelled": labelled is not None, "--first-letters": first_letters}
+    if sum(sources.values()) != 1:
+        got = " and ".join(name for name, given in sources.items() if given)
+        raise ExpanderSaeError(f"expected one of --acts, --labelled and --first-letters; got {got or 'none'}")
+    if first_letters:
+        probe_words(
+            saes, model, inference, layer=layer, max_words=max_words, seed=seed, device=device,
+            compute_dtype=compute_dtype, json=json, quiet=quiet,
+        )  # fmt: skip
+        return
     if labelled is not None:
         given = {"--max-tokens": max_tokens is not None, "--split": split != "heldout"}
         given["--selection"] = selection != "standardised"

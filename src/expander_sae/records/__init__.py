@@ -5,10 +5,18 @@ from .fields import Fields
 from .files import disk_errors, read_json, sha256_file, write_atomically, write_json
 from .pairs import arrays_of, write_pair
 from .provenance import Provenance, ProvenanceWarning, check_provenance, warn_of_differences
-from .results import EvaluationRecord, FrontierRecord, LabelledProbeRecord, ProbeRecord, TrainingRecord
+from .results import (
+    AbsorptionRecord,
+    EvaluationRecord,
+    FrontierRecord,
+    LabelledProbeRecord,
+    ProbeRecord,
+    TrainingRecord,
+)
 from .tensors import write_tensors, write_torch
 
 __all__ = [
+    "AbsorptionRecord",
     "EvaluationRecord",
     "ExpanderSaeError",
     "ExpanderSaeWarning",

@@ -251,3 +251,25 @@ class LabelledProbeRecord(_Record):
     """Targeted probe perturbation by how many latents are ablated; empty where it was not asked for."""
     scr: dict[str, float] = dataclasses.field(default_factory=dict)
     """Spurious correlation removal, likewise; empty also where texts have no attribute."""
+
+
+@dataclass(frozen=True)
+class AbsorptionRecord(_Record):
+    """How much of the first letters of words is absorbed by other latents; docs/meaning.md has the definitions."""
+
+    name: str
+    kind: str
+    reading: str
+    words: int
+    """Tokens of the vocabulary that were asked for their first letter."""
+    letters: int
+    """Letters that the stream's own probe tells."""
+    absorption_fraction: float
+    """Mean share of a word that other latents say, where the stream says the letter."""
+    full_absorption: float
+    """Share of words on which the letter's latents are silent and one other latent speaks."""
+    split_latents: float
+    """Latents that a letter is split into, mean."""
+    full_absorption_by_letter: dict[str, float]
+    cautions: list[str]
+    """Why these numbers should not be leaned on."""

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 from lens import D_IN, N_LATENTS, make_sae
+from sae_bench.evals.absorption.feature_absorption_calculator import FeatureAbsorptionCalculator
 from sae_bench.evals.scr_and_tpp import main as scr_and_tpp
 from sae_bench.evals.sparse_probing import probe_training
 from sae_bench.sae_bench_utils import activation_collection, dataset_info
 from scipy import sparse
 
 from expander_sae.evaluation.meaning import LabelledTexts, deal
+from expander_sae.evaluation.meaning.absorption import absorbed
 from expander_sae.evaluation.meaning.accuracy import accuracy, largest_differences
 from expander_sae.evaluation.meaning.features import Features, latent_features
 from expander_sae.evaluation.meaning.labelled import Task
@@ -194,3 +196,37 @@ def test_spurious_correlation_removal_is_theirs(kind):
     assert any(abs(value) > 0.1 for value in ours.values())
     for count in counts:
         assert ours[str(count)] == pytest.approx(theirs[f"scr_metric_threshold_{count}"], abs=5e-4)
+
+
+def test_absorption_of_words_is_theirs():
+    """Their calculator on a stand-in for the model, whose stream at the words is given."""
+    sae = make_sae("dense untied")
+    adapter = SaeBenchAdapter(sae)
+    words, count = [f"w{n}" for n in range(40)], 40
+    stream = torch.randn(count, D_IN, generator=torch.Generator().manual_seed(2))
+    direction = torch.randn(D_IN, generator=torch.Generator().manual_seed(3))
+    # Words of which the stream has the direction; where it has none the share is of nothing.
+    stream += (1.0 - stream @ direction / direction.norm()).clamp(min=0)[:, None] * direction / direction.norm()
+    given = iter(stream.split(10))
+
+    class Model:
+        def to_tokens(self, text):
+            return torch.zeros(1, 3)
+
+        def run_with_cache(self, prompts, names_filter):
+            x = next(given)
+            return None, {names_filter[0]: x[:, None].expand(-1, 3, -1)}
+
+    calculator = FeatureAbsorptionCalculator(Model(), icl_word_list=[f"e{n}" for n in range(20)], max_icl_examples=2)
+    columns = sae.dictionary().columns(torch.arange(N_LATENTS)).detach()
+    cosines = torch.nn.functional.cosine_similarity(direction, columns, dim=-1).double().numpy()
+    main = np.argsort(-cosines)[:1].tolist()
+    theirs = calculator.calculate_absorption(adapter, words, direction, main, 1, show_progress=False).word_results
+    codes = adapter.encode(stream).double().numpy()
+    projections = (stream @ (direction / direction.norm())).double().numpy()
+    ours = [absorbed(float(p), row, cosines, main) for p, row in zip(projections, codes, strict=True)]
+    assert 0 < sum(wholly for _, wholly in ours) < count
+    assert len({round(share, 6) for share, _ in ours}) > 1
+    for (share, wholly), word in zip(ours, theirs, strict=True):
+        assert share == pytest.approx(word.absorption_fraction, abs=5e-4)
+        assert wholly == word.is_full_absorption

@@ -1,5 +1,6 @@
 """What latents mean: how well the best of them tell concepts, beside what needs no training at all."""
 
+from .absorption import absorption, cautions, read_words
 from .concepts import BROAD, Concept, broad_concepts
 from .features import Features, coordinates, latent_features, principal_components, untrained
 from .hub_sets import HUB_SETS, read_hub_set
@@ -18,7 +19,9 @@ __all__ = [
     "LabelledTexts",
     "Probed",
     "Text",
+    "absorption",
     "broad_concepts",
+    "cautions",
     "coordinates",
     "deal",
     "latent_features",
@@ -30,6 +33,7 @@ __all__ = [
     "read_hub_set",
     "read_labelled",
     "read_text",
+    "read_words",
     "text_means",
     "untrained",
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import sklearn
@@ -65,11 +65,11 @@ def auc(features: Features, task: Task, chosen: np.ndarray, penalty: Penalty, *,
     test = np.stack([features.column(int(f), task.test) for f in chosen], 1)
     folds = held_out(labels, seed)
     areas = [
-        np.mean([_area(_fitted(fit[a], labels[a], penalty, c, seed), fit[b], labels[b]) for a, b in folds])
+        np.mean([_area(regularised(fit[a], labels[a], penalty, c, seed=seed), fit[b], labels[b]) for a, b in folds])
         for c in STRENGTHS
     ]
     best = STRENGTHS[int(np.argmax(areas))]
-    return _area(_fitted(fit, labels, penalty, best, seed), test, task.test_labels)
+    return _area(regularised(fit, labels, penalty, best, seed=seed), test, task.test_labels)
 
 
 def held_out(labels: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -82,8 +82,11 @@ def held_out(labels: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray
     return [(np.arange(first), np.arange(first, count))]
 
 
-def _fitted(x: np.ndarray, labels: np.ndarray, penalty: Penalty, strength: float, seed: int) -> LogisticRegression:
-    settings: dict[str, object] = {"C": strength, "max_iter": 1000}
+def regularised(
+    x: Any, labels: np.ndarray, penalty: Penalty, strength: float, *, seed: int = 0, class_weight: str | None = None
+) -> LogisticRegression:
+    """A logistic regression of labels (bool) on x [texts, features], dense or sparse, with C = `strength`."""
+    settings: dict[str, object] = {"C": strength, "max_iter": 1000, "class_weight": class_weight}
     if penalty == "l1":
         # scikit-learn 1.8 renamed the penalty and warns of the old name.
         settings |= {"l1_ratio": 1.0} if _NEW else {"penalty": "l1"}
