@@ -18,7 +18,17 @@ from .probe_words import probe_words
 _SELECTIONS = ("standardised", "mean difference")
 
 
+_RUNS = {"layer", "device", "compute_dtype"}
+_ONLY = {
+    "acts": {"max_tokens", "split", "selection", "nulls", "keep_special_tokens"},
+    "labelled": {"nulls", "keep_special_tokens", "context", "train_texts", "test_texts", "auc", "perturb", *_RUNS},
+    "first_letters": {"max_words", *_RUNS},
+}
+"""Options that only some sources of concepts have."""
+
+
 def probe(
+    ctx: typer.Context,
     saes: Annotated[
         list[Path], typer.Argument(help="Folders of one or more trained SAEs, of this package or of another library.")
     ],
@@ -74,7 +84,7 @@ def probe(
     layer: Annotated[
         int | None,
         typer.Option(
-            help="With --labelled: block whose stream the SAEs explain, counted from 0.",
+            help="Block whose stream the SAEs explain, counted from 0.",
             show_default="the one they were trained on",
         ),
     ] = None,
@@ -106,10 +116,7 @@ def probe(
 
     A dictionary whose latents mean something is ahead of all of these; docs/meaning.md says what is measured.
     """
-    sources = {"--acts": acts is not None, "--labelled": labelled is not None, "--first-letters": first_letters}
-    if sum(sources.values()) != 1:
-        got = " and ".join(name for name, given in sources.items() if given)
-        raise ExpanderSaeError(f"expected one of --acts, --labelled and --first-letters; got {got or 'none'}")
+    _check_options(ctx, {"acts": acts is not None, "labelled": labelled is not None, "first_letters": first_letters})
     if first_letters:
         probe_words(
             saes, model, inference, layer=layer, max_words=max_words, seed=seed, device=device,
@@ -117,11 +124,6 @@ def probe(
         )  # fmt: skip
         return
     if labelled is not None:
-        given = {"--max-tokens": max_tokens is not None, "--split": split != "heldout"}
-        given["--selection"] = selection != "standardised"
-        wrong = [name for name, there in given.items() if there]
-        if wrong:
-            raise ExpanderSaeError(f"expected options of labelled texts with --labelled; got {', '.join(wrong)}")
         probe_texts(
             saes, labelled, model, inference, Texts(layer, context, train_texts, test_texts, keep_special_tokens, seed),
             nulls=nulls, auc=auc, perturb=perturb, device=device, compute_dtype=compute_dtype, json=json, quiet=quiet,
@@ -167,6 +169,27 @@ def probe(
         write_json(json, [record.to_dict() for record in records])
     if not quiet:
         output(json, soft_wrap=False).print(table(records))
+
+
+def _check_options(ctx: typer.Context, sources: dict[str, bool]) -> None:
+    """One source of concepts, and no option of another."""
+    named = [_option(name) for name, given in sources.items() if given]
+    if len(named) != 1:
+        raise ExpanderSaeError(
+            f"expected one of --acts, --labelled and --first-letters; got {' and '.join(named) or 'none'}"
+        )
+    source = next(name for name, given in sources.items() if given)
+    wrong = [
+        _option(name)
+        for name in sorted(set().union(*_ONLY.values()) - _ONLY[source])
+        if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    if wrong:
+        raise ExpanderSaeError(f"expected options that {named[0]} has; got {', '.join(wrong)}")
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def table(records: list[ProbeRecord]) -> Table:
