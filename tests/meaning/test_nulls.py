@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from expander_sae import ExpanderSae, fit
-from expander_sae.evaluation.meaning import redrawn_values, shuffled_rows
+from expander_sae.evaluation.nulls import redrawn_values, shuffled_rows
 from expander_sae.saes import IrregularSae
 
 

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
 from expander_sae import ExpanderSae
-from expander_sae.evaluation.meaning import coordinates, latent_features, principal_components, untrained
+from expander_sae.evaluation.meaning import coordinates, latent_features, principal_components
 from expander_sae.evaluation.meaning.features import Features
 from expander_sae.evaluation.meaning.probing import (
     BestLatents,
@@ -22,6 +22,7 @@ from expander_sae.evaluation.meaning.probing import (
     halves,
     ranked,
 )
+from expander_sae.evaluation.nulls import untrained
 from expander_sae.pursuit import Encoder, Stages
 from expander_sae.saes import DenseTopKSae, IrregularSae
 

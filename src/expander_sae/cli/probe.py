@@ -134,7 +134,7 @@ def probe(
     from expander_sae.activations.tokens import tokenizer_hash
     from expander_sae.evaluation.meaning import prepare
     from expander_sae.evaluation.meaning import probe as run
-    from expander_sae.evaluation.meaning.probe import SAMPLE
+    from expander_sae.evaluation.nulls import SAMPLE
     from expander_sae.interop import read_sae
 
     from .evaluate import read_otherwise, sae_names

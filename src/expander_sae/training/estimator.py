@@ -1,14 +1,10 @@
-"""An Expander SAE as a scikit-learn transformer; scikit-learn is imported with this file, and not before."""
+"""An Expander SAE as a scikit-learn transformer; scikit-learn is imported with this file and is optional."""
 
 import warnings
 from typing import Any, Self
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix, issparse
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 from expander_sae.ops import Codes
 from expander_sae.pursuit import Reading
@@ -16,6 +12,16 @@ from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import ExpanderSae
 
 from .fit import fit
+
+try:
+    from scipy.sparse import csr_matrix, issparse
+    from sklearn.base import BaseEstimator, TransformerMixin
+    from sklearn.utils import check_random_state
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError as error:
+    raise ExpanderSaeError(
+        f"expected scikit-learn >= 1.6 for SparseDictionary; got {error}. pip install 'expander-sae[sklearn]'"
+    ) from error
 
 
 class SparseDictionary(TransformerMixin, BaseEstimator):

@@ -1,4 +1,17 @@
-"""What latents mean: how well the best of them tell concepts, beside what needs no training at all."""
+"""What latents mean: how well the best of them tell concepts, beside what needs no training at all.
+
+It needs scikit-learn, which the rest of the package does not.
+"""
+
+from expander_sae.records import ExpanderSaeError
+
+try:
+    import sklearn  # noqa: F401  # and scipy, which it brings
+except ImportError as error:
+    raise ExpanderSaeError(
+        f"expected scikit-learn >= 1.6 for probes and what goes with them; got {error}. "
+        "pip install 'expander-sae[sklearn]'"
+    ) from error
 
 from .absorption import absorption, cautions, read_words
 from .concepts import BROAD, Concept, broad_concepts
@@ -7,9 +20,6 @@ from .features import (
     coordinates,
     latent_features,
     principal_components,
-    redrawn_values,
-    shuffled_rows,
-    untrained,
 )
 from .hub_sets import HUB_SETS, read_hub_set
 from .labelled import LabelledTexts, deal, read_labelled
@@ -52,9 +62,6 @@ __all__ = [
     "read_text",
     "read_words",
     "recovery",
-    "redrawn_values",
-    "shuffled_rows",
     "text_means",
     "under_noise",
-    "untrained",
 ]

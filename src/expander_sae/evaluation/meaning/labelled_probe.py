@@ -18,8 +18,9 @@ from expander_sae.records import LabelledProbeRecord
 from expander_sae.saes import AbstractSae
 
 from ..codes import text_batches
+from ..nulls import untrained_twins
 from .accuracy import accuracy, largest_differences
-from .features import Features, principal_components, untrained_twins
+from .features import Features, principal_components
 from .labelled import Dealt
 from .means import CONTEXT, Means, one_block_each, text_means, tokenised
 from .perturbation import Attack, columns_of

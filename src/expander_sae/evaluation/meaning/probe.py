@@ -14,15 +14,13 @@ from expander_sae.records import ExpanderSaeError, ProbeRecord
 from expander_sae.saes import AbstractSae, ExpanderSae
 
 from ..codes import store_batches
+from ..nulls import redrawn_values, shuffled_rows, untrained_twins
 from .concepts import Concept, broad_concepts
 from .features import (
     Features,
     coordinates,
     latent_features,
     principal_components,
-    redrawn_values,
-    shuffled_rows,
-    untrained_twins,
 )
 from .narrow import band_of, narrow_concepts
 from .probing import BestLatents, Halves, Selection, can_be_probed, evenness, f1_of_probe, halves, ranked
@@ -36,8 +34,6 @@ APART = ("topic",)
 """Groups of narrow concepts that are not in the mean over all of them: no dictionary tells them, dense ones neither."""
 SPLITS = 4
 """Ways to halve the documents among which each narrow concept finds the one that halves its own tokens best."""
-SAMPLE = 20_000
-"""Training activations behind the principal components and an untrained dictionary's mean."""
 
 
 class Probed(NamedTuple):

@@ -13,8 +13,7 @@ import torch
 from expander_sae.evaluation.chat import ChatJudge
 from expander_sae.evaluation.contexts import ContextEmbedding, Judge, detection, evenly_over_rates
 from expander_sae.evaluation.firing import firings
-from expander_sae.evaluation.meaning import untrained
-from expander_sae.evaluation.meaning.probe import SAMPLE
+from expander_sae.evaluation.nulls import SAMPLE, untrained
 from expander_sae.pursuit import Reading, parse_reading
 from expander_sae.records import ExpanderSaeError, FrontierRecord
 from expander_sae.records.spread import Spread, spread

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from expander_sae.evaluation.meaning import Probed, prepare, untrained
+from expander_sae.evaluation.meaning import Probed, prepare
 from expander_sae.evaluation.meaning.features import coordinates, latent_features, principal_components
-from expander_sae.evaluation.meaning.probe import SAMPLE, score
+from expander_sae.evaluation.meaning.probe import score
+from expander_sae.evaluation.nulls import SAMPLE, untrained
 from expander_sae.pursuit import Reading, parse_reading
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae

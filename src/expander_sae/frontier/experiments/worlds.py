@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from expander_sae.evaluation.meaning import untrained
 from expander_sae.evaluation.meaning.worlds import Sample, World, WorldSettings, recovery
+from expander_sae.evaluation.nulls import untrained
 from expander_sae.pursuit import parse_reading
 from expander_sae.records import ExpanderSaeError
 from expander_sae.records.spread import Spread
