@@ -11,7 +11,6 @@ anything is timed. All numbers go to benchmarks/results/peers.csv with commit, v
 """
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -23,7 +22,7 @@ from statistics import mean, median
 from typing import Any, NamedTuple
 
 import torch
-from facts import facts
+from facts import facts, replace_own_rows
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -267,17 +266,23 @@ def _per_round(lines: list[Line], ours_batch: int, fastest: str) -> str:
 
 
 def write(rows: list[Line], path: Path, machine: dict[str, str]) -> None:
-    """All measured lines as CSV; `tokens_per_s` is the median of the repeats listed beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """All measured lines, in place of this machine's earlier ones; `tokens_per_s` is the median of the repeats."""
     columns = ["phase", "round", "peer", "version", "setting", "d_in", "n_latents", "k", "batch", "steps"]
     about = facts() | machine
-    with path.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle)
-        writer.writerow([*columns, "tokens_per_s", "repeats", "peer_torch", "peer_threads", *about])
-        for row in rows:
-            repeats = " ".join(str(rate) for rate in row["tokens_per_s"])
-            measured = [f"{_rate(row):.2f}", repeats, row["torch"], row["threads"]]
-            writer.writerow([*(row[column] for column in columns), *measured, *about.values()])
+    replace_own_rows(
+        path,
+        [
+            {
+                **{column: row[column] for column in columns},
+                "tokens_per_s": f"{_rate(row):.2f}",
+                "repeats": " ".join(str(rate) for rate in row["tokens_per_s"]),
+                "peer_torch": row["torch"],
+                "peer_threads": row["threads"],
+                **about,
+            }
+            for row in rows
+        ],
+    )
 
 
 if __name__ == "__main__":
