@@ -10,6 +10,7 @@ from expander_sae.frontier.experiments.certificate_gap import _size
 from expander_sae.frontier.experiments.collisions import coverage
 from expander_sae.frontier.experiments.synthetic import _beside_the_paper
 from expander_sae.graphs import make_mask
+from expander_sae.ops import Dictionary
 from expander_sae.paper import paper_recoveries
 from expander_sae.records import ExpanderSaeError
 from expander_sae.records.spread import Rate
@@ -94,9 +95,13 @@ def test_coverage_counts_distinct_rows_of_active_latents():
     assert coverage(indices, active, rows, 5).tolist() == [3, 2]
 
 
+def _flat(mask):
+    return Dictionary(torch.from_numpy(mask.rows.astype(np.int64)), torch.ones(mask.rows.shape), mask.d_in)
+
+
 def test_diagnostics_of_a_flat_mask_of_overlap_one():
     mask = make_mask("greedy", d_in=64, n_latents=96, degree=4, seed=0)
-    found = diagnose(mask, np.ones(mask.rows.shape), 4)
+    found = diagnose(_flat(mask), 4)
     assert found["ratio_max"] == found["beta_max"] == pytest.approx(1)
     assert found["mu"] == pytest.approx(found["largest_overlap"] / 4)
     assert found["mu1_k"] <= 4 * found["mu"] + 1e-9
@@ -105,7 +110,7 @@ def test_diagnostics_of_a_flat_mask_of_overlap_one():
     assert found["R_OMP"] == pytest.approx(max(found["epsilon_k1"].values()) * 9)
     assert found["row_degree_max"] < 1.4
     clustered = make_mask("clustered", d_in=64, n_latents=96, degree=4, seed=0)
-    worst = diagnose(clustered, np.ones(clustered.rows.shape), 4)
+    worst = diagnose(_flat(clustered), 4)
     assert worst["epsilon_2k"]["greedy"] >= worst["epsilon_2k"]["top_overlap"] > 0.6
 
 

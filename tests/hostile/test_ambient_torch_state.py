@@ -156,7 +156,10 @@ def computed(x, folder):
     shares.update(x, codes)
     found["shares"] = repr({k: v for k, v in shares.summary().items() if "second" not in k})
     found["certify"] = repr(
-        [(c.name, c.value, c.status) for c in certify_dictionary(sparse.mask, values.numpy(), k=4, seed=0)]
+        [
+            (c.name, c.value, c.status)
+            for c in certify_dictionary(Dictionary(rows, values, 16), sparse.mask, k=4, seed=0)
+        ]
     )
     ordinary = torch.zeros(len(x), dtype=torch.bool, device="cpu")
     store = MemoryStore({"train": x, "heldout": x}, {"train": ordinary, "heldout": ordinary})

@@ -3,8 +3,10 @@
 from itertools import combinations
 
 import numpy as np
+import torch
 
 from expander_sae.graphs import Mask, mask_from_rows
+from expander_sae.ops import Dictionary
 
 
 def random_mask(rng: np.random.Generator, *, d_in: int, n_latents: int, degree: int) -> Mask:
@@ -20,6 +22,10 @@ def random_size(rng: np.random.Generator) -> dict[str, int]:
 def flat_values(rng: np.random.Generator, mask: Mask, beta: float) -> np.ndarray:
     size = rng.uniform(1, beta, mask.rows.shape)
     return size * rng.choice([-1.0, 1.0], mask.rows.shape)
+
+
+def sparse(mask: Mask, values: np.ndarray) -> Dictionary:
+    return Dictionary(torch.from_numpy(mask.rows.astype(np.int64)), torch.from_numpy(values), mask.d_in)
 
 
 def dense(mask: Mask, values: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from small_dictionaries import complete_graph_mask
+from small_dictionaries import complete_graph_mask, sparse
 
 from expander_sae.graphs import Mask, make_mask
 from expander_sae.records import ExpanderSaeError
@@ -59,10 +59,10 @@ def test_whatever_is_made_vacuous_says_so_and_names_the_barrier() -> None:
     values = np.random.default_rng(0).normal(size=mask.rows.shape)
     zero = np.ones(twins.rows.shape)
     zero[5, 2] = 0.0
-    first = certify_dictionary(mask, values, k=16, dynamic_range=10.0, search_restarts=1)
+    first = certify_dictionary(sparse(mask, values), mask, k=16, dynamic_range=10.0, search_restarts=1)
     everything = [
         *first,
-        *certify_dictionary(twins, zero, k=16, search_restarts=0),
+        *certify_dictionary(sparse(twins, zero), k=16, search_restarts=0),
         *certify_mask(twins, k=16, search_restarts=1),
         *certify_mask(make_mask("balanced", d_in=60, n_latents=64, degree=3, seed=0), k=2),
     ]
@@ -86,9 +86,19 @@ def test_only_uniform_masks_get_the_random_mask_theorems() -> None:
     assert not any("random" in certificate.name for certificate in certify_mask(claimed, k=2))
 
 
+def test_a_dictionary_gets_them_only_with_the_mask_that_was_drawn() -> None:
+    mask = make_mask("uniform", d_in=64, n_latents=128, degree=4, seed=0)
+    w = sparse(mask, np.ones(mask.rows.shape))
+    rows_alone = [certificate.name for certificate in certify_dictionary(w, k=2, search_restarts=0)]
+    drawn = [certificate.name for certificate in certify_dictionary(w, mask, k=2, search_restarts=0)]
+    assert not any("random" in name for name in rows_alone)
+    assert [name for name in drawn if "random" not in name] == rows_alone
+    assert "stable_codes_random" in drawn
+
+
 def test_a_sample_is_never_called_certified(uniform: Mask) -> None:
-    values = np.ones(uniform.rows.shape)
-    for certificate in certify_dictionary(uniform, values, k=4, budget=1_000_000, search_restarts=0):
+    w = sparse(uniform, np.ones(uniform.rows.shape))
+    for certificate in certify_dictionary(w, uniform, k=4, budget=1_000_000, search_restarts=0):
         exact = ("flatness", "coherence_ceiling", "expansion_loss_spectral")
         counted = certificate.name in exact or certificate.name.endswith("_random")
         assert certificate.status == ("certified" if counted else "estimated"), certificate.name
@@ -99,7 +109,7 @@ def test_a_sample_is_never_called_certified(uniform: Mask) -> None:
 def test_a_flat_dictionary_on_a_complete_graph() -> None:
     """Degree 7, overlap 1: pursuit to k = 3, uniqueness to 2k = 7, and both are the truth."""
     mask = complete_graph_mask(8)
-    found = _by_name(certify_dictionary(mask, np.ones(mask.rows.shape), k=3))
+    found = _by_name(certify_dictionary(sparse(mask, np.ones(mask.rows.shape)), k=3))
     assert found["flatness"].value == 1
     assert found["coherence"].value == pytest.approx(1 / 7)
     assert found["omp"].value == found["omp_from_overlap"].value == 3
@@ -117,7 +127,8 @@ def test_a_flat_dictionary_on_a_complete_graph() -> None:
 
 def test_a_wide_dynamic_range_costs_thresholding_its_reach() -> None:
     mask = complete_graph_mask(8)
-    found = _by_name(certify_dictionary(mask, np.ones(mask.rows.shape), k=2, dynamic_range=2.5, search_restarts=0))
+    w = sparse(mask, np.ones(mask.rows.shape))
+    found = _by_name(certify_dictionary(w, k=2, dynamic_range=2.5, search_restarts=0))
     assert found["one_shot"].value == found["one_shot_from_overlap"].value == 1  # 2.5 (2k - 1) / 7 < 1
     assert found["omp"].value == 3
 
@@ -126,7 +137,7 @@ def test_zero_values_switch_off_what_needs_non_zero_ones() -> None:
     mask = complete_graph_mask(5)
     values = np.ones(mask.rows.shape)
     values[0, 0] = 0
-    found = _by_name(certify_dictionary(mask, values, k=2))
+    found = _by_name(certify_dictionary(sparse(mask, values), k=2))
     assert found["flatness"].vacuous
     assert found["flatness"].value == np.inf
     assert "unique_codes_any_values" not in found
@@ -145,5 +156,5 @@ def test_nonsense_is_refused(uniform: Mask) -> None:
         certify_mask(uniform, k=0)
     with pytest.raises(ExpanderSaeError, match="ratio"):
         certify_mask(uniform, beta=0.5)
-    with pytest.raises(ExpanderSaeError, match="shape"):
-        certify_dictionary(uniform, np.ones((3, 7)))
+    with pytest.raises(ExpanderSaeError, match="mask of the dictionary's rows"):
+        certify_dictionary(sparse(uniform, np.ones(uniform.rows.shape)), complete_graph_mask(8))

@@ -12,7 +12,7 @@ from scipy.optimize import linprog, nnls
 from expander_sae.graphs import Mask, make_mask
 from expander_sae.graphs.expansion import core_size, expansion_loss_bound, spectral_expansion, unpeeled
 from expander_sae.graphs.overlap import overlap_profile
-from expander_sae.ops import Codes, Dictionary
+from expander_sae.ops import Codes
 from expander_sae.theory import dictionary_coherence, flatness, posterior_certificates, unique_by_coverage
 from expander_sae.theory.average import one_shot_failure
 from expander_sae.theory.coherence import babel_from_overlaps
@@ -74,7 +74,8 @@ class Instance:
         self.losses = np.maximum.accumulate(self.losses)
         self.overlaps = overlap_profile(self.mask, p_max=n_latents)
         self.beta = flatness(self.values).largest
-        self.coherence = dictionary_coherence(self.mask, self.values, p_max=n_latents)
+        self.dictionary = small.sparse(self.mask, self.values)
+        self.coherence = dictionary_coherence(self.dictionary, p_max=n_latents)
 
     def code(self, size: int, *, spread: float = 3.0, positive: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """A support of that size and values whose magnitudes differ by at most `spread`."""
@@ -180,9 +181,8 @@ def single_codes(one: Instance, met: Counter[str]) -> None:
     support, code = one.code(size)
     noise = one.rng.normal(size=one.mask.d_in)
     y = w[:, support] @ code + 0.1 * noise / np.linalg.norm(noise)
-    rows, values = torch.tensor(one.mask.rows.astype(np.int64)), torch.tensor(one.values)
     codes = Codes(torch.tensor(support)[None], torch.tensor(code)[None])
-    found = posterior_certificates(torch.tensor(y)[None], codes, Dictionary(rows, values, one.mask.d_in))
+    found = posterior_certificates(torch.tensor(y)[None], codes, one.dictionary)
     chosen, sub = set(support.tolist()), w[:, support]
     others = [j for j in range(n) if j not in chosen]
     if bool(found.omp[0]):
@@ -196,7 +196,7 @@ def single_codes(one: Instance, met: Counter[str]) -> None:
             met["swap"] += float(found.swap_gain[0]) <= 0
             assert float(found.swap_gain[0]) == pytest.approx(error - best, abs=1e-6)
         assert float(found.any_support_floor[0]) <= float(found.coverage_floor[0]) + 1e-12 <= error + 1e-9
-    if bool(unique_by_coverage(codes, rows, d_in=one.mask.d_in)[0]):
+    if bool(unique_by_coverage(codes, one.dictionary.rows, d_in=one.mask.d_in)[0]):
         met["coverage"] += 1
         clean = sub @ code
         for rival in combinations(range(n), size):
@@ -207,12 +207,12 @@ def single_codes(one: Instance, met: Counter[str]) -> None:
     for signs in product([-1, 1], repeat=size):
         scores = np.abs(w.T @ (sub @ (np.abs(code) * np.array(signs))))
         failures += set(np.argsort(-scores)[:size].tolist()) != chosen
-    bound = one_shot_failure(one.mask, one.values, support, np.abs(code))
+    bound = one_shot_failure(one.dictionary, support, np.abs(code))
     met["average"] += bound < 1
     assert failures / 2**size <= bound
     if one.overlaps.largest + 1 <= one.mask.degree:
         scaled = sub * np.linalg.norm(one.values[support], axis=1)
-        decoded = ratio_decode(one.mask, one.values, scaled @ code, votes=max(2, one.overlaps.largest + 1))
+        decoded = ratio_decode(one.dictionary, scaled @ code, votes=max(2, one.overlaps.largest + 1))
         if one.losses[size] < (1 - max(1, one.overlaps.largest) / one.mask.degree) / 2:
             met["ratio"] += 1
             assert decoded is not None

@@ -78,7 +78,7 @@ def test_profiles_weights_and_distances(seed: int) -> None:
     assert stable_size_of_profile(babel, mask.degree, profile) >= stable_size(babel, mask.degree, beta)
     for subset in small.subsets(mask.n_latents, mask.n_latents):
         worst = max(worst, 1 - small.neighbours(mask, subset) / (mask.degree * len(subset)))
-        heavy = max(heavy, weighted_loss(mask, values, subset))
+        heavy = max(heavy, weighted_loss(small.sparse(mask, values), subset))
         constant = profile_constant(worst, profile)
         assert constant >= stability_constant(worst, beta) - 1e-12
         code = rng.normal(size=len(subset)) * np.exp(rng.normal(size=len(subset)))
@@ -100,7 +100,7 @@ def test_expansion_bounds_coherence(seed: int) -> None:
     values = small.flat_values(rng, mask, float(rng.uniform(1, 3)))
     losses = true_losses(mask)
     bound = babel_from_expansion(losses, flatness(values).largest)
-    babel = dictionary_coherence(mask, values, p_max=mask.n_latents - 1).babel
+    babel = dictionary_coherence(small.sparse(mask, values), p_max=mask.n_latents - 1).babel
     assert (babel <= bound + 1e-9).all()
     assert (
         losses <= expansion_loss_bound(overlap_profile(mask, p_max=12).babel, mask.degree)[: len(losses)] + 1e-12
@@ -171,9 +171,9 @@ def test_thresholding_fails_no_more_often_than_bounded(seed: int) -> None:
     for signs in product([-1, 1], repeat=8):
         scores = np.abs(w.T @ (w[:, support] @ (size * np.array(signs))))
         failures += set(np.argsort(-scores)[:8].tolist()) != set(support.tolist())
-    bound = one_shot_failure(mask, values, support, size)
+    bound = one_shot_failure(small.sparse(mask, values), support, size)
     assert failures / 256 <= bound
-    small_bound = one_shot_failure(mask, values, support[:2], size[:2])
+    small_bound = one_shot_failure(small.sparse(mask, values), support[:2], size[:2])
     assert small_bound < bound or bound == 1
 
 
@@ -190,7 +190,7 @@ def test_ratios_decode_exactly_where_promised() -> None:
             code[rng.choice(60, size, replace=False)] = rng.normal(size=size)
             w = np.zeros((40, 60))
             np.put_along_axis(w.T, mask.rows.astype(int), values, axis=1)
-            found = ratio_decode(mask, values, w @ code, votes=overlaps.largest + 1)
+            found = ratio_decode(small.sparse(mask, values), w @ code, votes=overlaps.largest + 1)
             if losses[size] < (1 - overlaps.largest / mask.degree) / 2:
                 assert found is not None
                 decoded += 1
@@ -198,14 +198,19 @@ def test_ratios_decode_exactly_where_promised() -> None:
                 assert found == pytest.approx(code, abs=1e-6)
     assert decoded > 40
     with pytest.raises(ExpanderSaeError, match="votes"):
-        ratio_decode(mask, values, np.zeros(40), votes=1)
+        ratio_decode(small.sparse(mask, values), np.zeros(40), votes=1)
+    with pytest.raises(ExpanderSaeError, match=r"y \[40\]"):
+        ratio_decode(small.sparse(mask, values), np.zeros(41), votes=2)
+    values[3, 1] = 0.0
+    with pytest.raises(ExpanderSaeError, match="zero in column 3"):
+        ratio_decode(small.sparse(mask, values), np.zeros(40), votes=2)
 
 
 def test_nonsense_is_refused() -> None:
-    mask = mask_from_rows(np.array([[0, 1], [1, 2]]), d_in=3)
+    w = small.sparse(mask_from_rows(np.array([[0, 1], [1, 2]]), d_in=3), np.ones((2, 2)))
     with pytest.raises(ExpanderSaeError, match="magnitude"):
-        one_shot_failure(mask, np.ones((2, 2)), np.array([0]), np.array([-1.0]))
+        one_shot_failure(w, np.array([0]), np.array([-1.0]))
     with pytest.raises(ExpanderSaeError, match="column"):
-        weighted_loss(mask, np.ones((2, 2)), np.array([], int))
+        weighted_loss(w, np.array([], int))
     with pytest.raises(ExpanderSaeError, match="beta"):
         babel_from_expansion(np.zeros(4), 0.5)

@@ -5,15 +5,18 @@ from itertools import combinations
 import numpy as np
 import pytest
 import small_dictionaries as small
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expander_sae.graphs import make_mask, mask_from_rows
 from expander_sae.graphs.overlap import overlap_profile
+from expander_sae.ops import Dictionary
 from expander_sae.records import ExpanderSaeError
 from expander_sae.theory import dictionary_coherence, flatness
 from expander_sae.theory.coherence import babel_from_overlaps, largest_sums
 from expander_sae.theory.flatness import inner_product_bound, mass_bound, unit_columns
+from expander_sae.theory.geometry import diagnose
 from expander_sae.theory.identifiability import (
     generic_size,
     spark_from_babel,
@@ -75,7 +78,7 @@ def test_coherence_is_what_the_dense_gram_says(seed: int) -> None:
     values = small.flat_values(rng, mask, beta)
     w = small.dense(mask, values)
     gram = w.T @ w
-    result = dictionary_coherence(mask, values, p_max=7, per_column=True)
+    result = dictionary_coherence(small.sparse(mask, values), p_max=7, per_column=True)
     assert result.exact
     for p in range(8):
         assert result.babel[p] == pytest.approx(small.babel(np.abs(gram), p))
@@ -92,17 +95,30 @@ def test_coherence_is_what_the_dense_gram_says(seed: int) -> None:
 
 def test_sampled_coherence_is_a_lower_bound_and_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     mask = make_mask("uniform", d_in=80, n_latents=400, degree=6, seed=0)
-    values = np.random.default_rng(0).normal(size=mask.rows.shape)
-    whole = dictionary_coherence(mask, values, p_max=10)
-    sample = dictionary_coherence(mask, values, p_max=10, budget=100_000)
+    w = small.sparse(mask, np.random.default_rng(0).normal(size=mask.rows.shape))
+    whole = dictionary_coherence(w, p_max=10)
+    sample = dictionary_coherence(w, p_max=10, budget=100_000)
     assert not sample.exact
     assert sample.columns < 400
     assert (sample.babel <= whole.babel + 1e-12).all()
     monkeypatch.setattr("expander_sae.theory.coherence._SCRATCH", 1 << 12)
-    assert dictionary_coherence(mask, values, p_max=10).babel == pytest.approx(whole.babel)
+    assert dictionary_coherence(w, p_max=10).babel == pytest.approx(whole.babel)
     assert largest_sums(np.ones((2, 1)), 3).tolist() == [[0, 1, 1, 1]] * 2
-    with pytest.raises(ExpanderSaeError, match="shape"):
-        dictionary_coherence(mask, values[:, 1:])
+    with pytest.raises(ExpanderSaeError, match="p_max and budget"):
+        dictionary_coherence(w, p_max=0)
+
+
+def test_the_order_of_rows_does_not_matter_and_a_dense_dictionary_has_all_of_them() -> None:
+    rng = np.random.default_rng(0)
+    mask = make_mask("uniform", d_in=30, n_latents=50, degree=4, seed=0)
+    w = small.sparse(mask, rng.normal(size=mask.rows.shape))
+    assert w.rows is not None
+    order = torch.from_numpy(rng.permuted(np.tile(np.arange(4), (50, 1)), axis=1))
+    shuffled = Dictionary(w.rows.gather(1, order), w.decoder.gather(1, order).requires_grad_(), 30)
+    babel = dictionary_coherence(w, p_max=5).babel
+    assert (dictionary_coherence(shuffled, p_max=5).babel == babel).all()
+    assert diagnose(shuffled, 4) == diagnose(w, 4)
+    assert dictionary_coherence(Dictionary.of_matrix(w.dense()), p_max=5).babel == pytest.approx(babel)
 
 
 def _check_spark_and_stopping(seed: int) -> None:
@@ -122,7 +138,8 @@ def _check_spark_and_stopping(seed: int) -> None:
     generic = min(generic_size(overlaps, mask.degree), mask.n_latents)
     for subset in small.subsets(mask.n_latents, generic):
         assert small.neighbours(mask, subset) >= len(subset)
-    assert truth > spark_from_babel(dictionary_coherence(mask, values, p_max=mask.n_latents).babel) or np.isinf(truth)
+    babel = dictionary_coherence(small.sparse(mask, values), p_max=mask.n_latents).babel
+    assert truth > spark_from_babel(babel) or np.isinf(truth)
     worst = 0.0
     for s in range(1, mask.n_latents + 1):
         for subset in combinations(range(mask.n_latents), s):
@@ -199,7 +216,7 @@ def _sparse_dictionary(seed: int):
 @settings(max_examples=60, deadline=None)
 def test_pursuit_and_thresholding_do_what_is_promised(seed: int) -> None:
     rng, mask, values, w = _sparse_dictionary(seed)
-    coherence = dictionary_coherence(mask, values, p_max=6)
+    coherence = dictionary_coherence(small.sparse(mask, values), p_max=6)
     k = omp_k(coherence.babel)
     flat = omp_k_from_overlap(overlap_profile(mask).largest, mask.degree, flatness(values).largest)
     assert flat <= k or k == 6
@@ -263,4 +280,4 @@ def test_questions_without_an_answer_say_so() -> None:
     assert stopping_distance_from_expansion(1, 0.4) == 2
     assert omp_k_from_overlap(0, 5, 1.0) > 10**6
     same = mask_from_rows(np.array([[0, 1], [0, 1]]), d_in=3)
-    assert omp_k(dictionary_coherence(same, np.ones((2, 2)), p_max=1).babel) == 0
+    assert omp_k(dictionary_coherence(small.sparse(same, np.ones((2, 2))), p_max=1).babel) == 0

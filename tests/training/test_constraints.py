@@ -83,7 +83,7 @@ def test_the_penalty_lowers_coherence(tmp_path):
         trained(tmp_path / str(weight), replace(CONFIG, coherence=Coherence(weight) if weight else None))
         for weight in (0.0, 3.0)
     )
-    babel = [dictionary_coherence(sae.mask, sae.values.detach().numpy(), p_max=8).babel[8] for sae in (plain, apart)]
+    babel = [dictionary_coherence(sae.dictionary(), p_max=8).babel[8] for sae in (plain, apart)]
     assert babel[1] < 0.9 * babel[0]
 
 

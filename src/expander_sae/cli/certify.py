@@ -45,9 +45,8 @@ def certify(
     else:
         sae = _sparse_sae(source)
         k = int(sae.k) if k is None else k
-        values = sae.values.detach().cpu().numpy()
         console.print(_cost(sae.mask))
-        found = certify_dictionary(sae.mask, values, k=k, seed=seed)
+        found = certify_dictionary(sae.dictionary(), sae.mask, k=k, seed=seed)
         codes = None if acts is None else _codes(sae, Path(source).name, acts, split, inference, max_tokens)
     if json is not None:
         write_json(json, {"source": source, "k": k, "certificates": [one.to_dict() for one in found], "codes": codes})

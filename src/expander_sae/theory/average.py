@@ -2,33 +2,34 @@
 
 import numpy as np
 
-from expander_sae.graphs import Mask
+from expander_sae.ops import Dictionary
 from expander_sae.records import ExpanderSaeError
 
 from .flatness import unit_columns
+from .rows import mask_and_values
 
 
-def one_shot_failure(mask: Mask, values: np.ndarray, columns: np.ndarray, magnitudes: np.ndarray) -> float:
+def one_shot_failure(dictionary: Dictionary, columns: np.ndarray, magnitudes: np.ndarray) -> float:
     """A bound on P(the k largest |W^T y| are not S), y = W x, |x| given, signs independent and uniform; at most 1.
 
     2 sum_j exp(-x_min^2 / (8 v_j)), v_j = sum over i in S, i != j, of x_i^2 <w_i, w_j>^2: thresholding succeeds if
     every interference stays below x_min / 2, and each is a sum of independent signs (Hoeffding).
 
     Args:
-        mask: rows of the dictionary.
-        values: [n_latents, degree]; columns are scaled to unit length here.
+        dictionary: its columns; they are scaled to unit length here.
         columns: S, distinct.
         magnitudes: |x| on S, positive.
 
     Raises:
-        ExpanderSaeError: magnitudes that do not fit S or are not positive.
+        ExpanderSaeError: magnitudes that do not fit S or are not positive; values that are not finite or have a zero
+            column.
 
     Source: Schnass and Vandergheynst, "Average performance analysis for thresholding", IEEE Signal Processing
     Letters 14, 2007.
 
     Example:
-        >>> from expander_sae.graphs import mask_from_rows
-        >>> one_shot_failure(mask_from_rows(np.array([[0], [1]]), d_in=2), np.ones((2, 1)), np.array([0]), np.ones(1))
+        >>> import torch
+        >>> one_shot_failure(Dictionary.of_matrix(torch.eye(2)), np.array([0]), np.ones(1))
         0.0
     """
     columns, magnitudes = np.asarray(columns), np.asarray(magnitudes, np.float64)
@@ -36,6 +37,7 @@ def one_shot_failure(mask: Mask, values: np.ndarray, columns: np.ndarray, magnit
         raise ExpanderSaeError(
             f"expected one positive magnitude for each column of S; got shapes {columns.shape} and {magnitudes.shape}."
         )
+    mask, values = mask_and_values(dictionary)
     unit, rows = unit_columns(values), mask.rows.astype(np.int64)
     support = np.zeros((len(columns), mask.d_in))
     np.put_along_axis(support, rows[columns], unit[columns], axis=1)

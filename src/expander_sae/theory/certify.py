@@ -4,6 +4,7 @@ import numpy as np
 
 from expander_sae.graphs import Mask
 from expander_sae.graphs.overlap import DEFAULT_BUDGET, overlap_profile
+from expander_sae.ops import Dictionary
 from expander_sae.records import ExpanderSaeError
 
 from .certificate import Certificate
@@ -22,6 +23,7 @@ from .maskwise import (
     welch_certificate,
 )
 from .recovery import matching_pursuit_rate, omp_k, omp_noise_limit, one_shot_k, one_shot_noise_limit
+from .rows import mask_and_values
 
 
 def certify_mask(
@@ -60,8 +62,8 @@ def certify_mask(
 
 
 def certify_dictionary(
-    mask: Mask,
-    values: np.ndarray,
+    dictionary: Dictionary,
+    mask: Mask | None = None,
     *,
     k: int = 32,
     dynamic_range: float = 1.0,
@@ -72,8 +74,9 @@ def certify_dictionary(
     """What a trained dictionary guarantees: its mask's certificates and those of its values.
 
     Args:
-        mask: rows of the dictionary.
-        values: decoder values [n_latents, degree] in the order of `mask.rows`; columns are scaled to unit length.
+        dictionary: its columns; they are scaled to unit length here.
+        mask: of the dictionary's rows, where it knows how they were drawn: a uniform draw adds what holds with high
+            probability. None: only what follows from the rows.
         k: active latents per code that matter.
         dynamic_range: largest over smallest active value, for the one-shot encoder.
         budget: see `overlap_profile` and `dictionary_coherence`.
@@ -81,17 +84,24 @@ def certify_dictionary(
         seed: of sampling and search.
 
     Raises:
-        ExpanderSaeError: values do not fit the mask, are not finite or have a zero column; k or dynamic_range below 1.
+        ExpanderSaeError: the mask has other rows; values are not finite or have a zero column; k or dynamic_range
+            below 1.
 
     Example:
-        >>> from expander_sae.graphs import mask_from_rows
-        >>> mask = mask_from_rows(np.array([[0, 1], [1, 2], [0, 2]]), d_in=3)
-        >>> [c.value for c in certify_dictionary(mask, np.ones((3, 2)), k=1) if c.name == "omp"]
+        >>> import torch
+        >>> w = Dictionary(torch.tensor([[0, 1], [1, 2], [0, 2]]), torch.ones(3, 2), d_in=3)
+        >>> [c.value for c in certify_dictionary(w, k=1) if c.name == "omp"]
         [1]
     """
     _check(k, dynamic_range)
-    values = np.asarray(values)
-    coherence = dictionary_coherence(mask, values, p_max=max(2 * k, 64), budget=budget // 2, seed=seed)
+    of_rows, values = mask_and_values(dictionary)
+    if mask is None:
+        mask = of_rows
+    elif mask != of_rows:
+        raise ExpanderSaeError(
+            "expected the mask of the dictionary's rows; got one of other rows or sizes. Give the SAE's own, or none."
+        )
+    coherence = dictionary_coherence(dictionary, p_max=max(2 * k, 64), budget=budget // 2, seed=seed)
     flat = flatness(values)
     profile = overlap_profile(mask, p_max=max(2 * k, 64), budget=budget, seed=seed)
     whole = flat.largest < np.inf

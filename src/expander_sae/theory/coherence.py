@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from expander_sae.graphs import Mask
 from expander_sae.graphs.counter import CounterStream
 from expander_sae.graphs.overlap import DEFAULT_BUDGET, gather_members, inverted_index, overlap_cost
+from expander_sae.ops import Dictionary
 from expander_sae.records import ExpanderSaeError
 
 from .flatness import inner_product_bound, unit_columns
+from .rows import mask_and_values
 
 _SCRATCH = 1 << 21  # Gram entries held at once
 
@@ -44,8 +45,7 @@ class Coherence:
 
 
 def dictionary_coherence(
-    mask: Mask,
-    values: np.ndarray,
+    dictionary: Dictionary,
     *,
     p_max: int = 64,
     budget: int = DEFAULT_BUDGET // 2,
@@ -58,29 +58,27 @@ def dictionary_coherence(
     largest entries selected.
 
     Args:
-        mask: rows [n_latents, degree].
-        values: [n_latents, degree] in the order of `mask.rows`; scaled to unit columns here.
+        dictionary: its columns; they are scaled to unit length here.
         p_max: largest p; clipped to n_latents - 1, beyond which the sums are constant.
         budget: products to spend; above it columns are sampled and the result is marked `exact=False`.
         seed: which columns are sampled.
         per_column: keep the sums of every examined column.
 
     Raises:
-        ExpanderSaeError: values do not fit the mask, are not finite or have a zero column; p_max below 1.
+        ExpanderSaeError: values are not finite or have a zero column; p_max or budget below 1.
 
     Source: Tropp, "Greed is good", IEEE Trans. Information Theory 50, 2004.
 
     Example:
-        >>> from expander_sae.graphs import mask_from_rows
-        >>> mask = mask_from_rows(np.array([[0, 1], [1, 2], [0, 2]]), d_in=3)
-        >>> dictionary_coherence(mask, np.ones((3, 2)), p_max=2).babel.round(6).tolist()
+        >>> import torch
+        >>> w = Dictionary(torch.tensor([[0, 1], [1, 2], [0, 2]]), torch.ones(3, 2), d_in=3)
+        >>> dictionary_coherence(w, p_max=2).babel.round(6).tolist()
         [0.0, 0.5, 1.0]
     """
-    if np.shape(values) != mask.rows.shape:
-        raise ExpanderSaeError(f"expected values of shape {mask.rows.shape} like the mask; got {np.shape(values)}.")
     if p_max < 1 or budget < 1:
         raise ExpanderSaeError(f"expected p_max and budget of at least 1; got {p_max} and {budget}.")
     start = time.perf_counter()
+    mask, values = mask_and_values(dictionary)
     values, n_latents = unit_columns(values), mask.n_latents
     columns = np.arange(n_latents, dtype=np.int64)
     cost = overlap_cost(mask).increments

@@ -9,24 +9,27 @@ import numpy as np
 from expander_sae.graphs import Mask
 from expander_sae.graphs.adversary import find_bad_expansion
 from expander_sae.graphs.overlap import overlap_blocks, overlap_profile
+from expander_sae.ops import Dictionary
 
 from .coherence import dictionary_coherence
 from .flatness import flatness
+from .rows import mask_and_values
 
 _SETS = 1000  # random sets of the paper's estimate
 _RESTARTS = 30  # greedy builds of it
 
 
-def diagnose(mask: Mask, values: np.ndarray, k: int) -> dict[str, Any]:
+def diagnose(dictionary: Dictionary, k: int) -> dict[str, Any]:
     """Every number of one dictionary; epsilon(s) at s = k + 1 and 2k by counting and by three searches for bad sets.
 
     The searches find sets, so they bound expansion from above; R_OMP = b^2 eps(k + 1)(2k + 1) and R_id = 2 b^2 eps(2k),
     b = max sqrt(d) |w_ij|, are the paper's and would have to be below one.
     """
+    mask, values = mask_and_values(dictionary)
     flat, degrees = flatness(values), mask.right_degrees()
     unit = np.abs(values) / np.linalg.norm(values, axis=1, keepdims=True)
     scaled = np.sqrt(mask.degree) * unit.max(axis=1)
-    coherence = dictionary_coherence(mask, values, p_max=k)
+    coherence = dictionary_coherence(dictionary, p_max=k)
     overlaps = overlap_profile(mask, p_max=1)
     mean = degrees.mean()
     losses = {f"epsilon_{size}": _losses(mask, s) for size, s in (("k1", k + 1), ("2k", 2 * k))}

@@ -9,6 +9,7 @@ from expander_sae.ops import Codes, Dictionary
 from expander_sae.records import ExpanderSaeError
 
 from .factors import factor_supports
+from .rows import with_rows
 from .sweep import SLACK, sweep_columns
 
 _ENTRIES = 1 << 24  # float64 numbers kept at once for a batch of tokens
@@ -180,10 +181,3 @@ def _checked(x: Tensor, codes: Codes, dictionary: Dictionary) -> tuple[Tensor, T
     rows, order = with_rows(dictionary).long().sort(dim=1)
     w = Dictionary(rows, (values / length).gather(1, order), dictionary.d_in, rows_checked=True)
     return x, indices.long(), active, w
-
-
-def with_rows(dictionary: Dictionary) -> Tensor:
-    """Rows [n_latents, degree] of a dictionary; all of them, where it is dense."""
-    if dictionary.rows is not None:
-        return dictionary.rows
-    return torch.arange(dictionary.d_in, device=dictionary.decoder.device).expand(dictionary.n_latents, -1)

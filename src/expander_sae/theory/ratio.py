@@ -2,13 +2,15 @@
 
 import numpy as np
 
-from expander_sae.graphs import Mask
+from expander_sae.ops import Dictionary
 from expander_sae.records import ExpanderSaeError
+
+from .rows import mask_and_values
 
 _SAME = 1e-9  # relative difference of ratios that count as equal
 
 
-def ratio_decode(mask: Mask, values: np.ndarray, y: np.ndarray, *, votes: int, rounds: int = 64) -> np.ndarray | None:
+def ratio_decode(dictionary: Dictionary, y: np.ndarray, *, votes: int, rounds: int = 64) -> np.ndarray | None:
     """The code x with W x = y, or None if decoding stalls; O(n d log d) per round.
 
     A column is accepted with value w if `votes` of its rows carry one non-zero ratio r_i / w_ij = w; accepted terms are
@@ -17,30 +19,31 @@ def ratio_decode(mask: Mask, values: np.ndarray, y: np.ndarray, *, votes: int, r
     For generic values two votes are sound for every lam.
 
     Args:
-        mask: rows of the dictionary.
-        values: [n_latents, degree], none zero, used as they are.
-        y: [d_in], noiseless.
+        dictionary: its columns, of any length, no value zero.
+        y: W x [d_in], noiseless.
         votes: equal ratios needed, 2..degree.
         rounds: give up after so many.
 
     Raises:
-        ExpanderSaeError: votes outside 2..degree, shapes that do not fit, or a zero value.
+        ExpanderSaeError: votes outside 2..degree, y of another shape, or a zero value.
 
     Source: expander l0-decoding, Mendoza-Smith and Tanner, Appl. Comput. Harmon. Anal. 45, 2018, with real values.
 
     Example:
-        >>> from expander_sae.graphs import mask_from_rows
-        >>> mask = mask_from_rows(np.array([[0, 1], [2, 3]]), d_in=4)
-        >>> ratio_decode(mask, np.ones((2, 2)), np.array([3.0, 3.0, 0.0, 0.0]), votes=2).tolist()
+        >>> import torch
+        >>> w = Dictionary(torch.tensor([[0, 1], [2, 3]]), torch.ones(2, 2), d_in=4)
+        >>> ratio_decode(w, np.array([3.0, 3.0, 0.0, 0.0]), votes=2).tolist()
         [3.0, 0.0]
     """
-    values, y = np.asarray(values, np.float64), np.asarray(y, np.float64)
+    mask, values = mask_and_values(dictionary)
+    values, y = values.astype(np.float64), np.asarray(y, np.float64)
     if not 2 <= votes <= mask.degree:
         raise ExpanderSaeError(f"expected votes from 2 to the degree {mask.degree}; got {votes}.")
-    if values.shape != mask.rows.shape or y.shape != (mask.d_in,) or not values.all():
-        raise ExpanderSaeError(
-            f"expected non-zero values {mask.rows.shape} and y [{mask.d_in}]; got {values.shape} and {y.shape}."
-        )
+    if y.shape != (mask.d_in,):
+        raise ExpanderSaeError(f"expected y [{mask.d_in}]; got shape {y.shape}.")
+    if not values.all():
+        column = int(np.flatnonzero((values == 0).any(axis=1))[0])
+        raise ExpanderSaeError(f"expected non-zero values, to divide by; got a zero in column {column}.")
     rows, x, residual = mask.rows.astype(np.int64), np.zeros(mask.n_latents), y.copy()
     floor = _SAME * np.abs(y).max(initial=0.0)
     for _ in range(rounds):

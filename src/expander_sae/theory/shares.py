@@ -9,7 +9,8 @@ from torch import Tensor
 from expander_sae.ops import Codes, Dictionary, correlate
 
 from .coverage import unique_by_coverage
-from .posterior import PosteriorCertificates, encoder_margin, posterior_certificates, with_rows
+from .posterior import PosteriorCertificates, encoder_margin, posterior_certificates
+from .rows import with_rows
 
 _CLEAR = 1e-6  # a distance or a singular value above it is not rounding
 MEANINGS = {

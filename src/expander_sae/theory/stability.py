@@ -5,11 +5,12 @@ from math import ceil, floor, sqrt
 
 import numpy as np
 
-from expander_sae.graphs import Mask
 from expander_sae.graphs.expansion import expansion_loss_bound
+from expander_sae.ops import Dictionary
 from expander_sae.records import ExpanderSaeError
 
 from .flatness import mass_bound, unit_columns
+from .rows import mask_and_values
 
 _SLACK = 1e-9  # what rounding in float64 sums may hide
 
@@ -83,14 +84,13 @@ def profile_constant(loss: float, profile: np.ndarray) -> float:
     return 1 - 2 * _profile_at(loss, profile)
 
 
-def weighted_loss(mask: Mask, values: np.ndarray, columns: np.ndarray) -> float:
+def weighted_loss(dictionary: Dictionary, columns: np.ndarray) -> float:
     """eps_w of one set of columns: 1 - (1/|S|) sum over rows of the smallest share |w_rj| / ||w_j||_1 that meets it.
 
     If eps_w of every subset of S is at most e, then ||W x||_1 >= (1 - 2 e) sum_j ||w_j||_1 |x_j| for codes on S.
 
     Args:
-        mask: rows of the dictionary.
-        values: [n_latents, degree].
+        dictionary: its columns, of any length.
         columns: a non-empty set of columns.
 
     Raises:
@@ -99,13 +99,15 @@ def weighted_loss(mask: Mask, values: np.ndarray, columns: np.ndarray) -> float:
     Source: as `distance_factor`, with values in place of counts.
 
     Example:
-        >>> from expander_sae.graphs import mask_from_rows
-        >>> weighted_loss(mask_from_rows(np.array([[0, 1], [1, 2]]), d_in=3), np.ones((2, 2)), np.array([0, 1]))
+        >>> import torch
+        >>> w = Dictionary(torch.tensor([[0, 1], [1, 2]]), torch.ones(2, 2), d_in=3)
+        >>> weighted_loss(w, np.array([0, 1]))
         0.25
     """
     if not len(columns):
         raise ExpanderSaeError("expected at least one column; got none.")
-    size = np.abs(unit_columns(np.asarray(values)[columns]))
+    mask, values = mask_and_values(dictionary)
+    size = np.abs(unit_columns(values[columns]))
     share = (size / size.sum(axis=1, keepdims=True)).ravel()
     least = np.full(mask.d_in, np.inf)
     np.minimum.at(least, mask.rows[columns].astype(np.int64).ravel(), share)

@@ -85,7 +85,8 @@ def _guaranteed(size: tuple[int, int, int]) -> dict[str, int | None]:
     mask = make_mask(construction, d_in=d_in, n_latents=n_latents, degree=degree, seed=0)
     draw = np.random.default_rng(0)
     values = draw.uniform(1, 2, mask.rows.shape) * draw.choice([-1.0, 1.0], mask.rows.shape)
-    coherence = dictionary_coherence(mask, values, p_max=32, budget=1 << 40)
+    w = Dictionary(torch.from_numpy(mask.rows.astype(np.int64)), torch.from_numpy(values), d_in)
+    coherence = dictionary_coherence(w, p_max=32, budget=1 << 40)
     overlap = overlap_profile(mask, p_max=1, budget=1 << 40).largest
     return {
         "omp_flat": omp_k_from_overlap(overlap, degree, 1.0),

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from expander_sae.graphs.overlap import overlap_profile
 from expander_sae.records import ExpanderSaeError
-from expander_sae.theory.flatness import flatness
 from expander_sae.theory.geometry import diagnose
 from expander_sae.theory.recovery import omp_k_from_overlap
 from expander_sae.training import TrainConfig
@@ -81,11 +79,10 @@ def constrained(config: TrainConfig, text: str) -> TrainConfig:
 
 def _guarantees(sae: Any, context: Context) -> dict[str, Any]:
     """The geometry of a dictionary, the k for which its overlaps guarantee OMP, and which tokens are certified."""
-    values = sae.values.detach().cpu().numpy()
-    overlap = overlap_profile(sae.mask, p_max=1)
+    geometry = diagnose(sae.dictionary(), context.settings.k)
     return {
-        **diagnose(sae.mask, values, context.settings.k),
-        "omp_from_overlap": omp_k_from_overlap(overlap.largest, sae.degree, flatness(values).largest),
+        **geometry,
+        "omp_from_overlap": omp_k_from_overlap(geometry["largest_overlap"], sae.degree, geometry["ratio_max"]),
         "codes": certify_tokens(sae, "omp", context),
     }
 

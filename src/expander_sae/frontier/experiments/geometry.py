@@ -39,8 +39,7 @@ def measure(context: Context) -> Measured:
 
 
 def _geometry(sae: Any, context: Context) -> dict[str, Any]:
-    values = sae.values.detach().cpu().numpy()
-    return {**diagnose(sae.mask, values, context.settings.k), "flattened": flattened_fvu(sae, context)}
+    return {**diagnose(sae.dictionary(), context.settings.k), "flattened": flattened_fvu(sae, context)}
 
 
 @torch.no_grad()
