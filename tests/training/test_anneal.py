@@ -55,6 +55,22 @@ def test_the_degree_falls_as_the_schedule_says(tmp_path):
     assert load_sae(tmp_path / "one").degree == 4
 
 
+def test_a_finished_pass_is_found_finished_and_a_refused_one_leaves_the_sae_alone(tmp_path):
+    settings = config(tokens=1000, anneal=Anneal())
+    first = made()
+    trained(first, settings, tmp_path)
+    again = made()
+    trained(again, settings, tmp_path)
+    assert torch.equal(again.values, first.values)
+    assert torch.equal(again.rows.long(), first.rows.long())
+    other = made(seed=1)
+    before = other.columns.raw.detach().clone()
+    with pytest.raises(ExpanderSaeError, match="holds finished work already"):
+        trained(other, settings, tmp_path)
+    assert other.degree == 4
+    assert torch.equal(other.columns.raw, before)
+
+
 def test_a_cut_keeps_the_largest_entries_their_moments_and_the_length():
     sae = made(degree=8)
     optimizer = torch.optim.Adam(sae.parameters(), lr=1e-2)

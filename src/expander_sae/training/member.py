@@ -52,13 +52,17 @@ class Member:
         trained = Trained(sae, self.optimizer, self.history, self.generator, config.steps)
         self.parts = _parts(self.loss, config, trained, extra_loss, wide)
         _start(sae, config, statistics)
-        self.diverged = False
+        self.begun = self.diverged = False
         self.last: dict[str, float] = {}
 
     def step(self, number: int, x: Tensor) -> None:
         """One optimiser step on x [batch, d_in]; a loss or a gradient that is not finite stops this SAE for good."""
         if self.diverged:
             return
+        if not self.begun:
+            for part in self.parts:
+                part.begin()
+            self.begun = True
         step = Step(number, x, self.history.dead(self.config.dead_after_tokens))
         found = self.loss(x, number=number, keep_residual=any(part.wants_residual(step) for part in self.parts))
         if not bool(torch.isfinite(found.loss)):
@@ -126,6 +130,7 @@ class Member:
             "optimizer": self.optimizer.state_dict(),
             "history": self.history.state_dict(),
             "generator": self.generator.get_state(),
+            "begun": self.begun,
             "diverged": self.diverged,
             "last": self.last,
         }
@@ -143,6 +148,7 @@ class Member:
         self.history.load_state_dict(state["history"])
         self.generator.set_state(state["generator"])
         self.diverged, self.last = state["diverged"], state["last"]
+        self.begun = state.get("begun", True)  # earlier releases had nothing to begin with
         for part in self.parts:
             part.load_state_dict(state)
 

@@ -65,12 +65,15 @@ class AnnealPart(Part):
         assert isinstance(trained.sae, ExpanderSae)
         self.config, self.sae, self.optimizer = config, trained.sae, trained.optimizer
         self.since, self.until = (share * trained.steps for share in (config.since, config.until))
-        self.final = self.sae.degree
-        if wide is None:
-            widen(self.sae, config.first_degree(self.sae.d_in, self.final))
+        self.final, self.wide = self.sae.degree, wide
+        self.start = config.first_degree(self.sae.d_in, self.final) if wide is None else wide.degree
+
+    def begin(self) -> None:
+        """Widen the SAE."""
+        if self.wide is None:
+            widen(self.sae, self.start)
         else:
-            self.sae.resize(wide.mask, wide.columns.raw.detach())
-        self.start = self.sae.degree
+            self.sae.resize(self.wide.mask, self.wide.columns.raw.detach())
 
     @staticmethod
     def can_anneal(sae: AbstractSae) -> bool:

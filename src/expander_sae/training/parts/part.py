@@ -56,6 +56,9 @@ class Part:
     them side by side.
     """
 
+    def begin(self) -> None:
+        """Called once, before the first step of a pass."""
+
     def wants_residual(self, step: Step) -> bool:
         """Whether `Found.residual` is needed in this step."""
         del step
