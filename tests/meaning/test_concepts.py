@@ -121,6 +121,13 @@ def test_narrow_concepts_are_in_their_bands_and_of_whole_words():
     )
 
 
+def test_an_endless_word_takes_no_room():
+    text = text_of(*(["river stone " * 4 + "q" * 3000] + ["the old river"] * 30), length=64)
+    found = narrow_concepts(text, np.flatnonzero(text.real))
+    assert "river" in {c.name for c in found}
+    assert all(len(c.name) <= 2 * 40 + 1 for c in found)
+
+
 def test_the_draw_is_the_seeds():
     text = text_of(*["the old river finds the quiet stone in a garden " * 3] * 12, length=64)
     places = np.flatnonzero(text.real)

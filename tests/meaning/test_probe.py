@@ -119,6 +119,20 @@ def test_the_verb(place):
     ]
 
 
+def test_activations_of_another_layer_are_warned_of_and_recorded(place, tmp_path):
+    folder, store, model = place
+    sae = ExpanderSae(d_in=D_IN, n_latents=96, degree=4, k=4)
+    sae.metadata = {"activations": {**store.manifest["settings"], "layer": 0}}
+    sae.eval().save(tmp_path / "elsewhere")
+    json = tmp_path / "probe.json"
+    where = ("--acts", folder / "acts", "--model", model, "--json", json)
+    done = call("probe", tmp_path / "elsewhere", *where, "--no-nulls", "--max-tokens", "600")
+    assert done.exit_code == 0, done.output
+    assert "now after block 1" in " ".join(done.output.split())
+    (record,) = read_json(json)
+    assert "after block 0, now after block 1" in record["mismatches"][0]
+
+
 def test_the_verb_refuses_another_models_tokenizer_and_another_selection(place, tmp_path):
     folder, _, _ = place
     other = make_tiny_model(tmp_path / "other", "llama", adds_bos=True)

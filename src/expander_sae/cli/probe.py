@@ -1,5 +1,6 @@
 """`expander-sae probe`: trained SAEs and held-out activations in; how well their latents tell concepts out."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,7 +8,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from expander_sae.records import ExpanderSaeError, ProbeRecord, write_json
+from expander_sae.records import ExpanderSaeError, ProbeRecord, Provenance, check_provenance, write_json
 from expander_sae.records.progress import Bars
 
 from .console import output
@@ -145,6 +146,7 @@ def probe(
     store = ActivationStore.open(acts)
     loaded: dict[str, Any] = read_otherwise({n: read_sae(f) for n, f in sae_names(saes).items()}, inference)
     settings = store.manifest["settings"]
+    mismatches = {name: check_provenance(name, sae, Provenance.of_settings(settings)) for name, sae in loaded.items()}
     tokenizer = load_tokenizer(model_name(model, settings))
     if settings.get("tokenizer_sha256") not in (None, tokenizer_hash(tokenizer)):
         raise ExpanderSaeError(
@@ -165,6 +167,7 @@ def probe(
             seed=seed,
             say=lambda _name: bars.advance(bar, 1),
         )
+    records = [replace(record, mismatches=mismatches.get(record.name)) for record in records]
     if json is not None:
         write_json(json, [record.to_dict() for record in records])
     if not quiet:

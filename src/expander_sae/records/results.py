@@ -217,6 +217,8 @@ class ProbeRecord(_Record):
     """Different latents that tell a narrow concept with an F1 above 1/2."""
     density: float
     """Median, over narrow concepts, of the share of tokens on which the best latent fires."""
+    mismatches: list[str] | None = None
+    """How the activations differ from those the SAE was trained on; None where nothing known does."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ TOPIC_REACH = 16
 """Tokens after a rare word among which the words of its topic are."""
 TOPIC_OCCURRENCES = (3, 12)
 """How often the word of a topic occurs."""
-GROUPS = ("word", "name", "pair", "topic")
+LONGEST = 40
+"""Characters of a word; longer runs of letters are no words."""
 _COMMON = {*DETERMINERS, *PREPOSITIONS, *PRONOUNS, *AUXILIARIES, *CONJUNCTIONS, "not", "there"}
 
 
@@ -38,7 +39,8 @@ def narrow_concepts(text: Text, places: np.ndarray, *, seed: int = 0) -> list[Co
     """
     draw = np.random.default_rng(seed)
     whole = text.starts & ~text.shifted(~text.starts, 1) & text.real
-    word = text.word.astype(str)
+    # Arrays of strings take the room of the longest one for each.
+    word = np.array([w if len(w) <= LONGEST else "" for w in text.word.tolist()], dtype=f"U{LONGEST}")
     lower = np.char.lower(word)
     letters = np.char.isalpha(word) & (np.char.str_len(word) > 2) & whole
     small = letters & (word == lower)
