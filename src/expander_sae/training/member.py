@@ -130,7 +130,6 @@ class Member:
             "optimizer": self.optimizer.state_dict(),
             "history": self.history.state_dict(),
             "generator": self.generator.get_state(),
-            "begun": self.begun,
             "diverged": self.diverged,
             "last": self.last,
         }
@@ -148,7 +147,6 @@ class Member:
         self.history.load_state_dict(state["history"])
         self.generator.set_state(state["generator"])
         self.diverged, self.last = state["diverged"], state["last"]
-        self.begun = state.get("begun", True)  # earlier releases had nothing to begin with
         for part in self.parts:
             part.load_state_dict(state)
 

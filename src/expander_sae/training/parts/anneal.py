@@ -65,11 +65,14 @@ class AnnealPart(Part):
         assert isinstance(trained.sae, ExpanderSae)
         self.config, self.sae, self.optimizer = config, trained.sae, trained.optimizer
         self.since, self.until = (share * trained.steps for share in (config.since, config.until))
-        self.final, self.wide = self.sae.degree, wide
+        self.final, self.wide, self.begun = self.sae.degree, wide, False
         self.start = config.first_degree(self.sae.d_in, self.final) if wide is None else wide.degree
 
     def begin(self) -> None:
-        """Widen the SAE."""
+        """Widen the SAE, unless its degree is falling already."""
+        if self.begun:
+            return
+        self.begun = True
         if self.wide is None:
             widen(self.sae, self.start)
         else:
@@ -97,12 +100,12 @@ class AnnealPart(Part):
         return {"degree": self.sae.degree} if self.sae.degree > self.final else {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the degree began and where it ends."""
-        return {"anneal": (self.start, self.final)}
+        """Where the degree began, where it ends, and whether it has begun."""
+        return {"anneal": (self.start, self.final, self.begun)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.start, self.final = state["anneal"]
+        self.start, self.final, self.begun = state["anneal"]
 
 
 @torch.no_grad()

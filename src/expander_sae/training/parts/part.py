@@ -57,7 +57,7 @@ class Part:
     """
 
     def begin(self) -> None:
-        """Called once, before the first step of a pass."""
+        """Called before the first step, and before the first one of a pass that is gone on with."""
 
     def wants_residual(self, step: Step) -> bool:
         """Whether `Found.residual` is needed in this step."""
