@@ -20,7 +20,7 @@ from expander_sae.training.checkpointing import remove_checkpoint_of
 from expander_sae.training.finished import PASS
 
 from .encoder import KeepFiring, regressed_encoder
-from .supports import choose_support
+from .supports import Support, choose_support
 
 ENCODERS = {
     "pursuit": "tied; codes come from block pursuit: the best reconstruction, the least agreement of firing",
@@ -219,9 +219,7 @@ def starting_point(dense: DenseSae, x: Tensor, recipe: Recipe) -> ExpanderSae:
         tied=not own,
         mask=mask_from_rows(support.rows.numpy(), d_in=dense.d_in),
     )
-    # A column whose kept entries are all zero has no direction; any unit vector will do until training gives it one.
-    empty = support.values.norm(dim=1) == 0
-    sae.columns.raw.copy_(torch.where(empty[:, None], sae.columns.raw, support.values))
+    _take(sae, support)
     sae.b_dec.copy_(center)
     if own:
         encoder = dense.dictionary().encoder
@@ -243,9 +241,15 @@ def wide_columns(dense: DenseSae, sae: ExpanderSae, config: TrainConfig) -> Expa
     support = choose_support(dense.values.detach().float(), degree, "magnitude")
     mask = mask_from_rows(support.rows.numpy(), d_in=sae.d_in)
     wide = ExpanderSae(d_in=sae.d_in, n_latents=sae.n_latents, degree=degree, k=sae.k, reading=Encoder(), mask=mask)
-    empty = support.values.norm(dim=1) == 0
-    wide.columns.raw.copy_(torch.where(empty[:, None], wide.columns.raw, support.values))
+    _take(wide, support)
     return wide
+
+
+def _take(sae: ExpanderSae, support: Support) -> None:
+    """Start an SAE on the mask of a support at its values."""
+    # A column whose kept entries are all zero has no direction; any unit vector will do until training gives it one.
+    empty = support.values.norm(dim=1) == 0
+    sae.columns.raw.copy_(torch.where(empty[:, None], sae.columns.raw, support.values))
 
 
 def _active(codes: Codes, dense: DenseSae, k: int | None) -> int:
