@@ -28,6 +28,10 @@ def made(degree=4, **options):
     return ExpanderSae(d_in=24, n_latents=60, degree=degree, k=4, **options)
 
 
+def uneven(**options):
+    return IrregularSae(d_in=24, n_latents=60, degree=8, entries=240, k=4, **options)
+
+
 def config(**options):
     return TrainConfig(**{"tokens": 8000, "batch_size": 200, "learning_rate": 5e-3, "move_supports": None} | options)
 
@@ -109,7 +113,8 @@ class Stops(MemoryBatches):
         return super().__next__()
 
 
-def test_an_interrupted_pass_ends_with_the_same_bits(tmp_path):
+@pytest.mark.parametrize("made", [made, uneven])
+def test_an_interrupted_pass_ends_with_the_same_bits(made, tmp_path):
     settings = config(
         anneal=Anneal(start=2 / 3, since=0.0, until=0.6, every=3), one_pass=OnePass(0.5, alone=0.7),
         reading=Stages(2, 0),
@@ -149,12 +154,50 @@ def test_wide_columns_of_other_sizes_and_for_others_are_refused(tmp_path):
         trained(dense, settings, tmp_path, wide={"one": made(degree=8)})
 
 
-@pytest.mark.parametrize(
-    "sae", [DenseTopKSae(d_in=24, n_latents=60, k=4), IrregularSae(d_in=24, n_latents=60, degree=8, entries=240, k=4)]
-)
-def test_others_in_the_pass_keep_their_columns(sae, tmp_path):
+def test_others_in_the_pass_keep_their_columns(tmp_path):
+    sae = DenseTopKSae(d_in=24, n_latents=60, k=4)
     trained(sae, config(tokens=400, anneal=Anneal()), tmp_path)
-    assert sae.degree in (8, 24)
+    assert sae.degree == 24
+
+
+def test_irregular_columns_give_up_what_matters_least(tmp_path):
+    seen = []
+
+    class Watched(IrregularSae):
+        def resize(self, mask, values):
+            seen.append((self.entries, mask.degree))
+            super().resize(mask, values)
+
+    sae = Watched(d_in=24, n_latents=60, degree=8, entries=240, k=4, reading=Encoder())
+    settings = config(anneal=Anneal(since=0.1, until=0.5, every=2))
+    trained(sae, settings, tmp_path)
+    first, last = 0.1 * settings.steps, 0.5 * settings.steps
+    due = [4 + 20 * max(0.0, (last - t) / (last - first)) ** 3 for t in range(6, 21, 2)]
+    # Widened first; then as many entries as the schedule says, and twice the mean degree in slots, as at the end.
+    assert seen[1:] == [(round(60 * d), max(8, min(24, round(2 * d)))) for d in due]
+    assert sae.entries == int(sae.present().sum()) == 240
+    degrees = sae.column_degrees()
+    assert 2 <= int(degrees.min()) < int(degrees.max()) <= 8
+    codes = sae.eval().encode(activations())
+    energy = torch.zeros(60).index_add_(0, codes.indices.reshape(-1), codes.values.detach().square().reshape(-1))
+    strong, weak = energy.argsort(descending=True).split(30)
+    assert degrees[strong].float().mean() > 1.5 * degrees[weak].float().mean()
+    again = load_sae(tmp_path / "one")
+    assert isinstance(again, IrregularSae)
+    assert again.entries == 240
+    assert torch.equal(again.encode(activations()).indices, codes.indices)
+
+
+def test_while_no_entry_is_missing_an_irregular_dictionary_is_dense():
+    sae = uneven()
+    widen(sae, 24)
+    assert sae.dictionary().rows is None
+    full = sae.dictionary().dense()
+    sae.columns.raw.data[3, 5] = 0.0
+    left = sae.dictionary()
+    assert left.rows is not None
+    assert torch.equal(left.dense()[:3], full[:3])
+    assert left.dense()[3, 5] == 0.0
 
 
 def test_an_encoder_is_trained_alone_first_then_beside_the_pursuit():

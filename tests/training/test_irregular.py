@@ -159,7 +159,7 @@ def test_the_least_worthy_entries_go():
     sae.columns.raw.data.copy_(raw)
     optimizer = torch.optim.Adam(sae.parameters())
     energy = torch.tensor([1.0, 1.0, 100.0, 1.0])
-    assert keep_entries(sae, energy, optimizer) == 8
+    assert keep_entries(sae, energy, optimizer, sae.entries) == 8
     # All of the busy column, one of each other, and the next largest: w^2 S of three equal ones, the first in order.
     assert sae.column_degrees().tolist()[2] == 4
     assert sae.column_degrees().min() == 1

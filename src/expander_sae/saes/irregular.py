@@ -1,5 +1,6 @@
 """An Expander SAE whose columns may have different degrees, at one total number of entries."""
 
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from expander_sae.graphs import mask_from_rows
+from expander_sae.ops import Dictionary
 from expander_sae.records import ExpanderSaeError
 
 from .expander import ExpanderSae
@@ -17,7 +19,8 @@ class IrregularSae(ExpanderSae):
 
     An extension of the left-regular SAE: columns that fire on nearly everything may take entries from columns that
     hardly fire. In memory every column has `degree` slots, those without an entry holding a zero, so that all kernels
-    of the regular SAE serve (and cost what they cost at degree `degree`); on disk there are the entries alone. It
+    of the regular SAE serve; they are handed the entries first (`dictionary`), and the C++ core stops where the zeros
+    begin. On disk there are the entries alone. It
     starts with entries / n_latents entries in each column; only training that moves entries makes the degrees differ.
     Certificates that count on a left-regular graph do not apply to it.
 
@@ -39,6 +42,7 @@ class IrregularSae(ExpanderSae):
     """
 
     kind = "irregular"
+    _arranged: "_Arranged | None" = None
 
     @torch.inference_mode(False)
     def __init__(self, *, entries: int, degree: int, blank: bool = False, **options: Any) -> None:
@@ -70,6 +74,19 @@ class IrregularSae(ExpanderSae):
     def present(self) -> Tensor:
         """bool [n_latents, degree]: the slots that hold an entry."""
         return self.columns.raw.detach() != 0
+
+    def dictionary(self) -> Dictionary:
+        """As an Expander SAE's, with the entries of every column before its empty slots; dense while none is missing."""
+        w = super().dictionary()
+        kept = self._arranged
+        if kept is None or not kept.is_of(self):
+            kept = self._arranged = _Arranged(self)
+        if kept.entries == self.n_latents * self.d_in:
+            return replace(w, rows=None)
+        return replace(w, rows=kept.rows, decoder=w.decoder.gather(1, kept.order))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_arranged": None}
 
     def column_degrees(self) -> Tensor:
         """Entries of each column, int64 [n_latents]."""
@@ -109,6 +126,31 @@ class IrregularSae(ExpanderSae):
     def arrays(self) -> dict[str, Tensor]:
         """As an Expander SAE's, rows always among them; `pack` makes what is saved."""
         return super().arrays() | {"rows": torch.from_numpy(self.mask.rows.copy())}
+
+
+class _Arranged:
+    """An order of each column's slots that puts entries first, and the rows in it. A column that has lost entries since
+    is still right in it: the core only stops later."""
+
+    @torch.inference_mode(False)  # kept longer than that may last
+    @torch.no_grad()
+    def __init__(self, sae: IrregularSae) -> None:
+        self.row_bytes, self.version = sae.row_bytes, _version(sae.row_bytes)
+        present = sae.present()
+        self.entries = int(present.sum())
+        self.order = present.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+        small = sae.rows.dtype == torch.uint16  # which torch cannot index
+        rows = sae.rows.view(torch.int16) if small else sae.rows
+        self.rows = rows.gather(1, self.order).view(sae.rows.dtype)
+
+    def is_of(self, sae: IrregularSae) -> bool:
+        """Whether the rows are those of then, and as many slots are empty."""
+        same = self.row_bytes is sae.row_bytes and self.version == _version(sae.row_bytes)
+        return same and self.entries == int(sae.present().sum())
+
+
+def _version(tensor: Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
 
 
 def _start(raw: Tensor, entries: int) -> None:

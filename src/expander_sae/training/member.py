@@ -178,8 +178,12 @@ def _parts(
     if isinstance(loss, AmortisePart):
         return [loss]
     sae, parts = trained.sae, list[Part]()
+    moves = None
+    if config.move_supports is not None and MoveSupportsPart.can_move(sae):
+        moves = MoveSupportsPart(config.move_supports, trained)
+    irregular = IrregularPart(trained, moves) if isinstance(sae, IrregularSae) else None
     if config.anneal is not None and AnnealPart.can_anneal(sae):
-        parts.append(AnnealPart(config.anneal, trained, wide))
+        parts.append(AnnealPart(config.anneal, trained, wide, irregular))
     if config.revive is not None:
         parts.append(RevivePart(config.revive, trained))
     if extra_loss is not None:
@@ -188,17 +192,15 @@ def _parts(
         parts.append(CoherencePart(config.coherence, trained))
     if config.resample is not None:
         parts.append(ResamplePart(config.resample, trained))
-    moves = None
-    if config.move_supports is not None and MoveSupportsPart.can_move(sae):
-        moves = MoveSupportsPart(config.move_supports, trained)
+    if moves is not None:
         parts.append(moves)
-    if isinstance(sae, IrregularSae):
+    if irregular is not None:
         if config.flatness is not None:
             raise ExpanderSaeError(
                 "expected no flatness for an SAE with irregular degrees, whose empty slots are zero; got "
                 f"{config.flatness}"
             )
-        parts.append(IrregularPart(trained, moves))
+        parts.append(irregular)
     elif config.flatness is not None and isinstance(sae, ExpanderSae):
         parts.append(FlatnessPart(config.flatness, trained))
     return parts

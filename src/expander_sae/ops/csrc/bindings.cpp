@@ -29,6 +29,7 @@ void encode_topk(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& ro
   nb::gil_scoped_release release;
   const float largest_bias = check_finite("bias", bias), largest = check_columns(a.dictionary);
   check_sums(check_tokens(a.x, a.dictionary.d_in, threads), a.dictionary, largest, largest_bias);
+  const Lengths lengths(a.dictionary);
   kernels().encode_topk(a);
 }
 
@@ -165,6 +166,7 @@ int64_t pursue(Arguments& a, void (*kernel)(const Arguments&)) {
   int64_t dependent = 0;
   a.dependent = &dependent;
   const PursuitTokens tokens(a.x, a.dictionary, a.threads);
+  const Lengths lengths(a.dictionary);
   kernel(a);
   tokens.finish(a.codes, a.x.batch, a.k);
   return dependent;
@@ -223,6 +225,7 @@ void correlate(const AnyMatrix& x, const Maybe<Vector>& center, const Rows& rows
   nb::gil_scoped_release release;
   const float largest = check_columns(a.dictionary);
   check_sums(check_tokens(a.x, a.dictionary.d_in, threads), a.dictionary, largest, 0);
+  const Lengths lengths(a.dictionary);
   kernels().correlate(a);
 }
 

@@ -39,7 +39,7 @@ void run_degree(const CorrelateArguments& a) {
 }  // namespace
 
 void correlate(const CorrelateArguments& a) {
-  with_degree(a.dictionary.degree, [&](auto degree) { run_degree<decltype(degree)>(a); });
+  with_degree(a.dictionary, [&](auto degree) { run_degree<decltype(degree)>(a); });
 }
 
 void support_gram(const SupportGramArguments& a) {

@@ -356,7 +356,7 @@ void refit(const GreedyArguments& a) {
 }  // namespace
 
 void greedy(const GreedyArguments& a) {
-  with_degree(a.dictionary.degree, [&](auto degree) {
+  with_degree(a.dictionary, [&](auto degree) {
     using D = decltype(degree);
     if (a.method == Greedy::refit) return refit<D>(a);
     static thread_local Scratch scratch;

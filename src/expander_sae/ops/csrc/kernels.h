@@ -17,6 +17,8 @@ struct Dictionary {
   const uint16_t* rows;
   const float* values;
   int64_t n_latents, degree, d_in;
+  const int32_t* lengths = nullptr;  // [n_latents] entries of a column, those behind them are zero; null: all have `degree`
+  int64_t length(int64_t j) const { return lengths ? lengths[j] : degree; }
 };
 
 struct Activations {

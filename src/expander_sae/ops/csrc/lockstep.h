@@ -95,8 +95,9 @@ void describe_columns(const Dictionary& w, SupportWork& work, const MeetingPlace
     if (latents[j] < 0 || !fresh(j)) continue;
     const uint16_t* rows = w.rows + latents[j] * d;
     const float* values = w.values + latents[j] * d;
+    const int64_t length = D::length(w, latents[j]);
     float square = 0;
-    for (int64_t e = 0; e < d; ++e) {
+    for (int64_t e = 0; e < length; ++e) {
       const int32_t id = static_cast<int32_t>(j * d + e);
       square += values[e] * values[e];
       meet(j, work.head[rows[e]], values[e]);
@@ -110,7 +111,8 @@ void describe_columns(const Dictionary& w, SupportWork& work, const MeetingPlace
     if (latents[i] < 0 || fresh(i)) continue;
     const uint16_t* rows = w.rows + latents[i] * d;
     const float* values = w.values + latents[i] * d;
-    for (int64_t e = 0; e < d; ++e) meet(i, work.head[rows[e]], values[e]);
+    const int64_t length = D::length(w, latents[i]);
+    for (int64_t e = 0; e < length; ++e) meet(i, work.head[rows[e]], values[e]);
   }
   while (met) {
     const int64_t count = met;
@@ -126,7 +128,7 @@ void describe_columns(const Dictionary& w, SupportWork& work, const MeetingPlace
   for (int64_t j = 0; j < slots; ++j) {
     if (latents[j] < 0 || !fresh(j)) continue;
     const uint16_t* rows = w.rows + latents[j] * d;
-    for (int64_t e = 0; e < d; ++e) work.head[rows[e]] = -1;
+    for (int64_t e = 0; e < D::length(w, latents[j]); ++e) work.head[rows[e]] = -1;
   }
 }
 

@@ -40,11 +40,11 @@ Vector<lanes> sample_threshold(const Vector<lanes>* sample, int64_t count, int64
 
 template <class D>
 inline float pre_activation(const Dictionary& w, const float* bias, const float* x, int64_t j) {
-  const int64_t degree = D::of(w.degree);
+  const int64_t degree = D::of(w.degree), length = D::length(w, j);
   const uint16_t* rows = w.rows + j * degree;
   const float* values = w.values + j * degree;
   float sum = 0;
-  for (int64_t e = 0; e < degree; ++e) sum = multiply_add(values[e], x[rows[e]], sum);
+  for (int64_t e = 0; e < length; ++e) sum = multiply_add(values[e], x[rows[e]], sum);
   return bias ? sum + bias[j] : sum;
 }
 
@@ -207,29 +207,29 @@ void best_of_tile(Tile& tile, int count) {
 
 // Calls run(Degree<d>{}, absolute as a constant).
 template <class Run>
-void as_constants(int64_t degree, bool absolute, Run&& run) {
-  with_degree(degree, [&](auto d) { absolute ? run(d, std::true_type{}) : run(d, std::false_type{}); });
+void as_constants(const Dictionary& w, bool absolute, Run&& run) {
+  with_degree(w, [&](auto d) { absolute ? run(d, std::true_type{}) : run(d, std::false_type{}); });
 }
 
 }  // namespace
 
 void scan_token(const Dictionary& w, const float* bias, bool absolute, const float* x, int64_t first, int64_t last,
                 float threshold, int64_t k, Candidates& found, int32_t* rank) {
-  as_constants(w.degree, absolute, [&](auto d, auto by_size) {
+  as_constants(w, absolute, [&](auto d, auto by_size) {
     scan_one<decltype(d), by_size()>(w, bias, x, first, last, threshold, k, found, rank);
   });
 }
 
 template <int width>
 void TileScan<width>::scan(int count, int64_t first, int64_t last) {
-  as_constants(w.degree, absolute, [&](auto d, auto by_size) {
+  as_constants(w, absolute, [&](auto d, auto by_size) {
     scan_tile<TileScan, decltype(d), by_size()>(*this, count, first, last);
   });
 }
 
 template <int width>
 void TileScan<width>::scan_best(int count) {
-  as_constants(w.degree, absolute, [&](auto d, auto by_size) { best_of_tile<TileScan, decltype(d), by_size()>(*this, count); });
+  as_constants(w, absolute, [&](auto d, auto by_size) { best_of_tile<TileScan, decltype(d), by_size()>(*this, count); });
 }
 
 template struct TileScan<8>;

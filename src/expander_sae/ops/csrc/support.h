@@ -77,7 +77,7 @@ struct SupportWork {
   void chain(const Dictionary& w, const int32_t* latents, int64_t first, int64_t last) {
     for (int64_t slot = first; slot < last; ++slot) {
       const uint16_t* rows = w.rows + latents[slot] * w.degree;
-      for (int64_t e = 0; e < w.degree; ++e) {
+      for (int64_t e = 0; e < w.length(latents[slot]); ++e) {
         const int32_t id = static_cast<int32_t>(slot * w.degree + e);
         next[id] = head[rows[e]];
         head[rows[e]] = id;
@@ -87,7 +87,7 @@ struct SupportWork {
   void unchain(const Dictionary& w, const int32_t* latents, int64_t count) {
     for (int64_t slot = 0; slot < count; ++slot) {
       const uint16_t* rows = w.rows + latents[slot] * w.degree;
-      for (int64_t e = 0; e < w.degree; ++e) head[rows[e]] = -1;
+      for (int64_t e = 0; e < w.length(latents[slot]); ++e) head[rows[e]] = -1;
     }
   }
 };
@@ -96,7 +96,8 @@ struct SupportWork {
 inline void subtract_column(const Dictionary& w, int64_t degree, int64_t j, float amount, float* image) {
   const uint16_t* rows = w.rows + j * degree;
   const float* values = w.values + j * degree;
-  for (int64_t e = 0; e < degree; ++e) image[rows[e]] -= amount * values[e];
+  const int64_t length = w.lengths ? w.lengths[j] : degree;
+  for (int64_t e = 0; e < length; ++e) image[rows[e]] -= amount * values[e];
 }
 
 // <w_j, vector>
@@ -105,8 +106,9 @@ float correlation_with(const Dictionary& w, int64_t j, const float* vector) {
   const int64_t d = D::of(w.degree);
   const uint16_t* rows = w.rows + j * d;
   const float* values = w.values + j * d;
+  const int64_t length = D::length(w, j);
   float sum = 0;
-  for (int64_t e = 0; e < d; ++e) sum = multiply_add(values[e], vector[rows[e]], sum);
+  for (int64_t e = 0; e < length; ++e) sum = multiply_add(values[e], vector[rows[e]], sum);
   return sum;
 }
 
@@ -133,7 +135,7 @@ void improve_direction(const Dictionary& w, const Support& s, SupportWork& work,
     for (int64_t i = 0; i < s.count; ++i) work.gram[i] = correlation_with<D>(w, s.latents[i], work.image);
     float square = 0;
     auto take = [&](int64_t latent) {
-      for (int64_t e = 0; e < d; ++e) {
+      for (int64_t e = 0; e < D::length(w, latent); ++e) {
         float& value = work.image[w.rows[latent * d + e]];
         square += value * value;
         value = 0.0f;  // each row once
@@ -154,8 +156,9 @@ bool find_direction(const Dictionary& w, const Support& s, SupportWork& work, in
   const float* values = w.values + j * d;
   std::fill(work.gram, work.gram + stride, 0.0f);
   std::fill(work.along, work.along + stride, 0.0f);
+  const int64_t length = D::length(w, j);
   float own = 0;
-  for (int64_t e = 0; e < d; ++e) {
+  for (int64_t e = 0; e < length; ++e) {
     own += values[e] * values[e];
     for (int32_t id = work.head[rows[e]]; id >= 0; id = work.next[id]) {
       const int64_t slot = id / d;
@@ -194,8 +197,8 @@ template <class D>
 bool append(const Dictionary& w, Support& s, SupportWork& work, int32_t j, float target) {
   if (!find_direction<D>(w, s, work, j)) return false;
   float product = target;  // less <w_j, W_S z>
-  const int64_t d = D::of(w.degree);
-  for (int64_t e = 0; e < d; ++e)
+  const int64_t d = D::of(w.degree), length = D::length(w, j);
+  for (int64_t e = 0; e < length; ++e)
     for (int32_t id = work.head[w.rows[j * d + e]]; id >= 0; id = work.next[id]) {
       const int64_t slot = id / d;
       product -= w.values[j * d + e] * w.values[s.latents[slot] * d + (id - slot * d)] * s.coefficients[slot];

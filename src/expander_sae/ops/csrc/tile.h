@@ -11,16 +11,18 @@ namespace expander::ISA {
 template <int degree_>
 struct Degree {
   static constexpr int64_t of(int64_t) { return degree_; }
+  static constexpr int64_t length(const Dictionary&, int64_t) { return degree_; }
 };
 template <>
 struct Degree<0> {
   static int64_t of(int64_t degree) { return degree; }
+  static int64_t length(const Dictionary& w, int64_t j) { return w.length(j); }
 };
 
-// Calls run(Degree<d>{}) for the degrees compiled in, and run(Degree<0>{}) for any other.
+// Calls run(Degree<d>{}) for the degrees compiled in, and run(Degree<0>{}) for any other, and for columns of different lengths.
 template <class Run>
-void with_degree(int64_t degree, Run&& run) {
-  switch (degree) {
+void with_degree(const Dictionary& w, Run&& run) {
+  switch (w.lengths ? 0 : w.degree) {
     case 4: return run(Degree<4>{});
     case 7: return run(Degree<7>{});
     case 8: return run(Degree<8>{});
@@ -33,11 +35,11 @@ void with_degree(int64_t degree, Run&& run) {
 template <int lanes, int Q, class D>
 [[gnu::always_inline]] inline void pre_activations(const Dictionary& w, const float* bias, const Vector<lanes>* tile, int64_t j,
                             Vector<lanes>* sum) {
-  const int64_t degree = D::of(w.degree);
+  const int64_t degree = D::of(w.degree), length = D::length(w, j);
   const uint16_t* rows = w.rows + j * degree;
   const float* values = w.values + j * degree;
   for (int q = 0; q < Q; ++q) sum[q] = Vector<lanes>{};
-  for (int64_t e = 0; e < degree; ++e) {
+  for (int64_t e = 0; e < length; ++e) {
     const Vector<lanes>* row = tile + static_cast<int64_t>(rows[e]) * Q;
     for (int q = 0; q < Q; ++q) sum[q] += values[e] * row[q];
   }

@@ -85,7 +85,7 @@ class TilePursuit {
     const int64_t d = D::of(w_.degree);
     const uint16_t* rows = w_.rows + latent * d;
     const float* values = w_.values + latent * d;
-    for (int64_t e = 0; e < d; ++e) residual_[static_cast<int64_t>(rows[e]) * width + t] += amount * values[e];
+    for (int64_t e = 0; e < D::length(w_, latent); ++e) residual_[static_cast<int64_t>(rows[e]) * width + t] += amount * values[e];
   }
 
   void stop_where_done(int t) {

@@ -33,7 +33,7 @@ struct RowLists {
     column_sum = 0;
     for (int64_t j = 0; j < w.n_latents; ++j) {
       float sum = 0;
-      for (int64_t e = 0; e < d; ++e) {
+      for (int64_t e = 0; e < w.length(j); ++e) {
         sum += std::fabs(w.values[j * d + e]);
         ++end[w.rows[j * d + e]];
       }
@@ -47,7 +47,7 @@ struct RowLists {
       end[i] = start[i];
     }
     for (int64_t j = 0; j < w.n_latents; ++j)
-      for (int64_t e = 0; e < d; ++e) {
+      for (int64_t e = 0; e < w.length(j); ++e) {
         const int64_t at = end[w.rows[j * d + e]]++;
         latents[at] = static_cast<int32_t>(j);
         values[at] = w.values[j * d + e];

@@ -15,6 +15,7 @@ from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae, ExpanderSae, IrregularSae
 from expander_sae.saes.columns import random_columns
 
+from .irregular import IrregularPart, keep_entries
 from .part import Found, Part, Step, Trained
 
 
@@ -26,7 +27,8 @@ class Anneal:
 
     with D = max(`start` * d_in, 2 d), at most d_in: fast while there is much to give up, slowly at the end. Before
     `since` columns find their directions on all their rows. Only tied Expander SAEs have it; the rows they begin on are
-    those of a random mask of degree D.
+    those of a random mask of degree D. Where degrees are irregular, d is their mean, and entries go from whichever
+    columns need them least.
 
     Source: the schedule is that of Zhu and Gupta, "To prune, or not to prune", 2017.
     """
@@ -61,12 +63,20 @@ class Anneal:
 class AnnealPart(Part):
     """Widens the SAE as training begins, and cuts its columns every so many steps."""
 
-    def __init__(self, config: Anneal, trained: Trained, wide: ExpanderSae | None = None) -> None:
+    def __init__(
+        self,
+        config: Anneal,
+        trained: Trained,
+        wide: ExpanderSae | None = None,
+        irregular: IrregularPart | None = None,
+    ) -> None:
         assert isinstance(trained.sae, ExpanderSae)
         self.config, self.sae, self.optimizer = config, trained.sae, trained.optimizer
         self.since, self.until = (share * trained.steps for share in (config.since, config.until))
-        self.final, self.wide, self.begun = self.sae.degree, wide, False
-        self.start = config.first_degree(self.sae.d_in, self.final) if wide is None else wide.degree
+        self.irregular, self.wide, self.begun = irregular, wide, False
+        self.slots = self.sae.degree
+        self.final = self.slots if irregular is None else irregular.sae.entries / self.sae.n_latents
+        self.start = config.first_degree(self.sae.d_in, round(self.final)) if wide is None else wide.degree
 
     def begin(self) -> None:
         """Widen the SAE, unless its degree is falling already."""
@@ -77,35 +87,59 @@ class AnnealPart(Part):
             widen(self.sae, self.start)
         else:
             self.sae.resize(self.wide.mask, self.wide.columns.raw.detach())
+        self._count_entries()
 
     @staticmethod
     def can_anneal(sae: AbstractSae) -> bool:
         """Whether an SAE's degree may fall: it is tied, and has one."""
-        return isinstance(sae, ExpanderSae) and not isinstance(sae, IrregularSae) and sae.tied
+        return isinstance(sae, ExpanderSae) and sae.tied
 
-    def degree(self, number: int) -> int:
-        """The degree after so many steps."""
+    def degree(self, number: int) -> float:
+        """The mean degree after so many steps."""
         left = min(1.0, max(0.0, (self.until - number) / (self.until - self.since)))
-        return self.final + round((self.start - self.final) * left**3)
+        return self.final + (self.start - self.final) * left**3
 
     def after_step(self, step: Step, found: Found) -> None:
         """Cut where that is due."""
         del found
         done = step.number + 1
-        if self.sae.degree > self.final and (done % self.config.every == 0 or done >= self.until):
-            cut(self.sae, self.degree(done), self.optimizer)
+        if self._falling() and done > self.since and (done % self.config.every == 0 or done >= self.until):
+            self._cut(self.degree(done))
+
+    def _falling(self) -> bool:
+        entries = self.sae.degree * self.sae.n_latents if self.irregular is None else self.irregular.sae.entries
+        return entries > round(self.final * self.sae.n_latents)
+
+    def _cut(self, degree: float) -> None:
+        if self.irregular is None:
+            return cut(self.sae, round(degree), self.optimizer)
+        # As many slots for each entry as at the end.
+        slots = max(self.slots, min(self.sae.degree, round(self.slots * degree / self.final)))
+        entries = round(degree * self.sae.n_latents)
+        cut_unevenly(self.irregular.sae, entries, slots, self.irregular.energy, self.optimizer)
+
+    def _count_entries(self) -> None:
+        if self.irregular is not None:
+            self.irregular.sae.entries = int(self.irregular.sae.present().sum())
 
     def logged(self) -> dict[str, float]:
-        """The degree, while it falls."""
-        return {"degree": self.sae.degree} if self.sae.degree > self.final else {}
+        """The mean degree, while it falls."""
+        if not self._falling():
+            return {}
+        return {
+            "degree": self.sae.degree if self.irregular is None else self.irregular.sae.entries / self.sae.n_latents
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Where the degree began, where it ends, and whether it has begun."""
-        return {"anneal": (self.start, self.final, self.begun)}
+        state: dict[str, Any] = {"anneal": (self.start, self.final, self.begun)}
+        return state if self.irregular is None else state | {"anneal_slots": self.slots}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.start, self.final, self.begun = state["anneal"]
+        self.slots = state.get("anneal_slots", self.slots)
+        self._count_entries()
 
 
 @torch.no_grad()
@@ -121,12 +155,24 @@ def cut(sae: ExpanderSae, degree: int, optimizer: torch.optim.Optimizer) -> None
 
     A column's length stays what it was: shorter ones would take larger steps.
     """
+    if degree < sae.degree:
+        _narrow(sae, degree, sae.columns.raw.norm(dim=1, keepdim=True), optimizer)
+
+
+@torch.no_grad()
+def cut_unevenly(sae: IrregularSae, entries: int, slots: int, energy: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Keep the entries that matter most (`keep_entries`), at most `slots` of a column; lengths stay what they were."""
+    length = sae.columns.raw.norm(dim=1, keepdim=True)
+    keep_entries(sae, energy, optimizer, entries, slots)
+    sae.entries = int(sae.present().sum())
+    _narrow(sae, slots, length, optimizer)
+
+
+def _narrow(sae: ExpanderSae, degree: int, length: Tensor, optimizer: torch.optim.Optimizer) -> None:
     raw = sae.columns.raw
-    if degree >= sae.degree:
-        return
     kept = raw.abs().topk(degree, dim=1).indices.sort(dim=1).values
     values = raw.gather(1, kept)
-    values *= raw.norm(dim=1, keepdim=True) / values.norm(dim=1, keepdim=True).clamp_min(1e-30)
+    values *= length / values.norm(dim=1, keepdim=True).clamp_min(1e-30)
     rows = sae.rows.long().gather(1, kept)
     state: dict[str, Tensor] = optimizer.state[raw]
     for name in ("exp_avg", "exp_avg_sq"):

@@ -35,7 +35,7 @@ class IrregularPart(Part):
         now = torch.zeros_like(self.energy).index_add_(0, found.codes.indices.reshape(-1), squares)
         self.energy.lerp_(now, _NEW)
         if self.moves is not None and self.moves.moves_in(step.number):
-            keep_entries(self.sae, self.energy, self.optimizer)
+            keep_entries(self.sae, self.energy, self.optimizer, self.sae.entries)
 
     def state_dict(self) -> dict[str, Any]:
         """The energy."""
@@ -47,8 +47,10 @@ class IrregularPart(Part):
 
 
 @torch.no_grad()
-def keep_entries(sae: IrregularSae, energy: Tensor, optimizer: torch.optim.Optimizer) -> int:
-    """Drop the entries that matter least until `sae.entries` are left, moments too; returns how many were dropped.
+def keep_entries(
+    sae: IrregularSae, energy: Tensor, optimizer: torch.optim.Optimizer, entries: int, most: int | None = None
+) -> int:
+    """Drop the entries that matter least until `entries` are left, moments too; returns how many were dropped.
 
     Dropping entry w_ij of a unit column raises the squared error by about `w_ij^2 S_j` with S_j the energy of the
     column's codes, so that is the order; every column keeps half the mean degree (at least one entry), every row one.
@@ -57,11 +59,16 @@ def keep_entries(sae: IrregularSae, energy: Tensor, optimizer: torch.optim.Optim
         sae: changed in place.
         energy: S [n_latents], of recent codes, in any unit.
         optimizer: Adam over its parameters.
+        entries: to keep, of all columns.
+        most: to keep of one column; None: as many as it has slots.
     """
     raw = sae.columns.raw
     worth = sae.values.square() * energy.clamp_min(1e-6 * float(energy.mean()))[:, None]
     present = sae.present()
-    fewest = max(1, sae.entries // sae.n_latents // 2)
+    if most is not None and most < sae.degree:
+        best = worth.topk(most, dim=1).indices
+        worth = torch.full_like(worth, -1.0).scatter_(1, best, worth.gather(1, best))
+    fewest = max(1, entries // sae.n_latents // 2)
     worth.scatter_(1, worth.topk(fewest, dim=1).indices, torch.inf)
     rows = sae.rows.long().reshape(-1)
     largest = worth.new_zeros(sae.d_in).scatter_reduce_(0, rows, worth.reshape(-1), "amax")
@@ -69,7 +76,7 @@ def keep_entries(sae: IrregularSae, energy: Tensor, optimizer: torch.optim.Optim
     worth[last] = torch.finfo(worth.dtype).max  # after the columns' own
     worth[~present] = -1.0
     kept = torch.zeros_like(present)
-    kept.view(-1)[worth.view(-1).topk(min(sae.entries, int(present.sum()))).indices] = True
+    kept.view(-1)[worth.view(-1).topk(min(entries, int((worth >= 0).sum()))).indices] = True
     dropped = int((present & ~kept).sum())
     state = optimizer.state[raw]
     for tensor in (raw, *(state[name] for name in ("exp_avg", "exp_avg_sq") if name in state)):
