@@ -12,6 +12,7 @@ from expander_sae.cli.main import app
 from expander_sae.frontier import experiments
 from expander_sae.pursuit import as_numbers
 from expander_sae.records import ExpanderSaeError
+from expander_sae.saes import IrregularSae
 from expander_sae.training import PRESETS, Preset
 
 OPTIONS = {
@@ -20,6 +21,7 @@ OPTIONS = {
     "learning_rate": [("--learning-rate 0.5", 0.5)],
     "stages": [("--stages 0", 0), ("--stages 8", 8), ("--stages 3", 3)],
     "spare": [("--spare 0", 0), ("--spare 1", 1)],
+    "irregular": [("--irregular", True), ("--regular", False)],
     "signed": [("--signed", True), ("--no-signed", False)],
     "latent_bias": [("--latent-bias", True), ("--no-latent-bias", False)],
     "construction": [("--construction balanced", "balanced"), ("--construction uniform", "uniform")],
@@ -36,6 +38,7 @@ CASES = [
     for option, ways in OPTIONS.items()
     if any(parameter.name == option for parameter in VERBS[verb].params)
     for said, meant in ways
+    if (verb, preset, said) != ("train", "paper", "--irregular")  # by which no entry moves: refused
 ]
 
 
@@ -89,6 +92,7 @@ def read(verb, given, named):
             "reading": sae.reading,
             "signed": sae.signed,
             "latent_bias": sae.b_enc is not None,
+            "irregular": isinstance(sae, IrregularSae),
             "construction": sae.mask.construction,
             "keep_special_tokens": kept,
         }

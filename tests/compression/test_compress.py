@@ -21,10 +21,16 @@ from expander_sae.compression.encoder import regressed_encoder
 from expander_sae.ops import Codes
 from expander_sae.pursuit import Encoder, Stages, parse_reading
 from expander_sae.records import ExpanderSaeError
-from expander_sae.saes import DenseTopKSae, ExpanderSae, load_sae
+from expander_sae.saes import DenseTopKSae, ExpanderSae, IrregularSae, load_sae
 
 RECIPE = Recipe(
-    degree=8, tokens=20_000, batch_size=256, sample_tokens=4096, reading=Stages(2, spare=None), learning_rate=5e-3
+    degree=8,
+    encoder="pursuit",
+    tokens=20_000,
+    batch_size=256,
+    sample_tokens=4096,
+    reading=Stages(2, spare=None),
+    learning_rate=5e-3,
 )
 
 
@@ -80,11 +86,13 @@ def test_fine_tuning_pays_and_ids_stay(tiny, fine_tuned, tmp_path, encoder):
     assert again.metadata["training"]["config"]["fine_tune"] is True
 
 
-def test_both_readings_of_a_gradually_cut_dictionary(tiny, tmp_path):
+@pytest.mark.parametrize("regular", [True, False])
+def test_both_readings_of_a_gradually_cut_dictionary(regular, tiny, tmp_path):
     _, _, store, dense = tiny
-    recipe = replace(RECIPE, encoder="both", learning_rate=None)
+    recipe = replace(RECIPE, encoder="both", learning_rate=None, regular=regular)
     sae = compress(dense, store, recipe, folder=tmp_path, progress=False)
-    assert sae.degree == 8
+    assert isinstance(sae, IrregularSae) != regular
+    assert sae.decoder_values() == 8 * 96
     inner = torch.zeros(96, store.d_in).scatter(1, sae.rows.long(), sae.values.detach()) @ dense.values.detach().T
     rank = (inner > inner.diagonal()[:, None]).sum(1)
     assert int(rank.median()) == 0
@@ -95,6 +103,16 @@ def test_both_readings_of_a_gradually_cut_dictionary(tiny, tmp_path):
     assert torch.equal(again.values, sae.values)
     with pytest.raises(ExpanderSaeError, match="without a support rule of its own"):
         replace(recipe, support="balanced")
+
+
+def test_what_is_said_of_supports_and_tokens_chooses_the_encoder():
+    usual = Recipe(degree=4)
+    assert (usual.encoder, str(usual.reading)) == ("both", "stages:8")
+    for said in ({"tokens": 0}, {"support": "magnitude"}, {"encoder": "pursuit"}):
+        other = Recipe(degree=4, **said)
+        assert (other.encoder, str(other.reading)) == ("pursuit", "stages:8+8")
+    assert "regular" in usual.to_dict()
+    assert "regular" not in other.to_dict()  # folders of earlier releases are still known
 
 
 def test_an_own_encoder_fires_where_the_dense_one_does_more_than_pursuit(fine_tuned):

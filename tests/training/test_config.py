@@ -43,7 +43,7 @@ PAPER = {
 
 def test_records_have_the_names_and_the_order_of_the_first_releases():
     assert list(TrainConfig().to_dict().items()) == list(RECORDED.items())
-    assert PRESETS["default"].training.to_dict() == RECORDED
+    assert PRESETS["fidelity"].training.to_dict() == RECORDED
     assert PRESETS["paper"].training.to_dict() == RECORDED | PAPER
 
 
@@ -130,5 +130,6 @@ def test_what_is_said_stands_above_a_preset_and_the_rest_is_its_own():
     assert said.training == replace(paper.training, learning_rate=1e-3)
     assert (said.signed, said.construction) == (False, "balanced")
     assert replace(said, training=paper.training, signed=True, construction="repaired") == paper
-    with pytest.raises(ExpanderSaeError, match=r"--preset .* out of default, meaning, paper; got 'new'"):
+    with pytest.raises(ExpanderSaeError, match=r"--preset .* out of meaning, fidelity, paper; got 'new'"):
         find_preset("new")
+    assert find_preset("default") == PRESETS["fidelity"]  # in records and commands of earlier releases

@@ -14,7 +14,7 @@ from expander_sae import ExpanderSae, fit, harvest, load_sae
 from expander_sae.cli.train import train as verb
 from expander_sae.pursuit import Encoder
 from expander_sae.records import ExpanderSaeError
-from expander_sae.training import DEFAULT_RECIPE, MoveSupports, StoreBatches
+from expander_sae.training import MoveSupports, StoreBatches, TrainConfig
 
 SIZES = {"d_in": D_IN, "n_latents": 4 * D_IN, "degree": 4, "k": 6}
 
@@ -38,14 +38,16 @@ def left(sae, x):
     return float((x - sae(x)).square().sum() / (x - x.mean(0)).square().sum())
 
 
-def test_the_same_batches_give_the_command_lines_sae_to_the_last_bit(store, tmp_path):
+@pytest.mark.parametrize("preset", ["meaning", "fidelity"])
+def test_the_same_batches_give_the_command_lines_sae_to_the_last_bit(preset, store, tmp_path):
     app = typer.Typer()
     app.command()(verb)
-    sizes = ("--degree", 4, "--k", 6, "--n-latents", 4 * D_IN, "--tokens", 20_000)
+    sizes = ("--degree", 4, "--k", 6, "--n-latents", 4 * D_IN, "--tokens", 20_000, "--goal", preset, "--regular")
     result = CliRunner().invoke(app, [str(part) for part in (store.path, "--out", tmp_path / "cli", *sizes)])
     assert result.exit_code == 0, result.output
     sae = ExpanderSae(**SIZES)
-    record = fit(sae, StoreBatches(store, DEFAULT_RECIPE), tokens=20_000, folder=tmp_path / "python", progress=False)
+    source = StoreBatches(store, TrainConfig())
+    record = fit(sae, source, tokens=20_000, preset=preset, folder=tmp_path / "python", progress=False)
     theirs = load_sae(tmp_path / "cli" / "expander-d4")
     assert torch.equal(sae.rows, theirs.rows)
     assert torch.equal(load_sae(tmp_path / "python" / "sae").values, theirs.values)
@@ -53,7 +55,7 @@ def test_the_same_batches_give_the_command_lines_sae_to_the_last_bit(store, tmp_
     # The same activations as a tensor come in another order: the same quality.
     ordinary = torch.cat([block.float() for block in store.blocks("train")])
     other = ExpanderSae(**SIZES)
-    fit(other, ordinary, tokens=20_000, progress=False)
+    fit(other, ordinary, tokens=20_000, preset=preset, progress=False)
     held = torch.cat([block.float() for block in store.blocks("heldout")])
     assert left(other, held) == pytest.approx(left(sae, held), abs=0.03)
 
@@ -82,7 +84,7 @@ def test_arrays_loaders_and_generators_train_too():
 def test_a_one_pass_sae_keeps_its_mask_and_its_reading():
     sae = ExpanderSae(**SIZES, reading=Encoder())
     before = sae.mask
-    fit(sae, activations(), tokens=3000, progress=False)
+    fit(sae, activations(), tokens=3000, preset="fidelity", progress=False)
     assert sae.mask == before
     assert sae.reading == Encoder()
 
@@ -120,7 +122,7 @@ def test_an_interrupted_call_on_a_tensor_goes_on_and_a_finished_one_is_read_back
 def test_an_interrupted_call_goes_on_with_the_same_sae(tmp_path, monkeypatch, fine_tune):
     from expander_sae.training.run import Run
 
-    config = replace(DEFAULT_RECIPE, tokens=9000, batch_size=256, move_supports=MoveSupports(5), fine_tune=fine_tune)
+    config = TrainConfig(tokens=9000, batch_size=256, move_supports=MoveSupports(5), fine_tune=fine_tune)
     x, whole, sae = activations(), ExpanderSae(**SIZES), ExpanderSae(**SIZES)
     fit(whole, x, config=config, progress=False)
     step, calls = Run._one_step, []

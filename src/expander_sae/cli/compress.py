@@ -1,5 +1,6 @@
 """`expander-sae compress`: a trained dense SAE in, an Expander SAE of the same latents out."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,19 +37,23 @@ def compress(
         str, typer.Option(help="Which rows a column keeps: magnitude, balanced or error; see docs/compress.md.")
     ] = "error",
     encoder: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="pursuit: read by block pursuit, reconstructs best. own: a separate encoder, trained to fire "
             "where the dense SAE fired, so that labels of latents hold best. both: one dictionary trained for either "
-            "reading, entries given up little by little: keeps most of what latents tell (try --spare 0)."
+            "reading, entries given up little by little: keeps most of what latents tell.",
+            show_default="both; pursuit with --support or --tokens 0",
         ),
-    ] = "pursuit",
-    stages: Annotated[int, typer.Option(help="Stages of the pursuit.")] = 8,
+    ] = None,
+    regular: Annotated[
+        bool, typer.Option("--regular", help="With both: as many entries in every column, as the certificates need.")
+    ] = False,
+    stages: Annotated[int | None, typer.Option(help="Stages of the pursuit.", show_default="8")] = None,
     spare: Annotated[
         int | None,
         typer.Option(
             help="Columns each of those stages picks beyond its share and drops again.",
-            show_default="two for each it adds",
+            show_default="two for each it adds, 0 with both",
         ),
     ] = None,
     row_cap: Annotated[
@@ -96,7 +101,7 @@ def compress(
     )
     from expander_sae.compression import compress as run
     from expander_sae.interop import read_sae
-    from expander_sae.pursuit import DEFAULT_READING, in_stages, parse_reading
+    from expander_sae.pursuit import in_stages, parse_reading
 
     from .source import model_name
 
@@ -122,7 +127,7 @@ def compress(
             degree=chosen,
             support=support,
             encoder=encoder,
-            reading=in_stages(DEFAULT_READING, stages, spare),
+            regular=regular,
             row_cap=row_cap,
             tokens=tokens,
             batch_size=batch_size,
@@ -130,6 +135,8 @@ def compress(
             k=k,
             seed=seed,
         )
+        assert recipe.reading is not None
+        recipe = replace(recipe, reading=in_stages(recipe.reading, stages, spare))
         sae = run(loaded, store, recipe, folder=out, source=source, progress=not quiet, overwrite=overwrite)
         record = measure(
             loaded,

@@ -19,6 +19,7 @@ from .options import (
     CrossEntropy,
     CrossEntropyTokens,
     Device,
+    Irregular,
     LearningRate,
     MaxTokens,
     Model,
@@ -63,7 +64,7 @@ def experiment(
         ),
     ] = None,
     show: Annotated[bool, typer.Option("--list", help="Show every experiment and its question.")] = False,
-    preset: Preset = "default",
+    preset: Preset = "fidelity",
     degrees: Annotated[
         str | None, typer.Option(help="Degrees, with commas.", show_default="4,7,16,30,64,200, or the recipe's")
     ] = None,
@@ -80,6 +81,7 @@ def experiment(
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     stages: Stages = None,
+    irregular: Irregular = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--set", help="NAME=VALUE of the experiment's own options, which --list shows; may be repeated."),
@@ -134,6 +136,7 @@ def experiment(
         batch_size=batch_size,
         learning_rate=learning_rate,
         stages=stages,
+        irregular=irregular,
         max_tokens=max_tokens,
         ce_tokens=ce_tokens or None,
         options=chosen.read_options(_pairs(option or [])),

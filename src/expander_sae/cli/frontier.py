@@ -22,6 +22,7 @@ from .options import (
     CrossEntropyTokens,
     Device,
     Expansion,
+    Irregular,
     K,
     LearningRate,
     MaxTokens,
@@ -59,7 +60,7 @@ def frontier(
     seeds: Annotated[
         str, typer.Option(help="Seeds, with commas; one SAE of each kind for each. Three at least for a claim.")
     ] = "0",
-    preset: Preset = "default",
+    preset: Preset = "meaning",
     tokens: Tokens = None,
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
@@ -72,6 +73,7 @@ def frontier(
             "stages:T, omp, warm:M, nnomp, mp, gradient, cosamp, niht; see docs/pursuit.md."
         ),
     ] = "",
+    irregular: Irregular = None,
     signed: Signed = None,
     keep_special_tokens: SpecialTokens = None,
     model: Model = None,
@@ -114,6 +116,7 @@ def frontier(
         learning_rate=learning_rate,
         stages=stages,
         spare=spare,
+        irregular=irregular,
         signed=signed,
         keep_special_tokens=keep_special_tokens,
         splice=splice,

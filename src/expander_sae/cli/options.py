@@ -13,9 +13,12 @@ NLatents = Annotated[int | None, typer.Option(help="Latents, instead of --expans
 Preset = Annotated[
     str,
     typer.Option(
-        help="default; meaning: latents that tell concepts before fidelity (columns start on many rows and the encoder "
-        "is trained too; docs/meaning.md); or paper: the recipe of arXiv 2607.01799 (its training, signed TopK, latent "
-        "bias, uniform masks, all tokens kept, spliced everywhere). Options that are given stand above it."
+        "--preset",
+        "--goal",
+        help="meaning: latents that tell concepts (columns start on many rows, and the encoder is trained too; "
+        "docs/meaning.md); fidelity: the least variance left unexplained, by pursuit from random columns; or paper: "
+        "the recipe of arXiv 2607.01799 (its training, signed TopK, latent bias, uniform masks, all tokens kept, "
+        "spliced everywhere). Options that are given stand above it.",
     ),
 ]
 Tokens = Annotated[
@@ -36,6 +39,15 @@ Spare = Annotated[
     typer.Option(
         help="Columns each of those stages picks beyond its share and drops again.",
         show_default="the preset's: two for each it adds, in paper 0",
+    ),
+]
+Irregular = Annotated[
+    bool | None,
+    typer.Option(
+        "--irregular/--regular",
+        help="Let columns have different numbers of non-zeros, at most 8 degree + 8, `degree` on the average; or the "
+        "same number in all of them, which the certificates need.",
+        show_default="the preset's: yes in meaning, otherwise no",
     ),
 ]
 Signed = Annotated[

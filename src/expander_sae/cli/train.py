@@ -16,6 +16,7 @@ from .options import (
     BatchSize,
     Device,
     Expansion,
+    Irregular,
     Json,
     K,
     LearningRate,
@@ -46,20 +47,14 @@ def train(
             show_default="the preset's: balanced, in paper repaired",
         ),
     ] = None,
-    preset: Preset = "default",
+    preset: Preset = "meaning",
     tokens: Tokens = None,
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     seed: Annotated[int, typer.Option(help="Of the mask, the initial values and the order of the data.")] = 0,
     stages: Stages = None,
     spare: Spare = None,
-    irregular: Annotated[
-        bool,
-        typer.Option(
-            "--irregular",
-            help="Let columns have different numbers of non-zeros, at most 4 degree + 4, `degree` on the average.",
-        ),
-    ] = False,
+    irregular: Irregular = None,
     signed: Signed = None,
     latent_bias: Annotated[
         bool | None,
@@ -106,11 +101,15 @@ def train(
         stages=stages,
         spare=spare,
         keep_special_tokens=keep_special_tokens,
+        irregular=irregular,
     )
     moves = chosen.training.move_supports
-    if moves is None and (row_cap is not None or irregular):
-        option = "--irregular" if irregular else "--row-cap"
-        raise ExpanderSaeError(f"expected no {option} beside --preset {preset}, by which no entry moves; got it")
+    if moves is None and row_cap is not None:
+        raise ExpanderSaeError(f"expected no --row-cap beside --preset {preset}, by which no entry moves; got it")
+    if chosen.irregular and moves is None and chosen.training.anneal is None:
+        raise ExpanderSaeError(
+            f"expected no --irregular beside --preset {preset}, by which no entry moves or goes; got it"
+        )
     config = replace(
         chosen.training,
         seed=seed,
@@ -128,12 +127,12 @@ def train(
         "latent_bias": chosen.latent_bias,
     }
     reading = chosen.reading.sized(k, shared["n_latents"])
-    if irregular and not reading.least_squares:
+    if chosen.irregular and chosen.training.anneal is None and not reading.least_squares:
         raise ExpanderSaeError("expected --stages above 0 beside --irregular; got 0, by which no entries move")
     saes: dict[str, AbstractSae] = {}
     for d in integers(degree, "--degree"):
         given = {**shared, "reading": reading, "construction": chosen.construction}
-        if irregular:
+        if chosen.irregular:
             saes[f"irregular-d{d}"] = IrregularSae.averaging(d, **given)
         else:
             saes[f"expander-d{d}"] = sae = ExpanderSae(**given, degree=d)

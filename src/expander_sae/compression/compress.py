@@ -12,9 +12,9 @@ from torch import Tensor
 from expander_sae.activations import ActivationStore
 from expander_sae.graphs import mask_from_rows
 from expander_sae.ops import Codes, Dictionary
-from expander_sae.pursuit import DEFAULT_READING, Encoder, Reading, as_numbers
+from expander_sae.pursuit import DEFAULT_READING, Encoder, Reading, Stages, as_numbers
 from expander_sae.records import ExpanderSaeError, Provenance, check_provenance, read_json
-from expander_sae.saes import ExpanderSae, load_sae, ordinary_tokens
+from expander_sae.saes import ExpanderSae, IrregularSae, load_sae, ordinary_tokens
 from expander_sae.training import Anneal, OnePass, StoreBatches, TrainConfig, train
 from expander_sae.training.checkpointing import remove_checkpoint_of
 from expander_sae.training.finished import PASS
@@ -26,7 +26,7 @@ ENCODERS = {
     "pursuit": "tied; codes come from block pursuit: the best reconstruction, the least agreement of firing",
     "own": "a separate encoder on the same rows, trained to fire where the dense SAE fired",
     "both": "tied; trained as an encoder first and by pursuit beside it later, while columns give up entries little by "
-    "little: keeps most of what latents tell",
+    "little, those that fire least the most: keeps most of what latents tell",
 }
 """How a compressed SAE finds its codes, in words."""
 LEARNING_RATES = {"pursuit": 5e-3, "own": 2e-3, "both": 1e-2}
@@ -72,11 +72,14 @@ class Recipe:
 
     degree: int
     support: str = "error"
-    """One of `RULES`; the encoder "both" gives up the smallest entries instead."""
-    encoder: str = "pursuit"
-    """One of `ENCODERS`."""
-    reading: Reading = DEFAULT_READING
-    """What the compressed SAE is trained and read by, but for the encoder "own"."""
+    """One of `RULES`; the encoder "both" gives up what matters least instead."""
+    encoder: str | None = None
+    """One of `ENCODERS`. None: "both"; with a support rule of its own or without tokens to train on "pursuit"."""
+    reading: Reading | None = None
+    """What the compressed SAE is trained and read by, but for the encoder "own". None: stages:8+8; with "both"
+    stages:8, for by spare columns which latents fire hangs on noise."""
+    regular: bool = False
+    """Every column has `degree` entries under the encoder "both", too, as the certificates need."""
     row_cap: float = 4.0
     """For the rule "balanced"."""
     tokens: int = 400_000
@@ -92,6 +95,11 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        trained = self.support == "error" and self.tokens != 0
+        encoder = ("both" if trained else "pursuit") if self.encoder is None else self.encoder
+        reading = self.reading or (Stages(8, spare=0) if encoder == "both" else DEFAULT_READING)
+        object.__setattr__(self, "encoder", encoder)
+        object.__setattr__(self, "reading", reading)
         if self.encoder not in ENCODERS:
             raise ExpanderSaeError(f"expected an encoder out of {', '.join(ENCODERS)}; got {self.encoder!r}")
         if self.encoder == "both" and (self.support != "error" or self.tokens == 0):
@@ -106,9 +114,12 @@ class Recipe:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and strings, under the names of records: the reading as `expander_sae.pursuit.as_numbers`."""
+        """Plain numbers and strings, under the names of records: the reading as `expander_sae.pursuit.as_numbers`;
+        `regular`, which came later, only where it means something."""
         found: dict[str, Any] = {}
         for field in fields(self):
+            if field.name == "regular" and self.encoder != "both":
+                continue
             value = getattr(self, field.name)
             found |= as_numbers(value, idle=None) if isinstance(value, Reading) else {field.name: value}
         return found
@@ -208,6 +219,13 @@ def starting_point(dense: DenseSae, x: Tensor, recipe: Recipe) -> ExpanderSae:
     rule = "magnitude" if recipe.encoder == "both" else recipe.support
     support = choose_support(columns, recipe.degree, rule, x=x - center, codes=codes, row_cap=recipe.row_cap)
     own = recipe.encoder == "own"
+    assert recipe.reading is not None
+    if recipe.encoder == "both" and not recipe.regular:
+        reading = recipe.reading.sized(k, dense.n_latents)
+        sizes = {"d_in": dense.d_in, "n_latents": dense.n_latents, "k": k}
+        uneven = IrregularSae.averaging(recipe.degree, **sizes, seed=recipe.seed, reading=reading)
+        uneven.b_dec.copy_(center)
+        return uneven
     sae = ExpanderSae(
         d_in=dense.d_in,
         n_latents=dense.n_latents,
@@ -237,7 +255,7 @@ def starting_point(dense: DenseSae, x: Tensor, recipe: Recipe) -> ExpanderSae:
 def wide_columns(dense: DenseSae, sae: ExpanderSae, config: TrainConfig) -> ExpanderSae:
     """As many of the largest entries of dense columns as annealing begins with."""
     assert config.anneal is not None
-    degree = config.anneal.first_degree(sae.d_in, sae.degree)
+    degree = config.anneal.first_degree(sae.d_in, sae.degree)  # of irregular ones their most: the whole width
     support = choose_support(dense.values.detach().float(), degree, "magnitude")
     mask = mask_from_rows(support.rows.numpy(), d_in=sae.d_in)
     wide = ExpanderSae(d_in=sae.d_in, n_latents=sae.n_latents, degree=degree, k=sae.k, reading=Encoder(), mask=mask)

@@ -25,13 +25,19 @@ class SaeOptions:
     """How the masks of the Expander SAEs are made."""
     dense_draw: bool = False
     """Start them at the values of the dense SAE of their seed (`ExpanderSae.draw_as_dense`)."""
+    irregular: bool = False
+    """The Expander SAEs may have columns of different degrees, of the mean that is asked for."""
     reading: Reading = field(default_factory=Encoder)
     """What finds the codes of the families with `pursuit`, as far as the sizes of each allow; all others use one-shot
     TopK."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values under the names of records: the reading as `expander_sae.pursuit.as_numbers`."""
-        return {name: value for name, value in vars(self).items() if name != "reading"} | as_numbers(self.reading)
+        """Plain values under the names of records: the reading as `expander_sae.pursuit.as_numbers`; `irregular`, which
+        came later, only where it is on."""
+        plain = {name: value for name, value in vars(self).items() if name != "reading"} | as_numbers(self.reading)
+        if not self.irregular:
+            del plain["irregular"]
+        return plain
 
 
 AS_USUAL = SaeOptions()
@@ -106,7 +112,7 @@ class Variant:
             if family.encoder == "random":
                 sae.draw_encoder()
             return sae
-        if family.irregular:
+        if family.irregular or (options.irregular and self.family == "expander"):
             return IrregularSae.averaging(self.degree, **shared, construction=options.construction)
         masks: dict[str, Callable[..., Any]] = {"banded": banded_mask, "shared": shared_mask, "dialled": self._dialled}
         sizes = {"d_in": d_in, "n_latents": self.n_latents, "degree": self.degree, "seed": self.seed}

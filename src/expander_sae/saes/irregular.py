@@ -58,7 +58,7 @@ class IrregularSae(ExpanderSae):
 
     @classmethod
     def averaging(cls, degree: int, *, d_in: int, n_latents: int, **options: Any) -> Self:
-        """One of `degree` entries a column on the average and up to min(d_in, 4 degree + 4) in each.
+        """One of `degree` entries a column on the average and up to min(d_in, 8 degree + 8) in each.
 
         Raises:
             ExpanderSaeError: impossible sizes.
@@ -66,9 +66,9 @@ class IrregularSae(ExpanderSae):
         Example:
             >>> sae = IrregularSae.averaging(4, d_in=64, n_latents=512, k=8)
             >>> sae.entries, sae.degree
-            (2048, 20)
+            (2048, 40)
         """
-        slots = min(d_in, 4 * degree + 4)
+        slots = min(d_in, 8 * degree + 8)
         return cls(d_in=d_in, n_latents=n_latents, degree=slots, entries=degree * n_latents, **options)
 
     def present(self) -> Tensor:
@@ -76,7 +76,7 @@ class IrregularSae(ExpanderSae):
         return self.columns.raw.detach() != 0
 
     def dictionary(self) -> Dictionary:
-        """As an Expander SAE's, with the entries of every column before its empty slots; dense while none is missing."""
+        """As an Expander SAE's, with the entries of every column before its empty slots; dense while it has all."""
         w = super().dictionary()
         kept = self._arranged
         if kept is None or not kept.is_of(self):

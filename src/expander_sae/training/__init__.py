@@ -1,7 +1,7 @@
 """Training: many SAEs over one pass of the activations."""
 
 from .batches import StoreBatches, heldout_sample
-from .config import DEFAULT_RECIPE, Inputs, TrainConfig, Watch
+from .config import Inputs, TrainConfig, Watch
 from .fit import fit
 from .loop import train
 from .optimizer import Adam, Schedule
@@ -17,10 +17,10 @@ from .parts import (
     amortisation_loss,
     with_own_encoder,
 )
-from .presets import PRESETS, Preset, find_preset
+from .presets import DEFAULT_PRESET, PRESETS, Preset, find_preset
 
 __all__ = [
-    "DEFAULT_RECIPE",
+    "DEFAULT_PRESET",
     "PRESETS",
     "Adam",
     "Anneal",

@@ -169,9 +169,6 @@ class TrainConfig:
         return cls(**fields)
 
 
-DEFAULT_RECIPE = TrainConfig()
-"""What `train`, `fit` and the experiments train by unless told otherwise."""
-
 _GROUPS: dict[str, type] = {
     "schedule": Schedule,
     "adam": Adam,

@@ -92,7 +92,7 @@ class SparseDictionary(TransformerMixin, BaseEstimator):
         self.offset_ = data.mean(0, dtype=np.float64)
         self.scale_ = float(np.abs(data - self.offset_).max()) or 1.0
         scaled = self._scaled(data)
-        self.record_ = fit(self.sae_, scaled, tokens=self.tokens, seed=seed, progress=self.verbose)
+        self.record_ = fit(self.sae_, scaled, tokens=self.tokens, seed=seed, preset="fidelity", progress=self.verbose)
         w = self.sae_.dictionary().detached()
         assert w.center is not None
         self.components_ = w.dense().numpy()

@@ -14,9 +14,10 @@ from expander_sae.records import ExpanderSaeError, whole_number
 from expander_sae.records.results import TrainingRecord
 from expander_sae.saes import AbstractSae
 
-from .config import DEFAULT_RECIPE, TrainConfig
+from .config import TrainConfig
 from .loop import BatchSource, train
 from .memory import IterableBatches, MemoryBatches, activations_of
+from .presets import DEFAULT_PRESET, find_preset
 
 FAR = 10.0
 """A mean that is farther from zero than so many times the spread of the activations is warned of."""
@@ -29,12 +30,13 @@ def fit(
     tokens: int | None = None,
     seed: int | None = None,
     config: TrainConfig | None = None,
+    preset: str = DEFAULT_PRESET,
     folder: str | Path | None = None,
     heldout: Tensor | np.ndarray | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> TrainingRecord:
-    """Train an SAE in place on activations, entries moving to better rows where it can, and say how it went.
+    """Train an SAE in place on activations, entries going where they are needed, and say how it went.
 
     What the command line's `train` does, by the same settings: on the same batches, the same numbers. Afterwards the
     SAE is in eval mode.
@@ -48,7 +50,9 @@ def fit(
             whose norm is above five medians are left out of the loss (`config.inputs.outlier_medians`).
         tokens: activations seen, counting repeats; None: the config's, a million.
         seed: of the order of activations; None: the config's.
-        config: the settings; None: the default recipe.
+        config: the settings, instead of a preset's.
+        preset: as the command line's. "meaning": latents that tell concepts; columns start on all rows, whatever the
+            mask, and `IrregularSae` keeps the best. "fidelity": the least variance left unexplained.
         folder: gets the SAE (as `folder/sae`), `metrics.jsonl` and the checkpoint by which an interrupted call goes on,
             given the same tensor and the same SAE or one made anew with the same options; None: nothing is kept but the
             SAE in memory.
@@ -74,7 +78,7 @@ def fit(
     numbers = {
         name: whole_number(name, value) for name, value in (("tokens", tokens), ("seed", seed)) if value is not None
     }
-    config = DEFAULT_RECIPE if config is None else config
+    config = find_preset(preset).training if config is None else config
     if not isinstance(config, TrainConfig):
         raise ExpanderSaeError(f"expected config as a TrainConfig; got {type(config).__name__}")
     config = replace(config, **numbers)

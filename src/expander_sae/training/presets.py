@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from expander_sae.pursuit import DEFAULT_READING, Encoder, Reading, Stages, in_stages
 from expander_sae.records import ExpanderSaeError
 
-from .config import DEFAULT_RECIPE, Inputs, TrainConfig, Watch
+from .config import Inputs, TrainConfig, Watch
 from .optimizer import Schedule
 from .parts import Anneal, OnePass, Resample
 
@@ -17,13 +17,15 @@ from .parts import Anneal, OnePass, Resample
 class Preset:
     """One recipe. What a user says stands above it: `obeying`."""
 
-    training: TrainConfig = DEFAULT_RECIPE
+    training: TrainConfig = field(default_factory=TrainConfig)
     signed: bool = False
     """TopK without a ReLU."""
     latent_bias: bool = False
     """A learned bias per latent."""
     construction: str = "balanced"
     """How masks are made."""
+    irregular: bool = False
+    """Columns of Expander SAEs may have different degrees, of the mean that is asked for."""
     dense_draw: bool = False
     """Expander SAEs start at the values of the dense SAE of their seed."""
     reading: Reading = DEFAULT_READING
@@ -57,18 +59,21 @@ class Preset:
 
     def sae_options(self) -> dict[str, Any]:
         """How SAEs are built, as `expander_sae.frontier.SaeOptions` has it."""
-        names = ("signed", "latent_bias", "construction", "dense_draw", "reading")
+        names = ("signed", "latent_bias", "construction", "dense_draw", "reading", "irregular")
         return {name: getattr(self, name) for name in names}
 
 
 PRESETS = {
-    "default": Preset(),
     # Latents that tell concepts first, fidelity second: columns find their directions on many rows, in one pass, and
-    # the pursuit comes beside the encoder at the end. No spare columns: which latents fire would hang on noise.
+    # the pursuit comes beside the encoder at the end. Columns that fire on much keep more entries than those that
+    # hardly fire. No spare columns: which latents fire would hang on noise.
     "meaning": Preset(
         training=TrainConfig(reading=Stages(4, spare=0), move_supports=None, anneal=Anneal(), one_pass=OnePass()),
+        irregular=True,
         reading=Stages(8, spare=0),
     ),
+    # The least variance left unexplained: pursuit from random columns whose entries move.
+    "fidelity": Preset(),
     # arXiv 2607.01799: 5,000 steps of 256 draws with replacement, raw squared error, cosine 3e-4 -> 1e-5, no warm-up,
     # residual resampling every 1,000 steps; signed TopK with a latent bias on uniform masks without an empty row.
     "paper": Preset(
@@ -96,12 +101,17 @@ PRESETS = {
 }
 
 
+DEFAULT_PRESET = "meaning"
+"""Of commands that train, and of `fit`."""
+
+
 def find_preset(name: str) -> Preset:
-    """The recipe of a name.
+    """The recipe of a name; "default" is what releases before 0.2 called "fidelity".
 
     Raises:
         ExpanderSaeError: there is none.
     """
+    name = "fidelity" if name == "default" else name
     if name not in PRESETS:
         raise ExpanderSaeError(f"expected --preset (preset=) out of {', '.join(PRESETS)}; got {name!r}")
     return PRESETS[name]

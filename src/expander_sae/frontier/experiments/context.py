@@ -185,7 +185,7 @@ class Context:
         variants = plan(chosen, wanted, **sizes, note=left_out.append)
         for note in left_out:
             self.say(f"Note: {note}")
-        name = f"layer{store.layer}-n{n_latents}-k{settings.k}-{settings.preset}{label and '-' + label}"
+        name = f"layer{store.layer}-n{n_latents}-k{settings.k}-{_recipe(settings)}{label and '-' + label}"
         folder = self.folder if self._shared is None else self._shared / name
         # A loader, so that a rerun that finds everything done loads no model.
         model = None if self._load_model is None else cast(Callable[[], LanguageModel], self.language_model)
@@ -252,3 +252,11 @@ class Context:
         write_sealed(path, {"depends_on": mark, "value": make()})
         # Read back, so that a first run and a rerun work with the same values.
         return read_sealed(path)["value"]
+
+
+def _recipe(settings: Settings) -> str:
+    """In a folder's name: the preset ("fidelity" as earlier releases called it), and what was said of columns."""
+    name = "default" if settings.preset == "fidelity" else settings.preset
+    if settings.irregular is None:
+        return name
+    return f"{name}-{'irregular' if settings.irregular else 'regular'}"

@@ -124,8 +124,8 @@ def _of_frontier(found: Frontier) -> dict[str, Any]:
     """A frontier as the records of an experiment."""
     settings = found.settings
     told = ("degrees", "k", "n_latents", "seeds", "signed", "latent_bias", "construction", "stages", "spare")
-    # Only the paper's preset starts sparse and dense SAEs at the same values.
-    preset = "paper" if settings.get("dense_draw") else "default"
+    # Only the paper's preset starts sparse and dense SAEs at the same values, and only one anneals.
+    preset = "paper" if settings.get("dense_draw") else "meaning" if settings["training"].get("anneal") else "fidelity"
     return {
         "format": FORMAT,
         "experiment": "frontier",

@@ -13,7 +13,7 @@ from expander_sae.training import Preset, TrainConfig, find_preset
 from ..settings import EvaluationSettings
 from ..variants import SaeOptions
 
-_LATER = ("spare", "signed", "keep_special_tokens", "splice")
+_LATER = ("spare", "signed", "irregular", "keep_special_tokens", "splice")
 """Options that came after the first version."""
 
 
@@ -21,9 +21,9 @@ _LATER = ("spare", "signed", "keep_special_tokens", "splice")
 class Settings:
     """What the command line says to every experiment."""
 
-    preset: str = "default"
-    """`default`, or `paper`: its training, SAEs (signed TopK, latent bias, uniform masks with no empty row, initial
-    values shared with the dense SAE, no pursuit), tokens and splice."""
+    preset: str = "fidelity"
+    """A name of `expander_sae.training.PRESETS`. `paper`: its training, SAEs (signed TopK, latent bias, uniform masks
+    with no empty row, initial values shared with the dense SAE, no pursuit), tokens and splice."""
     degrees: tuple[int, ...] = (4, 7, 16, 30, 64, 200)
     k: int = 32
     expansion: int = 8
@@ -38,6 +38,7 @@ class Settings:
     """Of the pursuit that Expander SAEs encode by; None: the preset's. So for the next four."""
     spare: int | None = None
     signed: bool | None = None
+    irregular: bool | None = None
     keep_special_tokens: bool | None = None
     splice: str | None = None
     max_tokens: int | None = None
