@@ -21,7 +21,7 @@ class StoreFile:
         self.path = path
         self._own = threading.local()
         self._lock = threading.Lock()
-        self._connections: list[sqlite3.Connection] = []
+        self._connections: list[tuple[threading.Thread, sqlite3.Connection]] = []
         self._closed = False
         self._words: dict[int, str] = {}
 
@@ -30,7 +30,7 @@ class StoreFile:
         with self._lock:
             self._closed = True
             while self._connections:
-                self._connections.pop().close()
+                self._connections.pop()[1].close()
 
     def __enter__(self) -> Self:
         return self
@@ -101,7 +101,8 @@ class StoreFile:
             place = f"{self.path.resolve().as_uri()}?mode=ro"
             # Closed by whoever closes the store, which may be another thread.
             connection = sqlite3.connect(place, uri=True, check_same_thread=False)
-            self._connections.append(connection)
+            self._leave_the_dead()
+            self._connections.append((threading.current_thread(), connection))
         connection.execute("PRAGMA query_only=1")
         connection.execute(f"PRAGMA mmap_size={1 << 30}")
         self._own.connection = connection
@@ -113,3 +114,10 @@ class StoreFile:
         if not rows:
             raise self.damaged("a row is missing")
         return rows[0]
+
+    def _leave_the_dead(self) -> None:
+        """Close what threads that have ended left open."""
+        for thread, connection in self._connections:
+            if not thread.is_alive():
+                connection.close()
+        self._connections = [one for one in self._connections if one[0].is_alive()]
