@@ -1,7 +1,7 @@
 """A service that takes JSON over http or https and answers in JSON: asked once, or until it answers.
 
-Imports no torch. The address is checked before anything is asked, no redirect is followed (the key and the texts are for
-the address that was given), and an answer has a size and a time that answers have.
+Imports no torch. The address is checked before anything is asked, no redirect is followed (the key and the texts are
+for the address that was given), and an answer has a size and a time that answers have.
 """
 
 from __future__ import annotations
@@ -149,7 +149,9 @@ def check_address(url: str) -> None:
         parts = urllib.parse.urlsplit(url)
         sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
         if parts.username is not None or parts.password is not None:
-            raise ExpanderSaeError("expected no credentials in the address of an endpoint; got some, which records show")
+            raise ExpanderSaeError(
+                "expected no credentials in the address of an endpoint; got some, which records would show"
+            )
     except ExpanderSaeError:
         raise
     except ValueError:
