@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -112,9 +113,10 @@ class Asker:
         for place in places:
             waiting.put(place)
 
-        def ask(question: Question) -> Reply:
+        def ask(place: int) -> Reply:
             if stop.is_set():
                 raise NoAnswer("stopped", passing=False)
+            question = questions[place]
             return self.chat.ask(question.messages, seed=seed, max_tokens=question.max_tokens)
 
         def work() -> None:
@@ -124,8 +126,7 @@ class Asker:
                 except Empty:
                     return
                 try:
-                    question = questions[place]
-                    done.put((place, patiently(lambda: ask(question), tries=self.tries, sleep=stop.wait)))
+                    done.put((place, patiently(partial(ask, place), tries=self.tries, sleep=stop.wait)))
                 except Exception as error:
                     done.put((place, error))
 

@@ -89,9 +89,8 @@ def _messages(task: str, content: Any) -> Messages:
 def _with_strengths(window: Window, strongest: float) -> list[Any]:
     pieces: list[Any] = []
     scale = 10 / max(strongest, 1e-9)
-    levels = [
-        max(1, round(abs(value) * scale)) if on else 0 for value, on in zip(window.values, window.marked, strict=True)
-    ]
+    strengths = zip(window.values, window.marked, strict=True)
+    levels = [max(1, round(abs(value) * scale)) if on else 0 for value, on in strengths]
     for level, group in groupby(zip(levels, window.tokens, strict=True), key=lambda pair: pair[0]):
         text = "".join(token for _, token in group)
         pieces.append({"active": text, "strength": min(level, 10)} if level else text)
@@ -109,10 +108,10 @@ def _highlighted(sample: Sample) -> list[Any]:
 
 def read_name(answer: str) -> str | None:
     """The explanation in an answer: the last JSON object that has one, on one line and without control characters."""
-    for found in reversed(re.findall(r"\{[^{}]*\}", answer)):
+    for start in reversed([match.start() for match in re.finditer(r"\{", answer)]):
         try:
-            said = json.loads(found).get("explanation")
-        except ValueError:
+            said = json.JSONDecoder().raw_decode(answer, start)[0].get("explanation")
+        except (ValueError, RecursionError):
             continue
         if isinstance(said, str):
             text = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in said)
