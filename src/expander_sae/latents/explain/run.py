@@ -18,7 +18,7 @@ from .asking import Asker, Question
 from .evidence import Evidence, Window, split
 from .prompts import ask_for_name, ask_to_judge
 from .rule import Background, Rule
-from .scores import KINDS, Sample, balanced_accuracy, others, samples, score
+from .scores import KINDS, Sample, others, samples, score
 
 AT_ONCE = 64
 """Latents; each is the null of another one of them."""
@@ -42,20 +42,26 @@ class Explained:
 
     def __init__(self, store: LatentStore, view: View, latents: Sequence[int], *, seed: int = 0) -> None:
         self.store, self.view, self.seed = store, view, seed
-        firings = store.firings(view)
+        firings = store.whole(view, "firings", "<i8")
         self.density = firings / max(1, view.tokens)
         self.latents = [latent for latent in latents if firings[latent] > 0]
         self._pool = [
-            (Window(one.block, tuple(one.tokens), np.zeros(len(one.tokens))), one.active) for one in store.pool(view)
+            (one, Window(one.block, tuple(one.tokens), np.zeros(len(one.tokens)))) for one in store.pool(view)
         ]
 
     def evidence(self, latent: int) -> Evidence:
         """Its windows, divided into those that explain and those that are held out."""
-        silent = [window for window, active in self._pool if not _among(active, latent)]
-        parts: dict[int, list[Window]] = {part: [] for part in range(5)}
-        for context in self.store.all_contexts(latent, view=self.view):
-            parts[context.part].append(_window(context))
-        return split(latent, parts[0], [parts[quarter] for quarter in (1, 2, 3, 4)], silent, seed=self.seed)
+        told = self.store.latent(latent, view=self.view)
+        silent = [window for one, window in self._pool if one.silent(latent)]
+        quarters = [[_window(one) for one in told.quantiles[quarter]] for quarter in (1, 2, 3, 4)]
+        return split(latent, [_window(one) for one in told.contexts], quarters, silent, seed=self.seed)
+
+    def text(self) -> list[tuple[str, ...]]:
+        """The tokens of `BLOCKS` blocks, drawn evenly from those in the store."""
+        drawn = self.store.rows("SELECT tokens FROM blocks ORDER BY (id * 2654435761) % 4294967296 LIMIT ?", BLOCKS)
+        blocks = [self.store.array(blob, "<u4").tolist() for (blob,) in drawn]
+        words = self.store.words(one for block in blocks for one in block)
+        return [tuple(words[one] for one in block) for block in blocks]
 
     def batches(self) -> Iterator[list[Evidence]]:
         """Of `AT_ONCE` latents at a time."""
@@ -76,7 +82,7 @@ def by_words(given: Explained, *, scored: bool = True) -> Iterator[list[Explanat
     Yields:
         The explanations of `AT_ONCE` latents at a time; fewer where some have none.
     """
-    background = Background([tuple(given.store.text(ids)) for _, _, ids in given.store.blocks(limit=BLOCKS)])
+    background = Background(given.text())
     for batch in given.batches():
         rules = [words.explain(one, background, float(given.density[one.latent])) for one in batch]
         found = [(one, rule) for one, rule in zip(batch, rules, strict=True) if rule is not None]
@@ -166,11 +172,6 @@ def _flat(asked: Sequence[Sample], answers: Sequence[list[bool] | None]) -> list
 
 def _window(context: Context) -> Window:
     return Window(context.block, tuple(context.tokens), np.asarray(context.values, dtype=np.float64))
-
-
-def _among(numbers: np.ndarray, one: int) -> bool:
-    place = int(np.searchsorted(numbers, one))
-    return place < len(numbers) and int(numbers[place]) == one
 
 
 def _batched(many: Iterable[T], size: int) -> Iterator[list[T]]:
