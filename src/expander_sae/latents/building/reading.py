@@ -85,7 +85,7 @@ class Pass:
         """
         self._restore()
         advance(self._read)
-        saved, cost = time.monotonic(), 0.0
+        saved, cost, whole = time.monotonic(), 0.0, True
         try:
             for number, place in enumerate(places(self.store, self.settings.split, self.settings.chunk)):
                 if number < self._chunks:
@@ -93,8 +93,10 @@ class Pass:
                 chunk = read(self.store, place, keep_special_tokens=self.settings.keep_special_tokens)
                 chunk = chunk.first(int(np.searchsorted(chunk.block, self.blocks)))
                 with held_back():
+                    whole = False
                     self._add(chunk)
                     self._chunks += 1
+                    whole = True
                 advance(len(chunk.token))
                 if self._read == self.tokens:
                     break
@@ -104,7 +106,8 @@ class Pass:
                     saved = time.monotonic()
                     cost = saved - now
         except KeyboardInterrupt:
-            self._save()
+            if whole:
+                self._save()
             raise
         if self._read != self.tokens:
             raise ExpanderSaeError(
