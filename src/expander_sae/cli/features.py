@@ -23,9 +23,7 @@ def features(
     out: Annotated[Path, typer.Option(help="File to write, latents.db say: SQLite.")],
     acts: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of activations that `expander-sae harvest` wrote; with --text, where they are kept."
-        ),
+        typer.Option(help="Folder of activations that `expander-sae harvest` wrote; with --text, where they are kept."),
     ] = None,
     text: Annotated[
         list[str] | None,
@@ -69,6 +67,9 @@ def features(
     per_quantile: Annotated[int, typer.Option(help="Contexts of each quarter of its firings.")] = 5,
     neighbours: Annotated[int, typer.Option(help="Nearest latents of each kind.")] = 10,
     keep_special_tokens: KeepSpecialTokens = False,
+    outlier_medians: Annotated[
+        float, typer.Option(help="Leave out tokens with a norm above this many medians; 0 keeps all.")
+    ] = 5.0,
     seed: Annotated[int, typer.Option(help="Of the samples of firings and tokens.")] = 0,
     compute_dtype: ComputeDtype = "auto",
     device: Device = "cpu",
@@ -122,6 +123,7 @@ def features(
             split=split,
             max_tokens=max_tokens,
             keep_special_tokens=keep_special_tokens,
+            outlier_medians=outlier_medians or None,
             contexts=contexts,
             per_quantile=per_quantile,
             neighbours=neighbours,
