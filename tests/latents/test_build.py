@@ -158,11 +158,12 @@ def test_tokens_entropy_and_how_specific(store, plain, text, number):
         for one in latent.top_tokens:
             sizes = [size for size, b, p in fires if ids[b, p] == one.id]
             assert one.mean == pytest.approx(np.mean(sizes), rel=1e-9)
-        divergence = 0.0
-        for token, seen in base.items():
-            p = (counts[token] + 8 * seen / total) / (len(fires) + 8)
-            divergence += p * math.log2(p / (seen / total))
-        assert latent.specific == pytest.approx(divergence, abs=1e-9)
+        gain = 0.0
+        for _, block, position in fires:  # each is guessed from the others
+            token = int(ids[block, position])
+            chance = base[token] / total
+            gain += math.log2((counts[token] - 1 + 8 * chance) / (len(fires) - 1 + 8) / chance) / len(fires)
+        assert latent.specific == pytest.approx(max(0.0, gain), abs=1e-9)
         if fires:
             shares = [count / len(fires) for count in counts.values()]
             assert latent.token_entropy == pytest.approx(-sum(p * math.log2(p) for p in shares), abs=1e-12)
