@@ -64,11 +64,11 @@ def read_text(blocks: TokenBlocks, tokenizer: Any) -> Text:
     """The words of token blocks, by the tokenizer that made them."""
     ids = blocks.input_ids.numpy().astype(np.int64)
     length = ids.shape[1]
-    known = {int(token): _piece(tokenizer, int(token)) for token in np.unique(ids)}
+    known = {int(token): piece_of(tokenizer, int(token)) for token in np.unique(ids)}
     real = np.arange(length) < blocks.lengths.numpy()[:, None]
     piece = np.array([known[token] for token in ids.ravel().tolist()], dtype=object)
     piece[~real.ravel()] = ""
-    word, starts = _words(piece, length)
+    word, starts = words_of(piece, length)
     document = np.repeat(documents_of(blocks), length)
     return Text(ids.ravel(), piece, word, starts, real.ravel(), document, length)
 
@@ -87,14 +87,14 @@ def documents_of(blocks: TokenBlocks) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(short)[:-1]]).astype(np.int64)
 
 
-def _piece(tokenizer: Any, token: int) -> str:
+def piece_of(tokenizer: Any, token: int) -> str:
     """What a token says. `decode` leaves the space out where a tokenizer marks it by a lower block."""
     name = tokenizer.convert_ids_to_tokens(token)
     said = tokenizer.decode([token])
     return f" {said.lstrip()}" if isinstance(name, str) and name.startswith("\u2581") else said
 
 
-def _words(piece: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+def words_of(piece: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """The word of each piece and whether it starts one; a token that is only a space starts the word behind it."""
     word, starts = np.empty(len(piece), dtype=object), np.ones(len(piece), dtype=bool)
     begin, before = 0, ""
