@@ -20,6 +20,7 @@ from expander_sae.cli import (
     encode,
     evaluate,
     experiment,
+    explain,
     export,
     frontier,
     harvest,
@@ -140,6 +141,7 @@ app.command("import", cls=Verb)(import_.import_)
 app.command("compress", cls=Verb)(compress.compress)
 app.command("probe", cls=Verb)(probe.probe)
 app.command("push", cls=Verb)(push.push)
+app.command("explain", cls=Verb)(explain.explain)
 app.command("certify", cls=Verb)(certify.certify)
 app.command("demo", cls=Verb)(demo.demo)
 app.command("doctor", cls=Verb)(doctor.doctor)

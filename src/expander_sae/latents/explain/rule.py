@@ -30,6 +30,8 @@ HEADS = 5
 """Words or classes that a label names at most."""
 _SUPPORT = 1.5
 """Firings (in weight) that a word has to be at: what is there once names nothing."""
+_LONGEST = 30
+"""Characters of a word that a label names."""
 _GAIN = 1.04
 """By how much each further part has to raise the Dice coefficient."""
 _HEADS, _AROUND = ("word", "piece", "class"), ("after", "near", "before", "around")
@@ -142,7 +144,9 @@ class _Search:
         found: dict[Predicate, float] = {}
         words = self.places.around(self.at) if kind == "near" else [{word} for word in self.places.words[kind][self.at]]
         for here, weight in zip(words, self.weight.tolist(), strict=True):
-            for word in here - {""}:
+            for word in here:
+                if not 0 < len(word) <= _LONGEST or not word.isprintable():
+                    continue
                 one = Predicate(kind, word)
                 found[one] = found.get(one, 0.0) + weight
         return found

@@ -20,8 +20,6 @@ from .prompts import ask_for_name, ask_to_judge
 from .rule import Background, Rule
 from .scores import KINDS, Sample, others, samples, score
 
-AT_ONCE = 64
-"""Latents; each is the null of another one of them."""
 BLOCKS = 400
 """Of text, that word statistics are taken from."""
 PROMOTED = 10
@@ -39,6 +37,9 @@ class Explained:
         latents: which; those that never fired are left out.
         seed: of the draws of windows and nulls.
     """
+
+    at_once = 64
+    """Latents of a batch; each is the null of another one of it."""
 
     def __init__(self, store: LatentStore, view: View, latents: Sequence[int], *, seed: int = 0) -> None:
         self.store, self.view, self.seed = store, view, seed
@@ -64,8 +65,8 @@ class Explained:
         return [tuple(words[one] for one in block) for block in blocks]
 
     def batches(self) -> Iterator[list[Evidence]]:
-        """Of `AT_ONCE` latents at a time."""
-        for latents in _batched(self.latents, AT_ONCE):
+        """Of `at_once` latents at a time."""
+        for latents in _batched(self.latents, self.at_once):
             yield [self.evidence(latent) for latent in latents]
 
     def told(self, latent: int, method: str, text: str, scores: dict[str, Any], made_by: str) -> Explanation:
@@ -80,7 +81,7 @@ def by_words(given: Explained, *, scored: bool = True) -> Iterator[list[Explanat
     """Label latents by rules over words and token classes; a latent where no word is over-represented gets none.
 
     Yields:
-        The explanations of `AT_ONCE` latents at a time; fewer where some have none.
+        The explanations of `at_once` latents at a time; fewer where some have none.
     """
     background = Background(given.text())
     for batch in given.batches():
@@ -120,7 +121,7 @@ def by_chat(
     A latent without an answer that can be read gets no label.
 
     Yields:
-        The explanations of `AT_ONCE` latents at a time; fewer where some have none.
+        The explanations of `at_once` latents at a time; fewer where some have none.
 
     Raises:
         ExpanderSaeError: the endpoint refuses or does not answer; what was answered is kept by the `asker`.
