@@ -62,9 +62,7 @@ def explain_by_chat(
         + _price(tally.prompt_tokens, tally.completion_tokens, chat.price, " = ")
     )
     if tally.unread:
-        console.print(
-            f"{len(tally.unread):,} questions got no answer that can be read three times over, and give nothing:"
-        )
+        console.print(f"{len(tally.unread):,} questions got three answers that cannot be read, and give nothing:")
         for text in tally.unread[:3]:
             console.print(f"  {visible(text[:200])!r}")
 

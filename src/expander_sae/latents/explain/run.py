@@ -22,6 +22,8 @@ from .scores import KINDS, Sample, others, samples, score
 
 BLOCKS = 400
 """Of text, that word statistics are taken from."""
+LONGEST = 100
+"""Characters of a token that are read."""
 PROMOTED = 10
 """Promoted tokens that a chat model is told of."""
 
@@ -47,7 +49,8 @@ class Explained:
         self.density = firings / max(1, view.tokens)
         self.latents = [latent for latent in latents if firings[latent] > 0]
         self._pool = [
-            (one, Window(one.block, tuple(one.tokens), np.zeros(len(one.tokens)))) for one in store.pool(view)
+            (one, Window(one.document, one.block, tuple(one.tokens), np.zeros(len(one.tokens))))
+            for one in store.pool(view)
         ]
 
     def evidence(self, latent: int) -> Evidence:
@@ -108,7 +111,7 @@ def names(given: Explained, batch: Sequence[Evidence], *, max_tokens: int) -> li
     questions = []
     for one in batch:
         latent = given.store.latent(one.latent, view=given.view)
-        promoted = [word.token for word in latent.promoted[:PROMOTED]]
+        promoted = list(_cut([word.token for word in latent.promoted[:PROMOTED]]))
         questions.append(ask_for_name(one, latent.max or 0.0, promoted, max_tokens=max_tokens))
     return questions
 
@@ -172,7 +175,12 @@ def _flat(asked: Sequence[Sample], answers: Sequence[list[bool] | None]) -> list
 
 
 def _window(context: Context) -> Window:
-    return Window(context.block, tuple(context.tokens), np.asarray(context.values, dtype=np.float64))
+    return Window(context.document, context.block, _cut(context.tokens), np.asarray(context.values, dtype=np.float64))
+
+
+def _cut(tokens: Sequence[str]) -> tuple[str, ...]:
+    """Tokens of which none is longer than any word: a megabyte of one character would be paid for."""
+    return tuple(token[:LONGEST] for token in tokens)
 
 
 def _batched(many: Iterable[T], size: int) -> Iterator[list[T]]:

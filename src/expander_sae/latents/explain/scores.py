@@ -69,10 +69,12 @@ def balanced_accuracy(asked: Sequence[Sample], said: Sequence[bool | None]) -> f
 
 
 def score(asked: Sequence[Sample], said: Sequence[bool | None], null: Sequence[bool | None]) -> dict[str, Any]:
-    """What is stored of a kind of questions: the balanced accuracy, the null's, and on how many windows."""
+    """What is stored of a kind of questions: the balanced accuracy, the null's (none: there is none), and on how many
+    windows."""
     firing = sum(sample.fires for sample in asked)
     return {
-        "balanced_accuracy": balanced_accuracy(asked, said), "null": balanced_accuracy(asked, null),
+        "balanced_accuracy": balanced_accuracy(asked, said),
+        "null": balanced_accuracy(asked, null) if null else None,
         "firing": firing, "silent": len(asked) - firing,
     }  # fmt: skip
 

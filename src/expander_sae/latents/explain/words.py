@@ -20,7 +20,8 @@ def explain(evidence: Evidence, background: Background, density: float) -> Rule 
     weights = np.zeros((len(evidence.explain), places.length))
     for row, window in zip(weights, evidence.explain, strict=True):
         row[: len(window.tokens)] = np.abs(window.values) * window.marked
-    return find_rule(places, weights.ravel(), background, density)
+    document = np.repeat([window.document for window in evidence.explain], places.length)
+    return find_rule(places, document, weights.ravel(), background, density)
 
 
 def judge(rule: Rule | None, asked: Sequence[Sample]) -> list[bool | None]:
