@@ -22,6 +22,7 @@ from expander_sae.cli import (
     experiment,
     explain,
     export,
+    export_latents,
     frontier,
     harvest,
     import_,
@@ -142,6 +143,7 @@ app.command("compress", cls=Verb)(compress.compress)
 app.command("probe", cls=Verb)(probe.probe)
 app.command("push", cls=Verb)(push.push)
 app.command("explain", cls=Verb)(explain.explain)
+app.command("export-latents", cls=Verb)(export_latents.export_latents)
 app.command("certify", cls=Verb)(certify.certify)
 app.command("demo", cls=Verb)(demo.demo)
 app.command("doctor", cls=Verb)(doctor.doctor)
