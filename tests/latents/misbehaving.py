@@ -8,10 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Misbehaving:
-    """What happened: requests by their order, and how many were under way at once at most."""
+    """What happened: requests, paths and keys in their order, and how many were under way at once at most."""
 
     def __init__(self):
-        self.requests = []
+        self.requests, self.paths, self.keys = [], [], []
         self.lock = threading.Lock()
         self.now = self.most = 0
 
@@ -27,7 +27,9 @@ def misbehaving(answer, behaviour=lambda number, request: "well"):
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with seen.lock:
                 number = len(seen.requests)
-                seen.requests.append(request | {"key": self.headers["Authorization"]})
+                seen.requests.append(request)
+                seen.paths.append(self.path)
+                seen.keys.append(self.headers["Authorization"] or self.headers["x-api-key"])
                 seen.now += 1
                 seen.most = max(seen.most, seen.now)
             try:

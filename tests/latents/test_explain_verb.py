@@ -50,7 +50,7 @@ def test_a_chat_model_is_asked_after_the_price_is_said(store, monkeypatch):
         again = run(store, *chat, "--yes")
     assert asked > 4
     assert len(seen.requests) == asked
-    assert {request["key"] for request in seen.requests} == {"Bearer secret"}
+    assert set(seen.keys) == {"Bearer secret"}
     assert f"about {asked} questions (0 more are known)" in shown.output
     assert f"= {(100 * 2 + 7 * 10) * asked / 1e6:,.2f} by --price" in shown.output
     assert f"about 0 questions ({asked} more are known)" in again.output

@@ -110,8 +110,9 @@ def quarter_edges(latent: Latent) -> list[float]:
     if total == 0:
         return [0.0] * 5
     shares = np.concatenate([[0.0], np.cumsum(latent.histogram) / total])
+    highest = number(latent.max)
     inner = np.interp([0.25, 0.5, 0.75], shares, latent.edges).tolist()
-    return [0.0, *(number(edge) for edge in inner), number(latent.max)]
+    return [0.0, *(min(number(edge), highest) for edge in inner), highest]
 
 
 def histogram(latent: Latent) -> tuple[list[float], list[int]]:

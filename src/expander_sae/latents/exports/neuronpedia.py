@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from expander_sae.latents.latent import Latent, TokenWeight
+from expander_sae.latents.latent import Context, Latent, TokenWeight
 
-from .exported import Exported, groups, number, texts, values, write_compact
+from .exported import Exported, Group, groups, number, texts, values, write_compact
 
 LOGITS = 20
 TEXT = 512
@@ -56,10 +56,11 @@ def _feature(exported: Exported, latent: Latent, method_name: str | None, model_
     return feature | ({"explanations": said} if said else {})
 
 
-def _activation(group: Any, context: Any) -> dict[str, Any]:
-    bins = {"quantileMin": group.low, "quantileMax": group.high}
-    share = {"quantileFraction": group.share} if group.share >= 0 else {}
-    return {"tokens": texts(context.tokens[:TOKENS]), "values": values(context)[:TOKENS], **bins, **share}
+def _activation(group: Group, context: Context) -> dict[str, Any]:
+    """The top ones are in no quantile."""
+    bins = {"quantileMin": group.low, "quantileMax": group.high, "quantileFraction": group.share}
+    shown = {"tokens": texts(context.tokens[:TOKENS]), "values": values(context)[:TOKENS]}
+    return shown if group.share < 0 else {**shown, **bins}
 
 
 def _logits(words: list[TokenWeight]) -> list[dict[str, Any]]:
