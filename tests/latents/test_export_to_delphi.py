@@ -55,10 +55,10 @@ def test_files_are_wide_where_they_have_to_be(saes, activations, tmp_path, monke
 
 def test_short_blocks_alone_are_an_error(saes, activations, language_model, articles, folder, tmp_path):
     short = harvest(
-        language_model, articles, tmp_path / "acts", layer=1, context=2000, heldout_share=0.5, dtype="float32",
+        language_model, articles, tmp_path / "acts", layer=1, context=250, heldout_share=0.5, dtype="float32",
         progress=False,
     )  # fmt: skip
-    with pytest.raises(ExpanderSaeError, match="expected blocks of 2000 tokens"):
+    with pytest.raises(ExpanderSaeError, match="expected blocks of 250 tokens"):
         write_delphi(saes["sparse"], short, tmp_path / "out", module="m", model="m")
     with pytest.raises(ExpanderSaeError, match="from 1 to 96 files"):
         write_delphi(saes["sparse"], activations, tmp_path / "out", module="m", model="m", splits=97)

@@ -234,3 +234,15 @@ def test_histograms_widen_over_any_range():
     assert apart.top[0] == together.top[0] == 2.0**67
     assert apart.histogram.tolist() == together.histogram.tolist()
     assert apart.histogram[0].sum() == len(sizes)
+
+
+def test_giant_tokens_are_left_out(build, activations):
+    x = next(activations.blocks("heldout", rows_at_once=1 << 20)).float()
+    norms = x.norm(dim=1)
+    kept = int((norms <= 1.1 * norms.median()).sum())
+    assert 0 < kept < len(x)
+    with LatentStore.open(build(settings=Settings(outlier_medians=1.1))) as store:
+        assert (store.meta["tokens"], store.meta["outliers"]) == (kept, len(x) - kept)
+        assert store.view().tokens == kept
+    with pytest.raises(ExpanderSaeError, match="above 1 median"):
+        Settings(outlier_medians=1.0)

@@ -23,6 +23,7 @@ from expander_sae.cli import (
     explain,
     export,
     export_latents,
+    features,
     frontier,
     harvest,
     import_,
@@ -135,6 +136,7 @@ app.command("experiment", cls=Verb)(experiment.experiment)
 app.command("report", cls=Verb)(report.report)
 app.command("amortise", cls=Verb)(amortise.amortise)
 app.command("encode", cls=Verb)(encode.encode)
+app.command("features", cls=Verb)(features.features)
 app.command("offline", cls=Verb)(offline.offline)
 app.command("convert", cls=Verb)(convert.convert)
 app.command("export", cls=Verb)(export.export)

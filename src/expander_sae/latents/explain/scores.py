@@ -49,7 +49,7 @@ def samples(evidence: Evidence, kind: str, *, seed: int = 0) -> list[Sample]:
 def _elsewhere(window: Window, firing: Sequence[Window], draw: np.random.Generator) -> np.ndarray:
     """The places that a firing window drawn at random highlights, in this window; its last token if it is too short."""
     marked = np.zeros(len(window.tokens), dtype=bool)
-    theirs = firing[draw.integers(len(firing))].marked[: len(marked)]
+    theirs = firing[int(draw.integers(len(firing)))].marked[: len(marked)]
     marked[: len(theirs)] = theirs
     if not marked.any():
         marked[-1] = True

@@ -12,12 +12,15 @@ import numpy as np
 import torch
 
 from expander_sae.activations import ActivationStore
-from expander_sae.evaluation.codes import store_batches
+from expander_sae.evaluation.codes import TokenBatch, store_batches
 from expander_sae.records import ExpanderSaeError, write_json, write_tensors
-from expander_sae.saes import AbstractSae
+from expander_sae.saes.init import norm_limit, token_norms
 
 SPLITS = 5
 """Files that the latents are spread over, as many as delphi's own."""
+OUTLIERS = 5.0
+MEDIAN_SAMPLE = 32_768
+"""First tokens, whose median norm says what is giant."""
 _SMALLEST = 1e-5
 """Of what delphi takes for a firing, in absolute value."""
 _FIRING = np.dtype([("row", "<u4"), ("position", "<u4"), ("latent", "<u4"), ("value", "<f4")])
@@ -25,7 +28,7 @@ _FIRING = np.dtype([("row", "<u4"), ("position", "<u4"), ("latent", "<u4"), ("va
 
 @torch.no_grad()
 def write_delphi(
-    sae: AbstractSae,
+    sae: Any,
     store: ActivationStore,
     out: Path,
     *,
@@ -38,11 +41,12 @@ def write_delphi(
 ) -> dict[str, int]:
     """Write `MODULE/START_END.safetensors` and `MODULE/config.json` into a folder.
 
-    Only blocks of full length are written: delphi has no padding. Firings wait on disk until their file's turn, so that
+    Only blocks of full length are written: delphi has no padding. As in feature stores, latents do not fire on tokens
+    of a giant norm (above `OUTLIERS` medians). Firings wait on disk until their file's turn, so that
     memory holds one file's.
 
     Args:
-        sae: the SAE, with the reading that codes are to be found by.
+        sae: the SAE, with the reading that codes are to be found by; of this package or of another library.
         store: activations, with the text they are from.
         out: folder.
         module: the name of the place in the model, as layers.14.
@@ -70,7 +74,8 @@ def write_delphi(
     written = 0
     with tempfile.TemporaryDirectory(prefix="delphi") as room:
         files = [Path(room) / str(number) for number in range(splits)]
-        for firings in _firings(sae, store_batches(store, split, batch_size=batch_size), full, progress):
+        batches = store_batches(store, split, batch_size=batch_size)
+        for firings in _firings(sae, batches, full, _giant_norm(store, split), progress):
             order = np.searchsorted(edges, firings["latent"], side="right") - 1
             for number in np.unique(order).tolist():
                 with open(files[number], "ab") as file:
@@ -85,21 +90,28 @@ def write_delphi(
 
 
 def _firings(
-    sae: AbstractSae, batches: Iterator[Any], full: np.ndarray, progress: Callable[[int], Any] | None
+    sae: Any, batches: Iterator[TokenBatch], full: np.ndarray, giant: float, progress: Callable[[int], Any] | None
 ) -> Iterator[np.ndarray]:
     """The firings of each batch in full blocks, which are counted by themselves."""
     row = np.cumsum(full) - 1
     for batch in batches:
-        codes = sae.encode(batch.x.float())
-        block, position = batch.block.numpy(), batch.position.numpy()
+        x = batch.x.float()
+        usual = token_norms(x, "activations") <= giant
+        codes = sae.encode(x[usual])
+        block, position = batch.block[usual].numpy(), batch.position[usual].numpy()
         indices, values = codes.indices.numpy(), codes.values.numpy()
         token, place = ((np.abs(values) > _SMALLEST) & full[block][:, None]).nonzero()
         found = np.empty(len(token), dtype=_FIRING)
         found["row"], found["position"] = row[block[token]], position[token]
         found["latent"], found["value"] = indices[token, place], values[token, place]
         if progress is not None:
-            progress(len(block))
+            progress(len(x))
         yield found
+
+
+def _giant_norm(store: ActivationStore, split: str) -> float:
+    first = store.blocks(split, max_tokens=MEDIAN_SAMPLE)
+    return norm_limit(torch.cat([token_norms(x.float(), "activations") for x in first]), OUTLIERS)
 
 
 def _write(path: Path, firings: np.ndarray, start: int, tokens: torch.Tensor) -> None:
