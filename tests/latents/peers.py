@@ -90,7 +90,8 @@ TABLES = {
         "sourceSetName creatorId createdAt maxActApprox hasVector vector vectorLabel vectorDefaultSteerStrength "
         "hookName topkCosSimIndices topkCosSimValues neuron_alignment_indices neuron_alignment_values "
         "neuron_alignment_l1 correlated_neurons_indices correlated_neurons_pearson correlated_neurons_l1 "
-        "correlated_features_indices correlated_features_pearson correlated_features_l1 neg_str neg_values pos_str pos_values frac_nonzero "
+        "correlated_features_indices correlated_features_pearson correlated_features_l1 neg_str neg_values pos_str "
+        "pos_values frac_nonzero "
         "freq_hist_data_bar_heights freq_hist_data_bar_values logits_hist_data_bar_heights "
         "logits_hist_data_bar_values decoder_weights_dist umap_cluster umap_log_feature_sparsity umap_x umap_y",
     ),

@@ -15,7 +15,7 @@ from expander_sae.latents import Explanation, LabelFile, LatentStore
 from expander_sae.latents.exports.exported import Exported, groups, quarter_edges, texts
 from expander_sae.records import ExpanderSaeError
 
-N = 300
+N = 180
 
 
 def run(*arguments):
@@ -51,7 +51,7 @@ def test_upload_bodies_satisfy_the_routes_schema(bodies):
         assert (body["modelId"], body["source"]) == ("model", "1-res-made")
     features = [feature for body in told for feature in body["features"]]
     assert [feature["index"] for feature in features] == np.flatnonzero(fires(N)).tolist()
-    assert [len(body["features"]) for body in told] == [128, 97]
+    assert [len(body["features"]) for body in told] == [128, 7]
     assert {len(feature["activations"]) for feature in features} == {8 + 4 * 3}
     assert any("\u2400" in token for f in features for a in f["activations"] for token in a["tokens"])
 
@@ -94,7 +94,7 @@ def test_the_bulk_folder_has_the_columns_of_the_tables(store, tmp_path):
 
 def test_dashboard_batches_have_the_fields_of_its_objects(store, tmp_path):
     run(store, "--to", "saedashboard", "--out", tmp_path)
-    batches = [json.loads((tmp_path / f"batch-{number}.json").read_text()) for number in range(3)]
+    batches = [json.loads((tmp_path / f"batch-{number}.json").read_text()) for number in range(2)]
     for batch in batches:
         check_dashboard_batch(batch)
     features = [feature for batch in batches for feature in batch["features"]]
