@@ -142,7 +142,8 @@ def features(
             console = output(json, soft_wrap=False)
             console.print(_table(written))
             size = out.stat().st_size / 1e6
-            output(json).print(f"{size:,.1f} MB: {out}\nLook at it: expander-sae browse {out}")
+            live = "" if model is None else f" --model {model}"
+            output(json).print(f"{size:,.1f} MB: {out}\nLook at it: expander-sae browse {out}{live}")
 
 
 def _model_of(
@@ -155,12 +156,14 @@ def _model_of(
 
     trained_on = [sae.metadata.get("activations") or {} for sae in saes.values()]
     found = {one.get("module") or one.get("layer") for one in trained_on} if layer is None else {layer}
-    if len(found) != 1 or None in found:
+    place = found.pop() if len(found) == 1 else None
+    if place is None:
         raise ExpanderSaeError(
-            f"expected SAEs of one layer that is on record; got {', '.join(map(str, found))}. Give it with --layer."
+            f"expected SAEs of one layer that is on record; got {', '.join(map(str, found)) or 'none'}. "
+            "Give it with --layer."
         )
     name = model_name(model, trained_on[0])
-    return load_language_model(name, dtype=compute_dtype, device=device), found.pop()
+    return load_language_model(name, dtype=compute_dtype, device=device), place
 
 
 def _harvested(
@@ -171,9 +174,16 @@ def _harvested(
 
     # A few more tokens than are read: first positions are left out.
     limit = None if max_tokens is None else 2 * max_tokens + context
-    where = {"layer": place} if isinstance(place, int) else {"module": place}
     return harvest(
-        model, text, folder, **where, context=context, max_tokens=limit, heldout_share=0.0, progress=progress
+        model,
+        text,
+        folder,
+        layer=place if isinstance(place, int) else None,
+        module=None if isinstance(place, int) else place,
+        context=context,
+        max_tokens=limit,
+        heldout_share=0.0,
+        progress=progress,
     )
 
 
