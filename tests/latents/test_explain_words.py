@@ -9,7 +9,7 @@ from expander_sae.latents.explain.evidence import Evidence, Window, split
 from expander_sae.latents.explain.places import Places, Predicate
 from expander_sae.latents.explain.rule import Background, Rule
 from expander_sae.latents.explain.scores import KINDS, Sample, balanced_accuracy, others, samples, score
-from expander_sae.latents.explain.words import explain, judge
+from expander_sae.latents.explain.words import Judge, explain
 
 WORDS = ["the", "cat", "sat", "on", "mat", "of", "a", "12", "1999", "Paris", "running", "and", ",", ".", "University"]
 WORDS += ["quickly", "it", "was", "state", "of", "by", "red", "blue", "fox"]
@@ -151,13 +151,14 @@ def test_balanced_accuracy_counts_both_kinds_alike():
 
 
 def test_a_rule_judges_windows_by_itself():
-    rule = Rule((Predicate("word", "w5"),))
     one = evidence(3, 3)
-    assert judge(rule, samples(one, "detection")) == [True] * 6
-    assert judge(rule, samples(one, "fuzzing")) == [True] * 6
-    other = Rule((Predicate("word", "w6"),))
-    assert judge(other, samples(one, "fuzzing")) == [False] * 6
-    assert judge(None, samples(one, "fuzzing")) == [None] * 6
+    judge = Judge(one)
+    rule, other = Rule((Predicate("word", "w5"),)), Rule((Predicate("word", "w6"),))
+    assert judge.says(rule, samples(one, "detection")) == [True] * 6
+    assert judge.says(rule, samples(one, "fuzzing")) == [True] * 6
+    assert judge.says(other, samples(one, "detection")) == [True] * 6
+    assert judge.says(other, samples(one, "fuzzing")) == [False] * 6
+    assert judge.says(Rule((Predicate("word", "w10"),)), samples(one, "detection")) == [False] * 6
 
 
 @pytest.mark.parametrize("count", [2, 3, 10])

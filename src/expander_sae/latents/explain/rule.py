@@ -32,8 +32,8 @@ HEADS = 5
 """Words or classes that a label names at most."""
 DOCUMENTS = 3
 """In which a part of a rule has to hold at firings: what is said in one document only names nothing."""
-LEAST = 0.2
-"""Share of the firings that a rule has to hold at, or there is no label."""
+LEAST_SHARE, LEAST_DICE = 0.2, 0.1
+"""Share of the firings that a rule has to hold at, and its Dice coefficient, or there is no label."""
 _GAIN = 1.04
 """By how much each further part has to raise the Dice coefficient."""
 _HEADS, _AROUND = ("word", "piece", "class"), ("after", "near", "before", "around")
@@ -84,7 +84,7 @@ class Background:
 def find_rule(
     places: Places, document: np.ndarray, weights: np.ndarray, background: Background, density: float
 ) -> Rule | None:
-    """The best rule for a latent; None where none holds at a share of `LEAST` of its firings.
+    """The best rule for a latent; None where the best says too little (`LEAST_SHARE`, `LEAST_DICE`).
 
     Args:
         places: of the windows that explain it.
@@ -96,7 +96,7 @@ def find_rule(
     at = weights.nonzero()[0]
     weight = weights[at]
     rule = _Search(places, at, document[at], weight / weight.mean(), background, density).best()
-    return None if rule is None or rule.share < LEAST else rule
+    return None if rule is None or rule.share < LEAST_SHARE or rule.dice < LEAST_DICE else rule
 
 
 class _Search:

@@ -100,9 +100,10 @@ def by_words(given: Explained, *, scored: bool = True) -> Iterator[list[Explanat
 def _by_rule(given: Explained, evidence: Evidence, rule: Rule, null: Rule, scored: bool) -> dict[str, Any]:
     scores: dict[str, Any] = {"rule": {"dice": round(rule.dice, 4), "share": round(rule.share, 4)}}
     if scored and evidence.scored:
+        judge = words.Judge(evidence)
         for kind in KINDS:
             asked = samples(evidence, kind, seed=given.seed)
-            scores[kind] = score(asked, words.judge(rule, asked), [] if null is rule else words.judge(null, asked))
+            scores[kind] = score(asked, judge.says(rule, asked), [] if null is rule else judge.says(null, asked))
     return scores
 
 
