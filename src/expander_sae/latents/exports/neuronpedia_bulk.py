@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ class _About:
     def __init__(self, exported: Exported, creator: str, method_name: str | None, model_name: str | None) -> None:
         self.exported, self.creator = exported, creator
         self.method_name, self.model_name = method_name, model_name
-        self.created = str(exported.store.meta.get("created") or "1970-01-01T00:00:00+00:00")
+        written = datetime.fromtimestamp(exported.store.path.stat().st_mtime, UTC)
+        self.created = written.isoformat(timespec="seconds")
         self.where = {"modelId": exported.model, "layer": exported.source}
 
     def metadata(self, creator_name: str, release: str, url: str) -> dict[str, Mapping[str, Any]]:
