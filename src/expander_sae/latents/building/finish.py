@@ -95,7 +95,7 @@ class Finish:
                 "kind": view.sae.kind,
                 "d_in": view.sae.d_in,
                 "n_latents": view.sae.n_latents,
-                "degree": None if dictionary.rows is None else dictionary.degree,
+                "degree": None if dictionary.rows is None else round(view.sae.decoder_values() / view.sae.n_latents),
                 "k": view.sae.k,
                 "tokens": tokens,
                 "fvu": self.gathered.fvu(one),
