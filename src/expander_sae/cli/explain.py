@@ -88,12 +88,13 @@ def explain(
 
             found = _kept(by_words(given, scored=scores), given, file, quiet)
         else:
-            from .explain_by_chat import Chat, explain_by_chat
+            from .explain_by_chat import Asking, Chat
 
             chat = Chat(url, chat_model, os.environ.get(_KEY), prices, parallel, max_reply_tokens)
-            place = answers or store.with_name(f"{store.stem}.answers.db")
-            steps = explain_by_chat(given, chat, place, scored=scores, yes=yes, console=console, ask=_confirmed)
-            found = _kept(steps, given, file, quiet)
+            asking = Asking(given, chat, answers or store.with_name(f"{store.stem}.answers.db"), scored=scores)
+            asking.confirm(console, None if yes else _confirmed)
+            found = _kept(asking.labels(), given, file, quiet)
+            asking.say(console)
         if json is not None:
             write_json(json, [one.as_dict() for one in found])
         _say(console, given, found, file.path)

@@ -30,41 +30,53 @@ class Chat(NamedTuple):
     max_tokens: int
 
 
-def explain_by_chat(
-    given: Explained, chat: Chat, place: Path, *, scored: bool, yes: bool, console: Output,
-    ask: Callable[[str], bool],
-) -> Iterator[list[Explanation]]:  # fmt: skip
-    """Say what it costs, ask whether that is all right, and label; at the end say what was used and what went wrong."""
-    if not chat.url or not chat.model:
-        raise ExpanderSaeError(
-            "expected --url URL and --chat-model NAME of an endpoint that speaks the OpenAI chat protocol; got url "
-            f"{chat.url!r}, model {chat.model!r}"
-        )
-    model = ChatModel(chat.url, chat.model, api_key=chat.api_key)
-    answers = Answers(place)
-    try:
-        asker = Asker(model, answers, parallel=chat.parallel)
-        expected = estimate(given, asker, scored=scored, max_tokens=chat.max_tokens)
-        console.print(_said(expected, chat.price))
-        if (
-            expected.questions
-            and not yes
-            and not ask(f"{expected.questions:,} questions to {chat.model} at {chat.url}")
-        ):
+AT_ONCE = 16
+"""Latents of a batch: a label is kept once its batch is scored."""
+
+
+class Asking:
+    """Questions to one endpoint: `confirm` before them, `labels` asks them, `say` after them.
+
+    Raises:
+        ExpanderSaeError: the endpoint or the model is not named, or is no endpoint.
+    """
+
+    def __init__(self, given: Explained, chat: Chat, place: Path, *, scored: bool) -> None:
+        if not chat.url or not chat.model:
+            raise ExpanderSaeError(
+                "expected --url URL and --chat-model NAME of an endpoint that speaks the OpenAI chat protocol; got url "
+                f"{chat.url!r}, model {chat.model!r}"
+            )
+        self.given, self.chat, self.scored = given, chat, scored
+        given.at_once = AT_ONCE
+        model = ChatModel(chat.url, chat.model, api_key=chat.api_key)
+        self.asker = Asker(model, Answers(place), parallel=chat.parallel)
+
+    def confirm(self, console: Output, ask: Callable[[str], bool] | None) -> None:
+        """Say what it will cost, and stop unless `ask` says yes (None: nobody is asked)."""
+        expected = estimate(self.given, self.asker, scored=self.scored, max_tokens=self.chat.max_tokens)
+        console.print(_said(expected, self.chat.price))
+        question = f"{expected.questions:,} questions to {self.chat.model} at {self.chat.url}"
+        if expected.questions and ask is not None and not ask(question):
             raise typer.Exit(1)
-        yield from by_chat(given, asker, scored=scored, max_tokens=chat.max_tokens)
-    finally:
-        answers.close()
-    tally = asker.tally
-    console.print(
-        f"{tally.asked:,} questions asked, {tally.known:,} known before; the endpoint counts {tally.prompt_tokens:,} "
-        f"tokens of questions and {tally.completion_tokens:,} of answers"
-        + _price(tally.prompt_tokens, tally.completion_tokens, chat.price, " = ")
-    )
-    if tally.unread:
-        console.print(f"{len(tally.unread):,} questions got three answers that cannot be read, and give nothing:")
-        for text in tally.unread[:3]:
-            console.print(f"  {visible(text[:200])!r}")
+
+    def labels(self) -> Iterator[list[Explanation]]:
+        """The explanations, a batch at a time."""
+        return by_chat(self.given, self.asker, scored=self.scored, max_tokens=self.chat.max_tokens)
+
+    def say(self, console: Output) -> None:
+        """What was used, and which questions got nothing."""
+        tally = self.asker.tally
+        console.print(
+            f"{tally.asked:,} questions asked, {tally.known:,} known before; the endpoint counts "
+            f"{tally.prompt_tokens:,} tokens of questions and {tally.completion_tokens:,} of answers"
+            + _price(tally.prompt_tokens, tally.completion_tokens, self.chat.price, " = ")
+        )
+        if tally.unread:
+            count = len(tally.unread)
+            console.print(f"{count:,} questions got three answers that cannot be read, and give nothing:")
+            for text in tally.unread[:3]:
+                console.print(f"  {visible(text[:200])!r}")
 
 
 def _said(expected: Estimate, price: tuple[float, float] | None) -> str:

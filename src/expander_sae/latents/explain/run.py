@@ -16,7 +16,7 @@ from expander_sae.latents.store import LatentStore
 from . import words
 from .asking import Asker, Question
 from .evidence import Evidence, Window, split
-from .prompts import ask_for_name, ask_to_judge
+from .prompts import JUDGED, ask_for_name, ask_to_judge
 from .rule import Background, Rule
 from .scores import KINDS, Sample, others, samples, score
 
@@ -170,7 +170,7 @@ def _flat(asked: Sequence[Sample], answers: Sequence[list[bool] | None]) -> list
     """An answer for each window; None where a question's could not be read."""
     said: list[bool | None] = []
     for answer in answers:
-        count = min(len(asked) - len(said), 5)
+        count = min(len(asked) - len(said), JUDGED)
         said += [None] * count if answer is None else answer
     return said
 
