@@ -41,7 +41,7 @@ def number(request):
 
 @pytest.mark.parametrize("how", ["429", "500", "503", "bad json", "empty", "truncated", "closed"])
 def test_what_passes_is_waited_out(how, tmp_path):
-    with misbehaving(number, lambda n, _: how if n % 3 == 0 and n < 12 else "well") as (url, seen):
+    with misbehaving(number, lambda n, _: how if n in (0, 3) else "well") as (url, seen):
         one = asker(url, tmp_path)
         assert one.ask(questions(9)) == [str(n) for n in range(9)]
     assert len(seen.requests) > 9
@@ -63,6 +63,12 @@ def test_a_rerun_asks_nothing(tmp_path):
     assert len(seen.requests) == 6
     assert (first.tally.asked, again.tally.asked, again.tally.known) == (4, 2, 4)
     assert (first.tally.prompt_tokens, first.tally.completion_tokens) == (400, 28)
+
+
+def test_what_is_asked_twice_at_once_is_asked_once(tmp_path):
+    with misbehaving(number) as (url, seen):
+        assert asker(url, tmp_path).ask([*questions(3), *questions(2)]) == ["0", "1", "2", "0", "1"]
+    assert len(seen.requests) == 3
 
 
 @pytest.mark.parametrize("status", ["401", "404"])
@@ -109,7 +115,8 @@ def test_latents_are_named_and_scored(store, tmp_path):
         one = asker(url, tmp_path)
         expected = estimate(given, one, scored=True, max_tokens=50)
         found = [label for batch in by_chat(given, one, max_tokens=50) for label in batch]
-        assert len(seen.requests) == expected.questions
+        asked_for = {json.dumps(request["messages"]) for request in seen.requests}
+        assert len(asked_for) == len(seen.requests) <= expected.questions  # two latents may have one label
         assert estimate(given, one, scored=True, max_tokens=50).questions == 0
     assert [label.latent for label in found] == [0, 1, 2, 4, 5, 6, 8, 9, 10]
     assert all(label.text.startswith("fires on") and label.made_by == "small" for label in found)

@@ -97,7 +97,12 @@ class Asker:
             if reply is not None:
                 self.tally.known += 1
                 yield place, reply
-        yield from self._from_model(questions, [place for place in places if known[place] is None], seed)
+        alike: dict[str, list[int]] = {}
+        for place in (place for place in places if known[place] is None):
+            alike.setdefault(self._key(questions[place], seed), []).append(place)
+        for place, reply in self._from_model(questions, [first for first, *_ in alike.values()], seed):
+            for same in alike[self._key(questions[place], seed)]:
+                yield same, reply
 
     def _from_model(self, questions: Sequence[Question], places: list[int], seed: int) -> Iterator[tuple[int, Reply]]:
         """In the order in which answers come. Threads end with the process: an interrupt waits for none."""
