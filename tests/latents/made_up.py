@@ -141,11 +141,11 @@ def _tokens(writer, number, n_latents, n_words, words, blocks, draw):
 
 
 def _codes(pool, number, n_latents, seed):
-    """On every token one of the latents that fire."""
+    """On a tenth of the tokens one of the latents that fire."""
     block, position = np.divmod(np.arange(BLOCKS * LENGTH), LENGTH)
     draw = np.random.default_rng((seed, number))
     latents = draw.choice(np.flatnonzero(fires(n_latents)), (len(block), 1))
-    pool.see(number, block, position, latents, draw.random(latents.shape) + 0.1)
+    pool.see(number, block, position, latents, draw.random(latents.shape) > 0.9)
 
 
 def _others(writer, number, n_latents, views, draw):

@@ -23,7 +23,9 @@ def say_interrupted(stop: KeyboardInterrupt, verb: str | None, params: dict[str,
     """Say it on standard error; the exit code: 130 for Ctrl-C, 143 for SIGTERM, 129 for a closed terminal."""
     number = getattr(stop, "number", signal.SIGINT)
     out = params.get("out")
-    if verb not in _GO_ON or out is None:
+    if verb == "explain":
+        kept = "labels and answers so far are kept; the same command asks only for the rest"
+    elif verb not in _GO_ON or out is None:
         kept = "nothing was half written; the same command does it anew"
     elif _has_files(Path(out)):
         kept = f"what was done so far is kept in {out}; the same command goes on from there"

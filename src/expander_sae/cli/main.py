@@ -20,7 +20,9 @@ from expander_sae.cli import (
     encode,
     evaluate,
     experiment,
+    explain,
     export,
+    export_latents,
     features,
     frontier,
     harvest,
@@ -142,6 +144,8 @@ app.command("import", cls=Verb)(import_.import_)
 app.command("compress", cls=Verb)(compress.compress)
 app.command("probe", cls=Verb)(probe.probe)
 app.command("push", cls=Verb)(push.push)
+app.command("explain", cls=Verb)(explain.explain)
+app.command("export-latents", cls=Verb)(export_latents.export_latents)
 app.command("certify", cls=Verb)(certify.certify)
 app.command("demo", cls=Verb)(demo.demo)
 app.command("doctor", cls=Verb)(doctor.doctor)

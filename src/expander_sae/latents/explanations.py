@@ -52,13 +52,19 @@ def read(
     connection: sqlite3.Connection, sha256: str, latent: int | None = None, *, reading: str | None = None
 ) -> list[Explanation]:
     """Of an SAE, by latent and in the order of `METHODS`; of one latent or one reading, if they are given."""
-    asked, values = f"SELECT {_COLUMNS} FROM explanations WHERE sha256 = ?", [sha256]
+    asked = f"SELECT {_COLUMNS} FROM explanations WHERE sha256 = ?"
+    values: list[str | int] = [sha256]
     for column, value in (("latent", latent), ("reading", reading)):
         if value is not None:
             asked += f" AND {column} = ?"
             values.append(value)
     rows = connection.execute(f"{asked} ORDER BY latent, method, reading", values)
-    return [Explanation(*row[:5], json.loads(row[5]), *row[6:]) for row in rows]
+    return [_explanation(row) for row in rows]
+
+
+def _explanation(row: tuple[Any, ...]) -> Explanation:
+    told = dict(zip(_COLUMNS.split(", "), row, strict=True))
+    return Explanation(**{**told, "scores": json.loads(told["scores"])})
 
 
 def write(connection: sqlite3.Connection, explanations: Iterable[Explanation]) -> None:

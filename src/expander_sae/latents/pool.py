@@ -23,6 +23,7 @@ SIZE = 200
 class PoolWindow:
     """A window of the text, and the latents of a view that fire anywhere in it."""
 
+    document: int
     block: int
     first: int
     """First token of the window in its block."""
@@ -43,15 +44,15 @@ def read_pool(store: StoreFile, view: int) -> list[PoolWindow]:
         ExpanderSaeError: the store is damaged.
     """
     rows = store.rows(
-        "SELECT pool.block, first, length, latents, tokens FROM pool JOIN pool_fires USING (id) "
+        "SELECT document, pool.block, first, length, latents, tokens FROM pool JOIN pool_fires USING (id) "
         "JOIN blocks ON blocks.id = pool.block WHERE view = ? ORDER BY pool.id",
         view,
     )
-    spans = [store.array(row[-1], "<u4")[row[1] : row[1] + row[2]].tolist() for row in rows]
+    spans = [store.array(row[-1], "<u4")[row[2] : row[2] + row[3]].tolist() for row in rows]
     words = store.words(one for span in spans for one in span)
     return [
-        PoolWindow(block, first, [words[one] for one in span], store.array(latents, "<u4"))
-        for (block, first, _, latents, _), span in zip(rows, spans, strict=True)
+        PoolWindow(document, block, first, [words[one] for one in span], store.array(latents, "<u4"))
+        for (document, block, first, _, latents, _), span in zip(rows, spans, strict=True)
     ]
 
 

@@ -92,18 +92,17 @@ class Asker:
         return said
 
     def _replies(self, questions: Sequence[Question], places: list[int], seed: int) -> Iterator[tuple[int, Reply]]:
-        keys = {place: self._key(questions[place], seed) for place in places}
-        known = {place: self.answers.get(keys[place]) for place in places}
+        known = {place: self.answers.get(self._key(questions[place], seed)) for place in places}
         for place, reply in known.items():
             if reply is not None:
                 self.tally.known += 1
                 yield place, reply
-        for place, reply in self._from_model(questions, [place for place in places if known[place] is None], seed):
-            self.answers.put(keys[place], reply)
-            self.tally.asked += 1
-            self.tally.prompt_tokens += reply.prompt_tokens
-            self.tally.completion_tokens += reply.completion_tokens
-            yield place, reply
+        alike: dict[str, list[int]] = {}
+        for place in (place for place in places if known[place] is None):
+            alike.setdefault(self._key(questions[place], seed), []).append(place)
+        for place, reply in self._from_model(questions, [first for first, *_ in alike.values()], seed):
+            for same in alike[self._key(questions[place], seed)]:
+                yield same, reply
 
     def _from_model(self, questions: Sequence[Question], places: list[int], seed: int) -> Iterator[tuple[int, Reply]]:
         """In the order in which answers come. Threads end with the process: an interrupt waits for none."""
@@ -129,12 +128,14 @@ class Asker:
                     done.put((place, patiently(partial(ask, place), tries=self.tries, sleep=stop.wait)))
                 except Exception as error:
                     done.put((place, error))
+                    stop.set()
 
         for _ in range(min(self.parallel, len(places))):
             threading.Thread(target=work, daemon=True).start()
         try:
             for _ in places:
                 place, reply = done.get()
+                self._keep(questions[place], seed, reply)
                 if isinstance(reply, NoAnswer):
                     raise self._no_answer(reply) from reply
                 if isinstance(reply, Exception):
@@ -142,6 +143,16 @@ class Asker:
                 yield place, reply
         finally:
             stop.set()
+            while not done.empty():  # answers that came meanwhile were paid for
+                place, reply = done.get()
+                self._keep(questions[place], seed, reply)
+
+    def _keep(self, question: Question, seed: int, reply: Reply | Exception) -> None:
+        if isinstance(reply, Reply):
+            self.answers.put(self._key(question, seed), reply)
+            self.tally.asked += 1
+            self.tally.prompt_tokens += reply.prompt_tokens
+            self.tally.completion_tokens += reply.completion_tokens
 
     def _key(self, question: Question, seed: int) -> str:
         return Answers.key(self.chat.endpoint.url, self.chat.model, question.messages, seed, question.max_tokens)

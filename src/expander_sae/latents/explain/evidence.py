@@ -18,6 +18,7 @@ FEWEST = 3
 class Window:
     """A piece of a block of text, and how strongly one latent fires on its tokens (0: not at all)."""
 
+    document: int
     block: int
     tokens: tuple[str, ...]
     values: np.ndarray

@@ -14,7 +14,11 @@ from expander_sae.evaluation.meaning.text import Text, words_of
 NEAR = 8
 """Tokens before a place in which a word stands `near` it."""
 
-_CONCEPTS: dict[str, Callable[[Text], np.ndarray]] = {name: answer for _, name, answer in BROAD}
+_BYTE = "\ufffd"
+"""How a tokenizer says a token that is a part of a character."""
+_CONCEPTS: dict[str, Callable[[Text], np.ndarray]] = {name: answer for _, name, answer in BROAD} | {
+    "is a byte of a character": lambda text: np.array([_BYTE in piece for piece in text.piece], dtype=bool)
+}
 CLASSES = {
     "numbers": "is a number",
     "years": "is of a year",
@@ -31,6 +35,7 @@ CLASSES = {
     "words in -ly": "word ends in -ly",
     "words in -tion": "word ends in -tion",
     "later pieces of words": "goes on with a word",
+    "bytes of characters": "is a byte of a character",
 }
 """What a token can be, as labels say it, by the concept's name."""
 SURROUNDINGS = {
@@ -45,6 +50,9 @@ SURROUNDINGS = {
     "late in a sentence": "is late in its sentence",
 }
 """What can be around a token, likewise."""
+
+LONGEST = 30
+"""Characters of a word that a label names."""
 
 
 class Predicate(NamedTuple):
@@ -137,6 +145,11 @@ class Places:
         known, codes = self._codes[kind]
         counts = np.bincount(codes[self.real], minlength=len(known))
         return {word: int(count) for (word, _), count in zip(known.items(), counts, strict=True) if word}
+
+    @staticmethod
+    def sayable(word: str) -> bool:
+        """Whether a label can name the word."""
+        return 0 < len(word) <= LONGEST and word.isprintable() and _BYTE not in word
 
     def around(self, places: np.ndarray) -> list[set[str]]:
         """The words among the `NEAR` tokens before each place, but for the token right before it."""

@@ -17,6 +17,8 @@ grows:
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,8 +30,10 @@ SHORTLIST = 8
 """Candidates of each kind."""
 HEADS = 5
 """Words or classes that a label names at most."""
-_SUPPORT = 1.5
-"""Firings (in weight) that a word has to be at: what is there once names nothing."""
+DOCUMENTS = 3
+"""In which a part of a rule has to hold at firings: what is said in one document only names nothing."""
+LEAST_SHARE, LEAST_DICE = 0.2, 0.1
+"""Share of the firings that a rule has to hold at, and its Dice coefficient, or there is no label."""
 _GAIN = 1.04
 """By how much each further part has to raise the Dice coefficient."""
 _HEADS, _AROUND = ("word", "piece", "class"), ("after", "near", "before", "around")
@@ -77,27 +81,32 @@ class Background:
         return int(self.places.holds(predicate).sum())
 
 
-def find_rule(places: Places, weights: np.ndarray, background: Background, density: float) -> Rule | None:
-    """The best rule for a latent; None where no candidate is over-represented.
+def find_rule(
+    places: Places, document: np.ndarray, weights: np.ndarray, background: Background, density: float
+) -> Rule | None:
+    """The best rule for a latent; None where the best says too little (`LEAST_SHARE`, `LEAST_DICE`).
 
     Args:
         places: of the windows that explain it.
+        document: from which each place is, [places].
         weights: of each place: how strongly it fires there, 0 where it does not; float [places].
         background: a sample of the text.
         density: share of the text's tokens on which it fires.
     """
     at = weights.nonzero()[0]
     weight = weights[at]
-    search = _Search(places, at, weight / weight.mean(), background, density)
-    return search.best()
+    rule = _Search(places, at, document[at], weight / weight.mean(), background, density).best()
+    return None if rule is None or rule.share < LEAST_SHARE or rule.dice < LEAST_DICE else rule
 
 
 class _Search:
     def __init__(
-        self, places: Places, at: np.ndarray, weight: np.ndarray, background: Background, density: float
-    ) -> None:
-        self.places, self.at, self.weight, self.background, self.density = places, at, weight, background, density
-        self.total = float(weight.sum())
+        self, places: Places, at: np.ndarray, document: np.ndarray, weight: np.ndarray, background: Background,
+        density: float,
+    ) -> None:  # fmt: skip
+        self.places, self.at, self.document, self.weight = places, at, document, weight
+        self.background, self.density, self.total = background, density, float(weight.sum())
+        self.documents = min(DOCUMENTS, len(set(document.tolist())))
 
     def best(self) -> Rule | None:
         heads, conditions = self._shortlist(_HEADS), self._shortlist(_AROUND)
@@ -128,24 +137,28 @@ class _Search:
         """The candidates of each kind with the largest z-scores."""
         chosen = []
         for kind in kinds:
-            scored = [(self.score(one, found), one) for one, found in self._weights(kind).items() if found >= _SUPPORT]
-            scored = sorted((pair for pair in scored if pair[0] > 1.0), key=lambda pair: (-pair[0], pair[1]))
-            chosen += [one for _, one in scored[:SHORTLIST]]
+            asked = [Predicate(kind, key) for key in self._keys(kind)]
+            found = [(float(self.weight[on].sum()), one) for one in asked if (on := self._supported(one)) is not None]
+            scored = sorted(
+                ((self.score(one, weight), one) for weight, one in found), key=lambda pair: (-pair[0], pair[1])
+            )
+            chosen += [one for z, one in scored[:SHORTLIST] if z > 1.0]
         return chosen
 
-    def _weights(self, kind: str) -> dict[Predicate, float]:
-        """Weight at firings of all that a kind of predicate could ask for."""
+    def _supported(self, predicate: Predicate) -> np.ndarray | None:
+        """At which firings it holds, if they are of enough documents."""
+        on = self.places.holds(predicate)[self.at]
+        return on if len(set(self.document[on].tolist())) >= self.documents else None
+
+    def _keys(self, kind: str) -> Iterable[str]:
+        """All that a kind of predicate could ask for at the firings."""
         if kind in ("class", "around"):
-            names = CLASSES if kind == "class" else SURROUNDINGS
-            asked = [Predicate(kind, name) for name in names]
-            return {one: float(self.weight[self.places.holds(one)[self.at]].sum()) for one in asked}
-        found: dict[Predicate, float] = {}
-        words = self.places.around(self.at) if kind == "near" else [{word} for word in self.places.words[kind][self.at]]
-        for here, weight in zip(words, self.weight.tolist(), strict=True):
-            for word in here - {""}:
-                one = Predicate(kind, word)
-                found[one] = found.get(one, 0.0) + weight
-        return found
+            return CLASSES if kind == "class" else SURROUNDINGS
+        if kind == "near":
+            count = Counter(word for words in self.places.around(self.at) for word in words)
+        else:
+            count = Counter(self.places.words[kind][self.at].tolist())
+        return [word for word, times in count.items() if times >= self.documents and Places.sayable(word)]
 
     def score(self, predicate: Predicate, found: float) -> float:
         """The z-score of the log odds ratio."""

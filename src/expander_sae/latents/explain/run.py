@@ -16,14 +16,14 @@ from expander_sae.latents.store import LatentStore
 from . import words
 from .asking import Asker, Question
 from .evidence import Evidence, Window, split
-from .prompts import ask_for_name, ask_to_judge
+from .prompts import JUDGED, ask_for_name, ask_to_judge
 from .rule import Background, Rule
 from .scores import KINDS, Sample, others, samples, score
 
-AT_ONCE = 64
-"""Latents; each is the null of another one of them."""
 BLOCKS = 400
 """Of text, that word statistics are taken from."""
+LONGEST = 100
+"""Characters of a token that are read."""
 PROMOTED = 10
 """Promoted tokens that a chat model is told of."""
 
@@ -40,13 +40,17 @@ class Explained:
         seed: of the draws of windows and nulls.
     """
 
+    at_once = 64
+    """Latents of a batch; each is the null of another one of it."""
+
     def __init__(self, store: LatentStore, view: View, latents: Sequence[int], *, seed: int = 0) -> None:
         self.store, self.view, self.seed = store, view, seed
         firings = store.whole(view, "firings", "<i8")
         self.density = firings / max(1, view.tokens)
         self.latents = [latent for latent in latents if firings[latent] > 0]
         self._pool = [
-            (one, Window(one.block, tuple(one.tokens), np.zeros(len(one.tokens)))) for one in store.pool(view)
+            (one, Window(one.document, one.block, tuple(one.tokens), np.zeros(len(one.tokens))))
+            for one in store.pool(view)
         ]
 
     def evidence(self, latent: int) -> Evidence:
@@ -64,8 +68,8 @@ class Explained:
         return [tuple(words[one] for one in block) for block in blocks]
 
     def batches(self) -> Iterator[list[Evidence]]:
-        """Of `AT_ONCE` latents at a time."""
-        for latents in _batched(self.latents, AT_ONCE):
+        """Of `at_once` latents at a time."""
+        for latents in _batched(self.latents, self.at_once):
             yield [self.evidence(latent) for latent in latents]
 
     def told(self, latent: int, method: str, text: str, scores: dict[str, Any], made_by: str) -> Explanation:
@@ -80,7 +84,7 @@ def by_words(given: Explained, *, scored: bool = True) -> Iterator[list[Explanat
     """Label latents by rules over words and token classes; a latent where no word is over-represented gets none.
 
     Yields:
-        The explanations of `AT_ONCE` latents at a time; fewer where some have none.
+        The explanations of `at_once` latents at a time; fewer where some have none.
     """
     background = Background(given.text())
     for batch in given.batches():
@@ -96,9 +100,10 @@ def by_words(given: Explained, *, scored: bool = True) -> Iterator[list[Explanat
 def _by_rule(given: Explained, evidence: Evidence, rule: Rule, null: Rule, scored: bool) -> dict[str, Any]:
     scores: dict[str, Any] = {"rule": {"dice": round(rule.dice, 4), "share": round(rule.share, 4)}}
     if scored and evidence.scored:
+        judge = words.Judge(evidence)
         for kind in KINDS:
             asked = samples(evidence, kind, seed=given.seed)
-            scores[kind] = score(asked, words.judge(rule, asked), [] if null is rule else words.judge(null, asked))
+            scores[kind] = score(asked, judge.says(rule, asked), [] if null is rule else judge.says(null, asked))
     return scores
 
 
@@ -107,7 +112,7 @@ def names(given: Explained, batch: Sequence[Evidence], *, max_tokens: int) -> li
     questions = []
     for one in batch:
         latent = given.store.latent(one.latent, view=given.view)
-        promoted = [word.token for word in latent.promoted[:PROMOTED]]
+        promoted = list(_cut([word.token for word in latent.promoted[:PROMOTED]]))
         questions.append(ask_for_name(one, latent.max or 0.0, promoted, max_tokens=max_tokens))
     return questions
 
@@ -120,7 +125,7 @@ def by_chat(
     A latent without an answer that can be read gets no label.
 
     Yields:
-        The explanations of `AT_ONCE` latents at a time; fewer where some have none.
+        The explanations of `at_once` latents at a time; fewer where some have none.
 
     Raises:
         ExpanderSaeError: the endpoint refuses or does not answer; what was answered is kept by the `asker`.
@@ -165,13 +170,18 @@ def _flat(asked: Sequence[Sample], answers: Sequence[list[bool] | None]) -> list
     """An answer for each window; None where a question's could not be read."""
     said: list[bool | None] = []
     for answer in answers:
-        count = min(len(asked) - len(said), 5)
+        count = min(len(asked) - len(said), JUDGED)
         said += [None] * count if answer is None else answer
     return said
 
 
 def _window(context: Context) -> Window:
-    return Window(context.block, tuple(context.tokens), np.asarray(context.values, dtype=np.float64))
+    return Window(context.document, context.block, _cut(context.tokens), np.asarray(context.values, dtype=np.float64))
+
+
+def _cut(tokens: Sequence[str]) -> tuple[str, ...]:
+    """Tokens of which none is longer than any word: a megabyte of one character would be paid for."""
+    return tuple(token[:LONGEST] for token in tokens)
 
 
 def _batched(many: Iterable[T], size: int) -> Iterator[list[T]]:

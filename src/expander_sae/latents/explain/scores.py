@@ -49,7 +49,7 @@ def samples(evidence: Evidence, kind: str, *, seed: int = 0) -> list[Sample]:
 def _elsewhere(window: Window, firing: Sequence[Window], draw: np.random.Generator) -> np.ndarray:
     """The places that a firing window drawn at random highlights, in this window; its last token if it is too short."""
     marked = np.zeros(len(window.tokens), dtype=bool)
-    theirs = firing[draw.integers(len(firing))].marked[: len(marked)]
+    theirs = firing[int(draw.integers(len(firing)))].marked[: len(marked)]
     marked[: len(theirs)] = theirs
     if not marked.any():
         marked[-1] = True
@@ -69,10 +69,12 @@ def balanced_accuracy(asked: Sequence[Sample], said: Sequence[bool | None]) -> f
 
 
 def score(asked: Sequence[Sample], said: Sequence[bool | None], null: Sequence[bool | None]) -> dict[str, Any]:
-    """What is stored of a kind of questions: the balanced accuracy, the null's, and on how many windows."""
+    """What is stored of a kind of questions: the balanced accuracy, the null's (none: there is none), and on how many
+    windows."""
     firing = sum(sample.fires for sample in asked)
     return {
-        "balanced_accuracy": balanced_accuracy(asked, said), "null": balanced_accuracy(asked, null),
+        "balanced_accuracy": balanced_accuracy(asked, said),
+        "null": balanced_accuracy(asked, null) if null else None,
         "firing": firing, "silent": len(asked) - firing,
     }  # fmt: skip
 

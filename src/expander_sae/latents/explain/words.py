@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .evidence import Evidence, Window
+from .evidence import Evidence
 from .places import Places
 from .rule import Background, Rule, find_rule
 from .scores import Sample
@@ -20,24 +20,27 @@ def explain(evidence: Evidence, background: Background, density: float) -> Rule 
     weights = np.zeros((len(evidence.explain), places.length))
     for row, window in zip(weights, evidence.explain, strict=True):
         row[: len(window.tokens)] = np.abs(window.values) * window.marked
-    return find_rule(places, weights.ravel(), background, density)
+    document = np.repeat([window.document for window in evidence.explain], places.length)
+    return find_rule(places, document, weights.ravel(), background, density)
 
 
-def judge(rule: Rule | None, asked: Sequence[Sample]) -> list[bool | None]:
-    """What a rule says of windows.
+class Judge:
+    """Says what rules say of a latent's held-out windows.
 
-    Detection: whether it holds anywhere in the window. Fuzzing: whether it holds on at least half of the highlighted
-    tokens. Without a rule there is no answer.
+    Detection: whether the rule holds anywhere in the window. Fuzzing: whether it holds on at least half of the
+    highlighted tokens.
     """
-    if rule is None or not asked:
-        return [None] * len(asked)
-    windows: list[Window] = [sample.window for sample in asked]
-    places = Places([window.tokens for window in windows])
-    holds = rule.holds(places).reshape(len(windows), places.length)
-    said: list[bool | None] = []
-    for sample, row in zip(asked, holds, strict=True):
-        if sample.marked is None:
-            said.append(bool(row.any()))
-        else:
-            said.append(bool(row[: len(sample.marked)][sample.marked].mean() >= 0.5))
-    return said
+
+    def __init__(self, evidence: Evidence) -> None:
+        windows = (*evidence.firing, *evidence.silent)
+        self._row = {id(window): row for row, window in enumerate(windows)}
+        self._places = Places([window.tokens for window in windows])
+
+    def says(self, rule: Rule, asked: Sequence[Sample]) -> list[bool | None]:
+        """Yes or no for each window."""
+        holds = rule.holds(self._places).reshape(-1, self._places.length)
+        said: list[bool | None] = []
+        for sample in asked:
+            row = holds[self._row[id(sample.window)], : len(sample.window.tokens)]
+            said.append(bool(row.any() if sample.marked is None else row[sample.marked].mean() >= 0.5))
+        return said
