@@ -1,0 +1,49 @@
+"use strict";
+(() => {
+  const { h, count, number, percent } = app;
+
+  const fact = (name, value, hint) => h("div", { class: "fact" }, h("dt", {}, name), h("dd", {}, value), hint && h("dd", { class: "hint" }, hint));
+
+  const between = (edges, i) => `${number(10 ** edges[i], 2)} to ${number(10 ** edges[i + 1], 2)}`;
+
+  function distribution(title, words, { edges, counts }, link) {
+    const decades = app.decades(edges[0], edges[edges.length - 1]);
+    return h("section", { class: "card" }, h("h2", {}, title), h("p", { class: "quiet" }, words),
+      app.histogram({ counts, ticks: decades, link, label: `${title}: ${count(counts.reduce((a, b) => a + b, 0))} latents, most of them at ${between(edges, counts.indexOf(Math.max(...counts)))}`,
+        tip: (i) => `${between(edges, i)}: ${count(counts[i])} latents` }));
+  }
+
+  app.pages.overview = {
+    name: "Overview",
+    async draw(root, route, signal) {
+      const view = app.view(route.params);
+      const overview = await app.get("overview", { view: view.name }, signal);
+      const places = await app.get("places", { view: view.name }, signal);
+      const meta = app.store.meta;
+      const search = (params) => app.link("search", [], { view: view.name, ...params });
+      app.put(root,
+        h("h1", {}, app.shown(view.name)),
+        h("p", { class: "lead" }, count(view.n_latents), " latents of ", view.degree ? `degree ${view.degree}` : "a dense dictionary",
+          ` on ${view.d_in} coordinates, k = ${view.k}, of `, app.shown(meta.model_id || "an unnamed model"), ", ", app.shown(meta.hook || "unknown place"), "."),
+        h("dl", { class: "facts" },
+          fact("tokens read", count(view.tokens)),
+          fact("alive", count(overview.alive), percent(overview.alive / view.n_latents)),
+          fact("dead", h("a", { href: search({ alive: "dead" }) }, count(overview.dead)), percent(overview.dead / view.n_latents)),
+          fact("unexplained variance", number(view.fvu), "FVU, 0 is perfect"),
+          fact("read by", app.shown(view.reading || "–")),
+          fact("SAE", app.shown(view.sae || view.kind))),
+        h("div", { class: "two" },
+          distribution("Density", "How often latents fire: share of tokens. Click a bar for its latents.", overview.density,
+            (i) => search({ lo: (10 ** overview.density.edges[i]).toPrecision(6), hi: (10 ** overview.density.edges[i + 1]).toPrecision(6) })),
+          distribution("Energy", "What latents write: share of the squared activation of all.", overview.energy)),
+        places.n > 0 && h("section", { class: "card" }, h("h2", {}, "Map"),
+          h("p", { class: "quiet" }, "Latents whose directions are alike lie near each other. Drag to move; +, − or Ctrl and the wheel to enlarge; click to open."),
+          app.map(view.name, places, async (j) => (await app.get("summaries", { view: view.name, latents: j })).items[0])),
+        h("section", { class: "card" }, h("h2", {}, "Where to begin"), h("ul", { class: "plain" },
+          h("li", {}, h("a", { href: search({ order: "specific" }) }, "The most specific latents"), h("span", { class: "quiet" }, " – those whose firings few tokens account for")),
+          h("li", {}, h("a", { href: search({ order: "energy" }) }, "Those with the most energy"), h("span", { class: "quiet" }, " – what the dictionary spends itself on")),
+          h("li", {}, h("a", { href: search({ order: "density" }) }, "Those that fire most")),
+          h("li", {}, h("a", { href: search({ labelled: "1" }) }, "Those with a label or a star")))));
+    },
+  };
+})();
