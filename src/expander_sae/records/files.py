@@ -145,14 +145,14 @@ def remove_leftovers(folder: Path, *names: str) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def _plain(value: Any) -> Any:
-    """Replace what JSON cannot say: NaN and infinities become null."""
+def plain(value: Any) -> Any:
+    """The value as JSON can say it: NaN and infinities become None, tuples lists, paths text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     return value
@@ -166,7 +166,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 def json_text(value: Any) -> str:
     """What `write_json` writes."""
-    return json.dumps(_plain(value), indent=2, allow_nan=False) + "\n"
+    return json.dumps(plain(value), indent=2, allow_nan=False) + "\n"
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
