@@ -12,6 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from expander_sae.cli import (
     amortise,
+    browse,
     certify,
     compress,
     convert,
@@ -134,6 +135,7 @@ app.command("report", cls=Verb)(report.report)
 app.command("amortise", cls=Verb)(amortise.amortise)
 app.command("encode", cls=Verb)(encode.encode)
 app.command("offline", cls=Verb)(offline.offline)
+app.command("browse", cls=Verb)(browse.browse)
 app.command("convert", cls=Verb)(convert.convert)
 app.command("export", cls=Verb)(export.export)
 app.command("import", cls=Verb)(import_.import_)

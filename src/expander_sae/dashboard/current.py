@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +16,7 @@ from expander_sae.records import ExpanderSaeError
 
 T = TypeVar("T")
 _TRIES = 20
+_THREADS = 6
 _KEPT = 64
 """Answers of the whole store that are kept; each is made once for each view or pair of views."""
 
@@ -47,6 +50,8 @@ class CurrentStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
+        # Of our own and few: every thread has a connection for as long as the store is open.
+        self._threads = ThreadPoolExecutor(_THREADS, "reading")
         store = LatentStore.open(path)
         self._served = Served(store, self._identity(), 0)
 
@@ -74,6 +79,10 @@ class CurrentStore:
                         raise error
                     return found  # type: ignore[return-value]
         raise ExpanderSaeError(f"expected a store that stays for a moment; got {self.path} replaced {_TRIES} times")
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """`work` done by one of a few threads: reading files is nothing for the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _unchanged(self, served: Served) -> bool:
         try:
@@ -118,6 +127,7 @@ class CurrentStore:
 
     def close(self) -> None:
         """Close the store once its last reader is done."""
+        self._threads.shutdown()
         with self._lock:
             self._served.retired = True
             self._close_if_done(self._served)

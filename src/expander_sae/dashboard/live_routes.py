@@ -7,9 +7,8 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from expander_sae.latents import LabelFile, View
@@ -33,13 +32,13 @@ def live_routes(current: CurrentStore, labels: LabelFile, live: Live) -> list[Ro
 
     async def view_of(request: Request) -> tuple[View, dict[str, Any]]:
         name = Asked(request).text("view") or None
-        return await run_in_threadpool(current.read, lambda served: (served.store.view(name), served.store.meta))
+        return await current.in_thread(lambda: current.read(lambda served: (served.store.view(name), served.store.meta)))
 
     async def lines(view: View, latents: list[int]) -> dict[int, dict[str, Any]]:
         def read() -> list[dict[str, Any]]:
             return current.read(lambda served: Pages(served, labels).summaries(served.store.view(view.name), latents))
 
-        return {line["latent"]: line for line in await run_in_threadpool(read)}
+        return {line["latent"]: line for line in await current.in_thread(read)}
 
     async def fire(request: Request) -> Response:
         view, meta = await view_of(request)
@@ -89,7 +88,6 @@ def live_routes(current: CurrentStore, labels: LabelFile, live: Live) -> list[Ro
         return StreamingResponse(_lines_of(job, parts), headers={"cache-control": "no-store"}, media_type="application/x-ndjson")
 
     return [
-        Route("/api/live", lambda _request: _answer(live.state())),
         Route("/api/live/fire", fire, methods=["POST"]),
         Route("/api/live/steer", steer, methods=["POST"]),
         Route("/api/live/ablate", ablate, methods=["POST"]),

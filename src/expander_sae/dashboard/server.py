@@ -9,7 +9,6 @@ from importlib.resources import files
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -65,9 +64,11 @@ def make_app(current: CurrentStore, labels: LabelFile, live: Live, access: Acces
     }
 
     def route(path: str, answer: Answer) -> Route:
-        def endpoint(request: Request) -> Response:  # in a thread: reading a file is no work for the event loop
+        async def endpoint(request: Request) -> Response:
             asked = Asked(request)
-            return json_answer(current.read(lambda served: answer(Pages(served, labels), asked)))
+            return await current.in_thread(
+                lambda: json_answer(current.read(lambda served: answer(Pages(served, labels), asked)))
+            )
 
         return Route(path, endpoint)
 
@@ -84,11 +85,11 @@ def make_app(current: CurrentStore, labels: LabelFile, live: Live, access: Acces
                 return json_answer({"error": str(conflict), "current": label_told(conflict.current)}, 409)
             return json_answer({"label": label_told(label)})
 
-        return await run_in_threadpool(write)
+        return await current.in_thread(write)
 
     async def import_labels(request: Request) -> Response:
         told = (await body_of(request)).whole
-        return json_answer(await run_in_threadpool(labels.import_json, told))
+        return await current.in_thread(lambda: json_answer(labels.import_json(told)))
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

@@ -3,7 +3,7 @@
 (() => {
   const { h } = app;
   const LONG = 200;
-  const NAMES = { "\n": "⏎", "\t": "⇥", "\r": "␍" };
+  const NAMES = { "\n": "↵", "\t": "⇥", "\r": "␍" };
   // Controls, bidirectional and other format characters, line separators, lone surrogates, private use, unassigned.
   const HIDDEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}\p{Co}\p{Cn}\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0]/u;
   const SPLIT = new RegExp(`(${HIDDEN.source})`, "u");
