@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
-from expander_sae.evaluation import chat
+from expander_sae.evaluation import endpoint
 from expander_sae.evaluation.chat import ChatJudge
 from expander_sae.records import ExpanderSaeError
 
@@ -151,7 +151,7 @@ def another_shape(handler):
 
 @pytest.mark.parametrize("reply", [endless, slow, deep, cut_off, no_http, not_text, another_shape])
 def test_an_endpoint_that_is_none_is_one_error_in_time(reply, monkeypatch):
-    monkeypatch.setattr(chat, "_REPLY_BYTES", 1 << 20)
+    monkeypatch.setattr(endpoint, "REPLY_BYTES", 1 << 20)
     started = time.monotonic()
     with (
         server(reply) as (url, _),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from expander_sae.latents.pool import Pool
 from expander_sae.latents.writing import BINS, StoreWriter
 
 WORDS = [" the", " river", " stone", " bird", " captain", " winter", " 12", ".", "\n", " café", " Äpfel", " 河"]
@@ -40,6 +41,7 @@ def make_store(
     words = WORDS + (HOSTILE if hostile else [])
     blocks = draw.integers(0, len(words), (BLOCKS, LENGTH))
     saes = list(dict.fromkeys(name.split(",")[0] for name in views))
+    pool = Pool(np.full(BLOCKS, LENGTH), size=30, seed=seed)
     with StoreWriter(path) as writer:
         writer.meta(_meta())
         writer.vocabulary(range(len(words)), words)
@@ -50,6 +52,8 @@ def make_store(
             _contexts(writer, number, n_latents, contexts, per_quantile, draw)
             _tokens(writer, number, n_latents, len(words), words, blocks, draw)
             _others(writer, number, n_latents, len(views), draw)
+            _codes(pool, number, n_latents, seed)
+        pool.write(writer, len(views))
     return path
 
 
@@ -134,6 +138,14 @@ def _tokens(writer, number, n_latents, n_words, words, blocks, draw):
     block = draw.integers(0, BLOCKS, len(alive))
     around = ["".join(words[one] for one in blocks[at].tolist()) for at in block.tolist()]
     writer.texts(number, alive.tolist(), said, around)
+
+
+def _codes(pool, number, n_latents, seed):
+    """On every token one of the latents that fire."""
+    block, position = np.divmod(np.arange(BLOCKS * LENGTH), LENGTH)
+    draw = np.random.default_rng((seed, number))
+    latents = draw.choice(np.flatnonzero(fires(n_latents)), (len(block), 1))
+    pool.see(number, block, position, latents, draw.random(latents.shape) + 0.1)
 
 
 def _others(writer, number, n_latents, views, draw):

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import math
 import re
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError
+
+from .chat_model import ChatModel
+from .endpoint import NoAnswer
 
 _TASK = (
     "A feature of a language model fires on some tokens of a text. You see passages where it fires on the token "
@@ -26,8 +24,6 @@ _TASK = (
 _ATTEMPTS = 3
 """An answer that is no list of numbers is asked for again so often."""
 _REPLY_TOKENS = 1024
-_REPLY_BYTES = 4 << 20
-"""An answer of `_REPLY_TOKENS` tokens with all that is said around it is far below."""
 
 
 class ChatJudge:
@@ -62,14 +58,9 @@ class ChatJudge:
         width: int = 16,
         timeout: float = 120.0,
     ) -> None:
-        _check_address(url)
-        if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key):
-            raise ExpanderSaeError("expected an API key of printable ASCII characters; got others, or blanks")
+        self.chat = ChatModel(url, model, api_key=api_key, timeout=timeout)
         self.ids, self.blocks, self.tokenizer = token_ids, blocks, tokenizer
-        self.url, self.model, self.width, self.timeout = url, model, width, timeout
-        self._headers = {"Content-Type": "application/json"}
-        if api_key is not None:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+        self.url, self.model, self.width = url, model, width
 
     def passage(self, position: int) -> str:
         """The text around a place, on one line, its token between « and »."""
@@ -110,85 +101,13 @@ class ChatJudge:
         )
 
     def _ask(self, messages: list[dict[str, str]], seed: int) -> str:
-        asked = {
-            "model": self.model, "messages": messages, "temperature": 0.0, "seed": seed, "max_tokens": _REPLY_TOKENS,
-        }  # fmt: skip
-        request = urllib.request.Request(
-            f"{self.url.rstrip('/')}/chat/completions", json.dumps(asked).encode(), self._headers
-        )
         try:
-            with _OPENER.open(request, timeout=self.timeout) as reply:
-                answer = json.loads(self._read(reply))["choices"][0]["message"]["content"] or ""
-                if not isinstance(answer, str):
-                    raise TypeError(f"content of type {type(answer).__name__}")
-                return answer
-        except urllib.error.HTTPError as error:
-            if 300 <= error.code < 400:
-                seen = f"a redirect to {error.headers.get('Location')}, which is not followed: give that address itself"
-            else:
-                seen = f"{error}: {error.read(200).decode(errors='replace')}"
-            raise self._no_answer(seen) from error
-        except (OSError, ValueError, LookupError, TypeError, RecursionError, http.client.HTTPException) as error:
-            raise self._no_answer(f"{type(error).__name__}: {error}") from error
-
-    def _read(self, reply: Any) -> bytes:
-        """The answer, if it is of a size and comes in a time that answers have."""
-        parts, size, end = [], 0, time.monotonic() + self.timeout
-        while part := reply.read1(1 << 16):
-            parts.append(part)
-            size += len(part)
-            if size > _REPLY_BYTES:
-                raise ValueError(f"more than {_REPLY_BYTES >> 20} MiB")
-            if time.monotonic() > end:
-                raise TimeoutError(f"an answer that was not at its end after {self.timeout:g} s")
-        return b"".join(parts)
-
-    def _no_answer(self, seen: str) -> ExpanderSaeError:
-        return ExpanderSaeError(
-            f"expected an answer in the OpenAI chat protocol from the judge {self.model} at {self.url}; got {seen}. "
-            "SAEs that were judged are kept: run the same command again once it answers."
-        )
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Takes no redirect: the key and the passages are for the address that was given, and no question survives one
-    anyway (a POST becomes a GET)."""
-
-    def redirect_request(self, *_: Any) -> None:
-        """None: the redirect is an HTTPError."""
-        return
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Of http and https alone; the usual one also opens files and FTP."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler, _NoRedirects,
-        urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPErrorProcessor,
-    ):  # fmt: skip
-        opener.add_handler(handler())
-    return opener
-
-
-_OPENER = _opener()
-
-
-def _check_address(url: str) -> None:
-    try:
-        parts = urllib.parse.urlsplit(url)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-        if parts.username is not None or parts.password is not None:
+            return self.chat.ask(messages, seed=seed, max_tokens=_REPLY_TOKENS).text
+        except NoAnswer as error:
             raise ExpanderSaeError(
-                "expected no credentials in the address of a chat endpoint; got some, which records would show"
-            )
-    except ExpanderSaeError:
-        raise
-    except ValueError:
-        sound = False
-    if not sound or not url.isascii() or any(character.isspace() or not character.isprintable() for character in url):
-        raise ExpanderSaeError(
-            f"expected the address of a chat endpoint as http://HOST/v1 or https://HOST/v1; got {url!r}"
-        )
+                f"expected an answer in the OpenAI chat protocol from the judge {self.model} at {self.url}; got "
+                f"{error}. SAEs that were judged are kept: run the same command again once it answers."
+            ) from error
 
 
 def _numbers(answer: str) -> list[float] | None:

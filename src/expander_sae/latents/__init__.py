@@ -3,6 +3,7 @@
 Nothing that reads imports torch; `expander_sae.latents.build` makes stores.
 """
 
+from .explanations import Explanation
 from .labels import Conflict, Label, LabelFile
 from .latent import (
     Context,
@@ -22,6 +23,7 @@ from .store import LatentStore
 __all__ = [
     "Conflict",
     "Context",
+    "Explanation",
     "Histogram",
     "Label",
     "LabelFile",

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +16,8 @@ from typing import Any, Self
 from expander_sae.records import ExpanderSaeError
 from expander_sae.records.files import plain
 
+from .explanations import SCHEMA as EXPLANATIONS
+from .explanations import Explanation, read, write
 from .writing import storable
 
 _SCHEMA = """
@@ -174,6 +176,26 @@ class LabelFile:
             self._replace(connection, label)
         return label
 
+    def explanations(self, sha256: str, latent: int | None = None, *, reading: str | None = None) -> list[Explanation]:
+        """What machines say of an SAE's latents, or of one of them or of one reading; chat models first.
+
+        Raises:
+            ExpanderSaeError: the file is damaged.
+        """
+        if not self.path.is_file():
+            return []
+        with self._explained():
+            return read(self._connection(), sha256, latent, reading=reading)
+
+    def put_explanations(self, explanations: Iterable[Explanation]) -> None:
+        """Keep what a machine says; no label of a person changes.
+
+        Raises:
+            ExpanderSaeError: the file cannot be written.
+        """
+        with self._writing() as connection:
+            write(connection, explanations)
+
     def export_json(self) -> dict[str, Any]:
         """Every label, for `import_json`."""
         return {"format": "expander-sae labels 1", "labels": [label.as_dict() for label in self.all()]}
@@ -250,6 +272,7 @@ class LabelFile:
                 self._connections.append(connection)
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute(_SCHEMA)
+            connection.execute(EXPLANATIONS)
             self._own.connection = connection
         return connection
 

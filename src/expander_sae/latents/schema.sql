@@ -54,7 +54,21 @@ CREATE TABLE contexts(
     PRIMARY KEY(view, latent, part, rank)
 ) WITHOUT ROWID;
 
-CREATE TABLE blocks(        -- of text; only those that contexts show
+CREATE TABLE pool(          -- windows drawn evenly over the text, one of a block at most
+    id     INTEGER PRIMARY KEY,
+    block  INTEGER NOT NULL,
+    first  INTEGER NOT NULL,  -- token of the window, in the block
+    length INTEGER NOT NULL
+);
+
+CREATE TABLE pool_fires(    -- which latents fire anywhere in them: all others are known to be silent there
+    view    INTEGER NOT NULL,
+    id      INTEGER NOT NULL,
+    latents BLOB NOT NULL,  -- uint32, rising
+    PRIMARY KEY(view, id)
+) WITHOUT ROWID;
+
+CREATE TABLE blocks(        -- of text; only those that contexts and the pool show
     id       INTEGER PRIMARY KEY,
     document INTEGER NOT NULL,
     tokens   BLOB NOT NULL  -- uint32 ids

@@ -26,6 +26,7 @@ from .latent import (
     TokenWeight,
     View,
 )
+from .pool import PoolWindow, read_pool
 from .search import statement
 from .tables import arrow, frame
 from .writing import BINS, FIRES, FORMAT
@@ -178,6 +179,10 @@ class LatentStore(StoreFile):
         if quantile not in (None, 1, 2, 3, 4):
             raise ExpanderSaeError(f"expected a quantile out of 1, 2, 3 and 4, or None; got {quantile!r}")
         return self._contexts(self._index(j, view), view, f"part = {quantile or 0}", limit)
+
+    def pool(self, view: str | int | View | None = None) -> list[PoolWindow]:
+        """Windows of the text with the latents that fire in each: where any other latent is known to be silent."""
+        return read_pool(self, self.view(view).id)
 
     def search(
         self,

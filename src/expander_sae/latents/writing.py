@@ -107,6 +107,18 @@ class StoreWriter:
         )  # fmt: skip
         self._many("INSERT INTO contexts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
+    def pool(self, block: np.ndarray, first: np.ndarray, length: np.ndarray) -> None:
+        """Windows of the text, [windows] each; see `pool.py`."""
+        rows = zip(range(len(block)), block.tolist(), first.tolist(), length.tolist(), strict=True)
+        self._many("INSERT INTO pool VALUES (?, ?, ?, ?)", rows)
+
+    def pool_fires(self, view: int, latents: Sequence[np.ndarray]) -> None:
+        """The latents that fire in each of them, rising."""
+        rows = (
+            (view, number, np.ascontiguousarray(some, dtype="<u4").tobytes()) for number, some in enumerate(latents)
+        )
+        self._many("INSERT INTO pool_fires VALUES (?, ?, ?)", rows)
+
     def top_tokens(self, view: int, columns: Mapping[str, np.ndarray]) -> None:
         """latent, rank, token, firings and mean, each [entries]."""
         lists = [columns[name].tolist() for name in ("latent", "rank", "token", "firings", "mean")]

@@ -68,7 +68,7 @@ def read_text(blocks: TokenBlocks, tokenizer: Any) -> Text:
     real = np.arange(length) < blocks.lengths.numpy()[:, None]
     piece = np.array([known[token] for token in ids.ravel().tolist()], dtype=object)
     piece[~real.ravel()] = ""
-    word, starts = _words(piece, length)
+    word, starts = words_of(piece, length)
     document = np.repeat(documents_of(blocks), length)
     return Text(ids.ravel(), piece, word, starts, real.ravel(), document, length)
 
@@ -94,7 +94,7 @@ def _piece(tokenizer: Any, token: int) -> str:
     return f" {said.lstrip()}" if isinstance(name, str) and name.startswith("\u2581") else said
 
 
-def _words(piece: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+def words_of(piece: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """The word of each piece and whether it starts one; a token that is only a space starts the word behind it."""
     word, starts = np.empty(len(piece), dtype=object), np.ones(len(piece), dtype=bool)
     begin, before = 0, ""
