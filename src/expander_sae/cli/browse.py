@@ -17,7 +17,8 @@ def browse(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Language model for the live pages (text, steer, ablate): folder or hub id. Loaded when first asked for.",
+            help="Language model for the live pages (text, steer, ablate): folder or hub id. Loaded when first asked "
+            "for.",
             show_default="none: no live pages",
         ),
     ] = None,
@@ -42,7 +43,9 @@ def browse(
     show: Annotated[bool, typer.Option("--open/--no-open", help="Open the pages in the web browser.")] = True,
     export: Annotated[
         Path | None,
-        typer.Option(help="Write the pages as files into this folder instead, to be opened from disk or hosted anywhere."),
+        typer.Option(
+            help="Write the pages as files into this folder instead, to be opened from disk or hosted anywhere."
+        ),
     ] = None,
     overwrite: Overwrite = False,
     device: Device = "cpu",
@@ -81,7 +84,9 @@ def browse(
     def ready() -> None:
         console.print(f"{store.name}: {address}")
         if not is_loopback(host):
-            console.print("Others can reach this address; whoever has the token in it can read everything and write labels.")
+            console.print(
+                "Others can reach this address; whoever has the token in it can read everything and write labels."
+            )
         console.print("Ctrl-C ends it.")
         if show:
             open_in_browser(address)

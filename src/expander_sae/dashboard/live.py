@@ -54,7 +54,9 @@ class Live:
         dtype: what the model computes in.
     """
 
-    def __init__(self, model: str | None, saes: Sequence[Path] = (), *, device: str = "cpu", dtype: str = "auto") -> None:
+    def __init__(
+        self, model: str | None, saes: Sequence[Path] = (), *, device: str = "cpu", dtype: str = "auto"
+    ) -> None:
         self.model, self.saes, self.device, self.dtype = model, list(saes), device, dtype
         self._queue: queue.Queue[Job | None] = queue.Queue(WAITING)
         self._thread: threading.Thread | None = None

@@ -32,7 +32,9 @@ def live_routes(current: CurrentStore, labels: LabelFile, live: Live) -> list[Ro
 
     async def view_of(request: Request) -> tuple[View, dict[str, Any]]:
         name = Asked(request).text("view") or None
-        return await current.in_thread(lambda: current.read(lambda served: (served.store.view(name), served.store.meta)))
+        return await current.in_thread(
+            lambda: current.read(lambda served: (served.store.view(name), served.store.meta))
+        )
 
     async def lines(view: View, latents: list[int]) -> dict[int, dict[str, Any]]:
         def read() -> list[dict[str, Any]]:
@@ -82,10 +84,14 @@ def live_routes(current: CurrentStore, labels: LabelFile, live: Live) -> list[Ro
             loop.call_soon_threadsafe(parts.put_nowait, part)
 
         job = live.submit(
-            lambda session, cancelled: session.generate(view, meta, prompt, latent, **options, emit=emit, stop=cancelled)
+            lambda session, cancelled: session.generate(
+                view, meta, prompt, latent, **options, emit=emit, stop=cancelled
+            )
         )
         job.future.add_done_callback(lambda _: emit(None) if not loop.is_closed() else None)
-        return StreamingResponse(_lines_of(job, parts), headers={"cache-control": "no-store"}, media_type="application/x-ndjson")
+        return StreamingResponse(
+            _lines_of(job, parts), headers={"cache-control": "no-store"}, media_type="application/x-ndjson"
+        )
 
     return [
         Route("/api/live/fire", fire, methods=["POST"]),

@@ -18,6 +18,7 @@ from expander_sae.activations.modules import activations_at, changed_output
 from expander_sae.activations.running import input_device, own_run, text_inputs
 from expander_sae.activations.tokens import special_ids
 from expander_sae.latents import View
+from expander_sae.latents.identity import sae_sha256, token_texts
 from expander_sae.ops import Codes
 from expander_sae.pursuit import parse_reading
 from expander_sae.records import ExpanderSaeError, Provenance
@@ -170,12 +171,12 @@ class Session:
                 seen.append(f"{folder} (no SAE there)")
                 continue
             found = load_sae(folder)
-            if sae_hash(found) == view.sha256:
+            if sae_sha256(found) == view.sha256:
                 return found
             seen.append(f"{folder} (another SAE)")
         raise ExpanderSaeError(
-            f"expected the SAE of {view.name} that the store was made from; looked in {', '.join(seen)}. Give its folder "
-            "with --sae"
+            f"expected the SAE of {view.name} that the store was made from; looked in {', '.join(seen)}. Give its "
+            "folder with --sae"
         )
 
     def spoken(self, ids: Tensor) -> list[str]:
@@ -214,7 +215,9 @@ class Session:
     def _codes(self, sae: AbstractSae, hidden: Tensor, read: Tensor) -> Codes:
         """Codes [tokens, k] on the CPU; zero where nothing is read."""
         if hidden.shape[-1] != sae.d_in:
-            raise ExpanderSaeError(f"expected activations {sae.d_in} wide, as the SAE is; got {hidden.shape[-1]}. Is this its model?")
+            raise ExpanderSaeError(
+                f"expected activations {sae.d_in} wide, as the SAE is; got {hidden.shape[-1]}. Is this its model?"
+            )
         indices = torch.zeros(len(read), sae.k, dtype=torch.int64)
         values = torch.zeros(len(read), sae.k)
         if bool(read.any()):
@@ -226,7 +229,9 @@ class Session:
     def _next(self, before: Tensor, after: Tensor) -> list[dict[str, Any]]:
         """Tokens that are likeliest with the latent or without it, or change most."""
         one, two = before.float().softmax(-1).cpu(), after.float().softmax(-1).cpu()
-        chosen = torch.cat([values.topk(min(SHOWN, len(one))).indices for values in (one, two, (two - one).abs())]).unique()
+        chosen = torch.cat(
+            [values.topk(min(SHOWN, len(one))).indices for values in (one, two, (two - one).abs())]
+        ).unique()
         chosen = chosen[one[chosen].argsort(descending=True)]
         rows = zip(self.spoken(chosen), one[chosen].tolist(), two[chosen].tolist(), strict=True)
         return [{"token": said, "before": p, "after": q} for said, p, q in rows]

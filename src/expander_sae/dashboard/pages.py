@@ -110,7 +110,9 @@ class Pages:
             "view": view.name,
             "latent": j,
             **{name: getattr(latent, name) for name in ("firings", "dead", "energy")},
-            **{name: _number(getattr(latent, name)) for name in ("density", "mean", "max", "token_entropy", "specific")},
+            **{
+                name: _number(getattr(latent, name)) for name in ("density", "mean", "max", "token_entropy", "specific")
+            },
             "histogram": latent.histogram.tolist(),
             "histogram_top": _number(top),
             "promoted": [{"token": cut(one.token), "value": one.value} for one in latent.promoted],
@@ -130,7 +132,7 @@ class Pages:
 
     def compare(self, view: View, other: View, *, order: str, limit: int, offset: int) -> dict[str, Any]:
         """For each latent of a view its nearest in another, a page of them, and all cosines as a histogram."""
-        latents, others, cosines = self.served.once(("compare", view.id, other.id), lambda: self._pairs(view, other))
+        latents, others, cosines = self.pairs(view, other)
         if not len(cosines):
             return {"total": 0, "items": [], "counts": [0] * BARS, "low": 0.0, "median": None, "above": 0}
         by = {"alike": slice(None), "latent": np.argsort(latents, kind="stable")}.get(order, slice(None, None, -1))
@@ -149,6 +151,18 @@ class Pages:
             "above": int((cosines > 0.9).sum()),
         }
 
+    def pairs(self, view: View, other: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Latents, their nearest in another view, and the cosines, by falling cosine."""
+
+        def read() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            found = self.store.compare(view, other)
+            latents, others = (
+                np.array([getattr(one, name) for one in found], np.int64) for name in ("latent", "other")
+            )
+            return latents, others, np.array([one.cosine for one in found])
+
+        return self.served.once(("compare", view.id, other.id), read)
+
     def all_labels(self) -> dict[str, Any]:
         """Every label, with the first view of its SAE if this store has one."""
         views = {view.sha256: view.name for view in reversed(self.store.views)}
@@ -159,12 +173,6 @@ class Pages:
         ]
         return {"items": items, "file": self.labels.path.name}
 
-    def _pairs(self, view: View, other: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Latents, their nearest, and the cosines, by falling cosine."""
-        found = self.store.compare(view, other)
-        columns = [[one.latent for one in found], [one.other for one in found]]
-        return np.array(columns[0], np.int64), np.array(columns[1], np.int64), np.array([one.cosine for one in found])
-
     def _labels_of(self, view: View) -> dict[int, Label]:
         return {label.latent: label for label in self.labels.all(view.sha256) if label.latent < view.n_latents}
 
@@ -173,17 +181,18 @@ class Pages:
     ) -> dict[str, Any]:
         return {"items": [_line(one, known.get(one.index)) for one in found], "more": more, "total": total}
 
-    def _with_rows(
-        self, view: View, near: Iterable[Neighbour], lines: dict[int, dict[str, Any]]
-    ) -> list[dict[str, Any]]:
-        asked = "SELECT latent, rows, weights FROM supports WHERE view = ? AND latent IN (SELECT value FROM json_each(?))"
-        near = list(near)
-        columns = {j: rest for j, *rest in self.store.rows(asked, view.id, json.dumps([one.latent for one in near]))}
-        found = []
-        for one in near:
-            rows, weights = (self.store.array(*pair).tolist() for pair in zip(columns[one.latent], ("<u4", "<f4"), strict=True))
-            found.append({**lines[one.latent], "value": one.value, "rows": rows, "weights": _short(weights)})
-        return found
+    def _with_rows(self, view: View, near: list[Neighbour], lines: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+        asked = (
+            "SELECT latent, rows, weights FROM supports WHERE view = ? AND latent IN (SELECT value FROM json_each(?))"
+        )
+        columns = self.store.rows(asked, view.id, json.dumps([one.latent for one in near]))
+        array = self.store.array
+        told = {j: (array(r, "<u4").tolist(), _short(array(w, "<f4").tolist())) for j, r, w in columns}
+        return [
+            {**lines[one.latent], "value": one.value, "rows": told[one.latent][0], "weights": told[one.latent][1]}
+            for one in near
+            if one.latent in told
+        ]
 
     def _matches(self, latent: Latent) -> list[dict[str, Any]]:
         found = []
@@ -202,8 +211,7 @@ class Pages:
         return {"view": view.name, "reading": view.reading, **told}
 
     def _explanations(self, view: View, j: int) -> list[dict[str, Any]]:
-        told = getattr(self.labels, "explanations", None)  # TODO: plain call once explanations are merged
-        return [] if told is None else [one.as_dict() for one in told(view.sha256, j, reading=view.reading)]
+        return [one.as_dict() for one in self.labels.explanations(view.sha256, j, reading=view.reading)]
 
 
 def checked_latent(view: View, j: int) -> int:
@@ -249,7 +257,7 @@ def _fits(label: Label, text: str) -> bool:
 
 
 def _kept(one: Summary, alive: str, density: tuple[float, float] | None) -> bool:
-    if alive == "" and not one.firings or alive == "dead" and one.firings:
+    if {"": not one.firings, "dead": one.firings > 0}.get(alive, False):
         return False
     return density is None or density[0] <= one.density <= density[1]
 
@@ -288,5 +296,7 @@ def _places(store: LatentStore, view: View) -> dict[str, Any]:
     found = store.places(view)
     x, y = (np.rint(np.clip(np.nan_to_num(axis), -1, 1) * 32767) for axis in (found.x, found.y))
     columns = {"latent": (found.latent, "<i4"), "x": (x, "<i2"), "y": (y, "<i2"), "density": (found.density, "<f4")}
-    coded = {name: base64.b64encode(values.astype(dtype).tobytes()).decode() for name, (values, dtype) in columns.items()}
+    coded = {
+        name: base64.b64encode(values.astype(dtype).tobytes()).decode() for name, (values, dtype) in columns.items()
+    }
     return {"n": len(found.latent), **coded}

@@ -23,7 +23,8 @@ MAX_LABELS = 16 * 1024 * 1024
 MAX_QUERY = 8 * 1024
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 """No script or style but the package's own files, nothing from outside, and no markup made of text."""
 HEADERS = {

@@ -26,8 +26,9 @@ from .pages import Pages, checked_latent, label_told
 from .security import Access, Guard, TooLargeError
 
 SCRIPTS = (
-    "dom", "text", "tip", "api", "router", "charts", "tokens", "labels", "map", "live-parts", "page-overview", "page-search",
-    "page-latent", "page-compare", "page-text", "page-steer", "page-ablate", "page-labels", "keys", "main",
+    "dom", "text", "tip", "api", "router", "charts", "tokens", "labels", "map", "live-parts", "page-overview",
+    "page-search", "page-latent", "page-compare", "page-text", "page-steer", "page-ablate", "page-labels", "keys",
+    "main",
 )  # fmt: skip
 """In the order they are read."""
 STYLES = ("base.css", "parts.css")
@@ -43,8 +44,8 @@ def static_file(name: str) -> bytes:
 def index_html(scripts: tuple[str, ...] = SCRIPTS, head: str = "") -> bytes:
     """The one HTML file, with the scripts it reads."""
     tags = "\n  ".join(f'<script defer src="{name}.js"></script>' for name in scripts)
-    page = static_file("index.html").decode()
-    return page.replace("<!--scripts-->", tags).replace('<meta charset="utf-8">', f'<meta charset="utf-8">{head}').encode()
+    page = static_file("index.html").decode().replace("<!--scripts-->", tags)
+    return page.replace('<meta charset="utf-8">', f'<meta charset="utf-8">{head}').encode()
 
 
 def make_app(current: CurrentStore, labels: LabelFile, live: Live, access: Access) -> ASGIApp:
@@ -77,10 +78,10 @@ def make_app(current: CurrentStore, labels: LabelFile, live: Live, access: Acces
 
         def write() -> Response:
             view, j = current.read(lambda served: _latent(Pages(served, labels), asked))
-            fields = {name: told.text(name, most=20_000) for name in ("text", "note")}
+            text, note = told.text("text", most=2_000), told.text("note", most=20_000)
             star, seen = told.flag("star"), told.number("seen", 0, 1 << 53)
             try:
-                label = labels.put(view.sha256, j, **fields, star=star, seen=seen)
+                label = labels.put(view.sha256, j, text=text, note=note, star=star, seen=seen)
             except Conflict as conflict:
                 return json_answer({"error": str(conflict), "current": label_told(conflict.current)}, 409)
             return json_answer({"label": label_told(label)})

@@ -46,7 +46,8 @@ def listen(host: str, port: int | None) -> socket.socket:
         except (OSError, OverflowError) as error:
             problem = error
     raise ExpanderSaeError(
-        f"expected to listen at {host}, port {wanted[0]}; got {problem}. Give another --port (0: any free one) or --host"
+        f"expected to listen at {host}, port {wanted[0]}; got {problem}. Give another --port (0: "
+        "any free one) or --host"
     )
 
 

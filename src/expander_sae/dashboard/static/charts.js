@@ -50,7 +50,7 @@
       app.tipFor(group, () => `coordinate ${row}: ${app.number(weights[i])}${both ? ", shared" : ""}`);
       return group;
     });
-    return svg("svg", { class: "strip", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": label },
+    return svg("svg", { class: "strip", style: { height: `${height}px` }, viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": label },
       svg("line", { class: "axis", x1: 0, x2: width, y1: middle, y2: middle, "vector-effect": "non-scaling-stroke" }), stems);
   };
 

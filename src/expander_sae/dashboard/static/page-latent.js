@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const { h, put, count, number, percent } = app;
-  const PARTS = [["top", "Top"], ["4", "Upper quarter"], ["3", "Third"], ["2", "Second"], ["1", "Lowest quarter"]];
+  const PARTS = [["top", "Top"], ["4", "Highest quarter"], ["3", "3rd quarter"], ["2", "2nd quarter"], ["1", "Lowest quarter"]];
 
   const stat = (name, value, hint) => h("div", { class: "fact", title: hint }, h("dt", {}, name), h("dd", {}, value));
 
@@ -11,7 +11,7 @@
       stat("largest", number(d.max), "its largest activation"), stat("mean", number(d.mean), "its mean activation where it fires"),
       stat("energy", percent(d.energy), "its share of the squared activation of all latents"),
       stat("token entropy", d.token_entropy === null ? "–" : `${number(d.token_entropy)} bits`, "over the tokens it fires on; 0: one token"),
-      stat("specific", number(d.specific, 2), "how specific to few tokens, 0 to 1"));
+      stat("specific", `${number(d.specific)} bits`, "how much its firings say about the token: 0 if it fires on tokens as they come"));
   }
 
   function contexts(d, root) {
@@ -95,9 +95,9 @@
 
   function histogram(d) {
     if (!d.firings) return null;
-    return card("Activations", null, app.histogram({ counts: d.histogram, label: `Histogram of ${count(d.firings)} activations from 0 to ${number(d.max)}`,
-      ticks: [[0, "0"], [0.5, number(d.max / 2)], [1, number(d.max)]],
-      tip: (i) => `${number((i * d.max) / d.histogram.length)} to ${number(((i + 1) * d.max) / d.histogram.length)}: ${count(d.histogram[i])} firings` }),
+    return card("Activations", null, app.histogram({ counts: d.histogram, label: `Histogram of ${count(d.firings)} activations from 0 to ${number(d.histogram_top)}`,
+      ticks: [[0, "0"], [0.5, number(d.histogram_top / 2)], [1, number(d.histogram_top)]],
+      tip: (i) => `${number((i * d.histogram_top) / d.histogram.length)} to ${number(((i + 1) * d.histogram_top) / d.histogram.length)}: ${count(d.histogram[i])} firings` }),
       h("p", { class: "quiet" }, "Heights are square roots of counts."));
   }
 

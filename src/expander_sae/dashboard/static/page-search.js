@@ -10,7 +10,7 @@
       h("span", { class: "result-numbers" },
         h("span", { title: "share of tokens on which it fires" }, item.firings ? percent(item.density) : "dead"),
         h("span", { title: "largest activation" }, item.firings ? `max ${number(item.max)}` : ""),
-        h("span", { title: "how specific to few tokens, 0 to 1" }, item.firings && item.specific !== null ? `spec. ${number(item.specific, 2)}` : "")));
+        h("span", { title: "how much a firing says about the token, in bits" }, item.firings && item.specific !== null ? `${number(item.specific, 2)} bits` : "")));
   }
 
   app.pages.search = {
