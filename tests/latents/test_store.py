@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from made_up import BLOCKS, HOSTILE, LENGTH, fires, make_store
 
-from expander_sae.latents import LatentStore
+from expander_sae.latents import LatentStore, StoreChanged
 from expander_sae.records import ExpanderSaeError
 
 N = 24
@@ -246,9 +246,30 @@ def test_a_later_format_is_named(path, tmp_path):
 def test_reading_needs_no_torch(path):
     code = f"""
 import sys
-from expander_sae.latents import LatentStore
+from expander_sae.latents import LatentStore, StoreChanged
 LatentStore.open({str(path)!r}).latent(4)._repr_html_()
 print(*(name for name in ("torch", "transformers", "pandas", "rich") if name in sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == ""
+
+
+def test_a_new_thread_does_not_read_a_file_that_took_the_place(path, tmp_path):
+    place = tmp_path / "latents.db"
+    place.write_bytes(path.read_bytes())
+    with LatentStore.open(place) as store:
+        before = store.latent(4).firings
+        make_store(tmp_path / "new.db", seed=1).replace(place)
+        assert store.latent(4).firings == before
+        raised = []
+
+        def read():
+            try:
+                store.latent(4)
+            except StoreChanged as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        thread.join()
+        assert len(raised) == 1

@@ -3,6 +3,7 @@
 Nothing that reads imports torch; `expander_sae.latents.build` makes stores.
 """
 
+from .connection import StoreChanged
 from .explanations import Explanation
 from .labels import Conflict, Label, LabelFile
 from .latent import (
@@ -33,6 +34,7 @@ __all__ = [
     "Neighbour",
     "Overview",
     "Places",
+    "StoreChanged",
     "Summary",
     "TokenCount",
     "TokenWeight",

@@ -14,6 +14,10 @@ import numpy as np
 from expander_sae.records import ExpanderSaeError
 
 
+class StoreChanged(ExpanderSaeError):
+    """Another file has taken the store's place since it was opened: open it anew."""
+
+
 class StoreFile:
     """One file, over one connection a thread."""
 
@@ -21,16 +25,17 @@ class StoreFile:
         self.path = path
         self._own = threading.local()
         self._lock = threading.Lock()
-        self._connections: list[sqlite3.Connection] = []
+        self._connections: list[tuple[threading.Thread, sqlite3.Connection]] = []
         self._closed = False
         self._words: dict[int, str] = {}
+        self._file: tuple[int, ...] | None = None
 
     def close(self) -> None:
         """Close the connections of every thread; what is asked afterwards is an error."""
         with self._lock:
             self._closed = True
             while self._connections:
-                self._connections.pop().close()
+                self._connections.pop()[1].close()
 
     def __enter__(self) -> Self:
         return self
@@ -101,7 +106,14 @@ class StoreFile:
             place = f"{self.path.resolve().as_uri()}?mode=ro"
             # Closed by whoever closes the store, which may be another thread.
             connection = sqlite3.connect(place, uri=True, check_same_thread=False)
-            self._connections.append(connection)
+            if self._file not in (None, self._stat()):  # a new thread would read another file than the old ones
+                connection.close()
+                raise StoreChanged(
+                    f"expected the store that was opened at {self.path}; got another one. Open it again."
+                )
+            self._file = self._stat()
+            self._leave_the_dead()
+            self._connections.append((threading.current_thread(), connection))
         connection.execute("PRAGMA query_only=1")
         connection.execute(f"PRAGMA mmap_size={1 << 30}")
         self._own.connection = connection
@@ -113,3 +125,14 @@ class StoreFile:
         if not rows:
             raise self.damaged("a row is missing")
         return rows[0]
+
+    def _stat(self) -> tuple[int, ...]:
+        found = self.path.stat()
+        return found.st_dev, found.st_ino, found.st_mtime_ns
+
+    def _leave_the_dead(self) -> None:
+        """Close what threads that have ended left open."""
+        for thread, connection in self._connections:
+            if not thread.is_alive():
+                connection.close()
+        self._connections = [one for one in self._connections if one[0].is_alive()]

@@ -23,6 +23,8 @@ _WORD = re.compile(r"[^\W_]+")
 _SPACES = "' ' || char(9, 10, 13)"
 TEXT_LENGTH = 10_000
 """Characters that a search may have."""
+MATCHES = 4_000
+"""Latents with the words that are looked at, in order of their numbers: a word that more have tells none of them."""
 
 
 def statement(
@@ -46,25 +48,23 @@ def statement(
     for given in (text, token):
         if isinstance(given, str) and len(given) > TEXT_LENGTH:
             raise ExpanderSaeError(f"expected at most {TEXT_LENGTH:,} characters to search for; got {len(given):,}")
-    tables, where, values = ["latents l"], ["l.view = ?"], [view.id]
+    tables, joined, where, values = ["latents l"], [], ["l.view = ?"], [view.id]
     best = ORDERS["density"]
+    if token is not None:
+        ids, value = _tokens(token)
+        tables.append(f"({_HITS.format(tokens=ids)}) t ON t.latent = l.latent")
+        joined += [view.id, value]
+        best = "1.0 * t.hits * t.hits / l.firings DESC"
     if text is not None and text.strip():
         words = _WORD.findall(text)
         if words:
-            tables.append("texts ON texts.rowid = l.latent + ?")
-            where += ["texts MATCH ?", "texts.rowid BETWEEN ? AND ?"]
-            phrases = " ".join(f'"{word}"' for word in words) + "*"
-            values = [row_of(view.id, 0), *values, phrases, row_of(view.id, 0), row_of(view.id, view.n_latents)]
-            best = "bm25(texts, 10.0, 1.0)"
+            tables.append(f"({_MATCHES}) m ON l.latent = m.latent")
+            phrases = " ".join(f'"{word}"' for word in words) + ("*" if len(words[-1]) > 1 else "")
+            joined += [row_of(view.id, 0), phrases, row_of(view.id, 0), row_of(view.id, view.n_latents)]
+            best = "m.score"
         else:  # signs alone: no word to look up
             where.append(f"l.latent IN ({_LATENTS.format(tokens=_CONTAINS)})")
             values += [view.id, storable(text.strip())]
-    if token is not None:
-        ids, value = _tokens(token)
-        tables.append(f"({_HITS.format(tokens=ids)}) m ON m.latent = l.latent")
-        # The joined table's values stand before those of the conditions.
-        values = [*values[: len(tables) - 2], view.id, value, *values[len(tables) - 2 :]]
-        best = "1.0 * m.hits * m.hits / l.firings DESC" if best == ORDERS["density"] else best
     if alive:
         where.append("l.firings > 0")
     if density is not None:
@@ -74,10 +74,14 @@ def statement(
     values += [whole_number("limit", limit, least=0), whole_number("offset", offset, least=0)]
     ordered = ORDERS[order] or best
     ordered += "" if ordered == "l.latent" else ", l.latent"
-    joined = " JOIN ".join(tables)
-    return f"SELECT l.latent FROM {joined} WHERE {' AND '.join(where)} ORDER BY {ordered} LIMIT ? OFFSET ?", values
+    found = f"SELECT l.latent FROM {' JOIN '.join(tables)} WHERE {' AND '.join(where)}"
+    return f"{found} ORDER BY {ordered} LIMIT ? OFFSET ?", [*joined, *values]
 
 
+_MATCHES = (
+    "SELECT rowid - ? AS latent, bm25(texts, 10.0, 1.0) AS score FROM texts "
+    f"WHERE texts MATCH ? AND rowid BETWEEN ? AND ? LIMIT {MATCHES}"
+)
 _LATENTS = "SELECT latent FROM top_tokens WHERE view = ? AND token IN ({tokens})"
 _HITS = "SELECT latent, SUM(firings) AS hits FROM top_tokens WHERE view = ? AND token IN ({tokens}) GROUP BY latent"
 _CONTAINS = "SELECT id FROM vocabulary WHERE instr(text, ?) > 0"

@@ -199,7 +199,8 @@ class LatentStore(StoreFile):
         """Latents of a view by what they fire on.
 
         Args:
-            text: words, all of them, in the top tokens or first contexts; the last may be the beginning of one.
+            text: words, all of them, in the top tokens or first contexts; the last may be the beginning of one. Of
+                words that very many latents have, the first 4,000 of these are looked at.
             token: one of the top tokens, as text (case and spaces around it do not count) or by its id.
             view: None: the first.
             density: lowest and highest share of the tokens.

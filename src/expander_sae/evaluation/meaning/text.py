@@ -64,7 +64,7 @@ def read_text(blocks: TokenBlocks, tokenizer: Any) -> Text:
     """The words of token blocks, by the tokenizer that made them."""
     ids = blocks.input_ids.numpy().astype(np.int64)
     length = ids.shape[1]
-    known = {int(token): _piece(tokenizer, int(token)) for token in np.unique(ids)}
+    known = {int(token): piece_of(tokenizer, int(token)) for token in np.unique(ids)}
     real = np.arange(length) < blocks.lengths.numpy()[:, None]
     piece = np.array([known[token] for token in ids.ravel().tolist()], dtype=object)
     piece[~real.ravel()] = ""
@@ -87,7 +87,7 @@ def documents_of(blocks: TokenBlocks) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(short)[:-1]]).astype(np.int64)
 
 
-def _piece(tokenizer: Any, token: int) -> str:
+def piece_of(tokenizer: Any, token: int) -> str:
     """What a token says. `decode` leaves the space out where a tokenizer marks it by a lower block."""
     name = tokenizer.convert_ids_to_tokens(token)
     said = tokenizer.decode([token])
