@@ -7,11 +7,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from expander_sae.latents import LatentStore
+from expander_sae.latents import LatentStore, StoreChanged
 from expander_sae.records import ExpanderSaeError
 
 T = TypeVar("T")
@@ -52,43 +52,27 @@ class CurrentStore:
         self._lock = threading.Lock()
         # Of our own and few: every thread has a connection for as long as the store is open.
         self._threads = ThreadPoolExecutor(_THREADS, "reading")
-        store = LatentStore.open(path)
-        self._served = Served(store, self._identity(), 0)
+        identity = self._identity() if path.exists() else ()  # looked at before it is opened, never after
+        self._served = Served(LatentStore.open(path), identity, 0)
 
     def _identity(self) -> tuple[int, ...]:
         found = self.path.stat()
         return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
     def read(self, answer: Callable[[Served], T]) -> T:
-        """What `answer` makes of the store, all of it from one file.
-
-        A thread's first question opens the file by its name, and may find the new one where the others read the old:
-        what was answered while the file changed is asked again.
+        """What `answer` makes of the store, all of it from one file; a file replaced meanwhile is asked anew.
 
         Raises:
             ExpanderSaeError: what `answer` raises; or the file was replaced again and again.
         """
         for _ in range(_TRIES):
-            with self._leased() as served:
-                try:
-                    found, error = answer(served), None
-                except ExpanderSaeError as problem:
-                    found, error = None, problem
-                if self._unchanged(served):
-                    if error is not None:
-                        raise error
-                    return found  # type: ignore[return-value]
+            with self._leased() as served, suppress(StoreChanged):
+                return answer(served)
         raise ExpanderSaeError(f"expected a store that stays for a moment; got {self.path} replaced {_TRIES} times")
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """`work` done by one of a few threads: reading files is nothing for the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-    def _unchanged(self, served: Served) -> bool:
-        try:
-            return self._identity() == served.identity
-        except OSError:
-            return True  # gone: nothing new was opened by its name
 
     @contextmanager
     def _leased(self) -> Iterator[Served]:
