@@ -130,7 +130,7 @@ class Session:
             new = row + more.to(row.device)[:, None] * column.to(row.device)
             return torch.stack([hidden[0], new.to(hidden.dtype)])
 
-        sampler = Sampler(self.tokenizer, temperature=temperature, seed=seed)
+        sampler = Sampler(temperature=temperature, seed=seed)
         spoken = [Spoken(self.tokenizer), Spoken(self.tokenizer)]
         device = input_device(self.model)
         fed, past = ids.repeat(2, 1).to(device), None

@@ -12,12 +12,11 @@ class Sampler:
     """Draws a token for each row of logits, by the same random numbers in every row.
 
     Args:
-        tokenizer: whose special tokens, but for those that end a text, are not drawn.
         temperature: 0 takes the likeliest.
         seed: of the draws.
     """
 
-    def __init__(self, tokenizer: Any, *, temperature: float, seed: int) -> None:
+    def __init__(self, *, temperature: float, seed: int) -> None:
         self.temperature = temperature
         self._draw = torch.Generator().manual_seed(seed)
 
