@@ -33,6 +33,7 @@
       const params = () => ({ view: view.name, q: q.value, in: where.value, order: order.value, alive: alive.value, lo: lo.value.trim(), hi: hi.value.trim(), labelled: labelled.checked ? "1" : "", offset: offset || "" });
 
       async function find() {
+        if (signal.aborted) return; // typed, and gone to another page before it was looked up
         const now = params();
         const mine = (turn += 1);
         app.remember("search", [], now);
@@ -68,7 +69,7 @@
       for (const input of [q, lo, hi]) input.addEventListener("input", soon);
       for (const input of [where, order, alive, labelled]) input.addEventListener("change", anew);
       const form = h("form", { class: "search-form", role: "search" },
-        h("div", { class: "search-main" }, app.field("Find", q), app.field("in", where)),
+        h("div", { class: "search-main" }, app.field("Find", q), app.field("in", where)), h("button", { type: "submit", class: "unseen", tabindex: -1 }, "Find"),
         h("div", { class: "search-more" }, app.field("order by", order), app.field("latents", alive), app.field("density from", lo), app.field("to", hi),
           h("label", { class: "check" }, labelled, " labelled or starred")));
       form.addEventListener("submit", (event) => {

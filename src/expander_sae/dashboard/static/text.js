@@ -15,13 +15,18 @@
     return NAMES[c] || (code < 256 ? `\\x${code.toString(16).padStart(2, "0")}` : `\\u${code.toString(16).padStart(4, "0")}`);
   };
 
+  // The server cuts very long tokens itself, and says how long they were.
+  const ENDED = /… \(([\d,]+) characters\)$/;
+  const lengthOf = (text) => (ENDED.exec(text) || [null, app.count(text.length)])[1];
+
   const cut = (text, limit) => (text.length > limit ? Array.from(text.slice(0, limit)).join("") : text);
 
   // As one string, for places that take no elements: aria-label, option, title of the page.
   app.plain = (text, limit = LONG) => {
-    const short = cut(String(text), limit).replace(STACKED, "$1…");
+    text = String(text);
+    const short = cut(text, limit).replace(STACKED, "$1…");
     const seen = Array.from(short, (c) => (HIDDEN.test(c) ? spelt(c) : c)).join("");
-    return text.length > limit ? `${seen}… (${app.count(text.length)} characters)` : seen;
+    return text.length > limit ? `${seen}… (${lengthOf(text)} characters)` : seen;
   };
 
   // As an element of its own direction, with what was hidden set apart.
@@ -30,7 +35,7 @@
     const short = cut(text, limit).replace(STACKED, "$1…");
     const parts = short.split(SPLIT).filter((part) => part !== "");
     const children = parts.map((part) => (HIDDEN.test(part) ? h("span", { class: "escape" }, spelt(part)) : part));
-    if (text.length > limit) children.push(h("span", { class: "escape" }, `… ${app.count(text.length)} characters`));
+    if (text.length > limit) children.push(h("span", { class: "escape" }, `… ${lengthOf(text)} characters`));
     return h("bdi", { dir: "auto", ...attributes }, children);
   };
 
