@@ -304,5 +304,5 @@ def test_the_pages_as_files(page, folder, store):
     assert not files.all("#label-input")
     files.open("#/search?order=specific")
     files.find(".result .latent-number").click()
-    files.wait("return document.querySelector('h1').textContent.startsWith('Latent')")
+    files.wait("return document.querySelector('h1')?.textContent.startsWith('Latent')")
     assert "Steer" not in files.text("#bar")

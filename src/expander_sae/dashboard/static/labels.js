@@ -7,6 +7,7 @@
     let known = label;
     let saving = null;
     let again = false;
+    let disputed = false; // until a person has chosen nothing is sent, whatever loses the focus meanwhile
     const state = h("span", { class: "save-state", role: "status" });
     const text = h("input", { class: "label-input", type: "text", maxlength: 500, value: label.text, placeholder: "Give it a label", "aria-label": "Label", id: "label-input", autocomplete: "off" });
     const note = h("textarea", { class: "note-input", rows: 2, maxlength: 8000, value: label.note, placeholder: "Notes", "aria-label": "Notes" });
@@ -24,6 +25,7 @@
     const same = (a, b) => a.text === b.text && a.note === b.note && a.star === b.star;
 
     async function save() {
+      if (disputed) return;
       if (saving) {
         again = true;
         return;
@@ -58,10 +60,12 @@
 
     // Somebody else wrote since this page read: both are shown, and a person decides.
     function choose(theirs) {
+      disputed = true;
       state.textContent = "not saved: it was changed elsewhere";
       state.classList.add("bad");
       const decide = (use) => () => {
         known = theirs;
+        disputed = false;
         if (use === "theirs") {
           text.value = theirs.text;
           note.value = theirs.note;

@@ -70,7 +70,7 @@
     document.title = `${heading ? heading.textContent : "Latents"} – ${app.plain(app.store.title, 60)}`;
     if (before && before !== place) {
       window.scrollTo(0, 0);
-      main.focus({ preventScroll: true });
+      if (!root.contains(document.activeElement)) main.focus({ preventScroll: true });
       app.announce(heading ? heading.textContent : "");
     }
     before = place;
