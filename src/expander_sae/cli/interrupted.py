@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import signal
 import sys
@@ -10,8 +11,8 @@ from typing import Any
 
 from .console import errors
 
-_GO_ON = ("harvest", "train", "amortise", "compress", "frontier", "experiment", "demo", "offline")
-"""Verbs whose folder has what an interrupted run did, for the next one."""
+_GO_ON = ("harvest", "train", "amortise", "compress", "frontier", "experiment", "demo", "offline", "features")
+"""Verbs that leave what an interrupted run did for the next one: in their folder, or beside their file."""
 
 
 said: list[int] = []
@@ -37,8 +38,10 @@ def say_interrupted(stop: KeyboardInterrupt, verb: str | None, params: dict[str,
 
 
 def _has_files(folder: Path) -> bool:
-    """Whether there is anything but locks."""
-    return folder.is_dir() and any(file.is_file() and file.suffix != ".lock" for file in folder.rglob("*"))
+    """Whether there is anything but locks, here or, of a file to be, in a folder beside it."""
+    folders = [folder, *folder.parent.glob(f".{glob.escape(folder.name)}.*")]
+    found = (file for folder in folders if folder.is_dir() for file in folder.rglob("*"))
+    return any(file.is_file() and file.suffix != ".lock" for file in found)
 
 
 def silence() -> None:

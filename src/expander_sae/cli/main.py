@@ -22,6 +22,7 @@ from expander_sae.cli import (
     evaluate,
     experiment,
     export,
+    features,
     frontier,
     harvest,
     import_,
@@ -134,6 +135,7 @@ app.command("experiment", cls=Verb)(experiment.experiment)
 app.command("report", cls=Verb)(report.report)
 app.command("amortise", cls=Verb)(amortise.amortise)
 app.command("encode", cls=Verb)(encode.encode)
+app.command("features", cls=Verb)(features.features)
 app.command("offline", cls=Verb)(offline.offline)
 app.command("browse", cls=Verb)(browse.browse)
 app.command("convert", cls=Verb)(convert.convert)

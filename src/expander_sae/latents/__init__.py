@@ -1,6 +1,6 @@
 """See the latents: one file with everything that is shown of them (`LatentStore`), and people's labels (`LabelFile`).
 
-Nothing that reads imports torch; `expander_sae.latents.build` makes stores.
+Nothing that reads imports torch; `expander_sae.latents.building` makes stores.
 """
 
 from .connection import StoreChanged
