@@ -170,8 +170,8 @@ def test_a_text_shows_what_fires_on_each_token(page):
     page.wait("return document.querySelectorAll('.passage .token').length > 5", seconds=60)
     assert page.text(".passage") == TEXT
     page.all(".passage .token")[3].click()
-    page.wait("return document.querySelectorAll('.token-detail li').length > 0")
-    page.find(".latents-here button").click()
+    page.wait("return document.querySelectorAll('.two .near li').length > 0")
+    page.find(".two .near button").click()
     assert "latent=" in page.driver.current_url
     page.open(f"#/text?text={TEXT.replace(' ', '%20')}")  # a link to it runs it
     page.wait("return document.querySelectorAll('.passage .token').length > 5")

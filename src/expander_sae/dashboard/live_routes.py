@@ -48,7 +48,7 @@ def live_routes(current: CurrentStore, labels: LabelFile, live: Live) -> list[Ro
         found = await _finished(request, live.submit(lambda session, _: session.fire(view, meta, text)))
         known = await lines(view, [one["latent"] for one in found["latents"]])
         here = [{**known[one["latent"]], **one} for one in found["latents"]]
-        here.sort(key=lambda one: -abs(one["here"]) / (one["max"] or abs(one["here"]) or 1.0))
+        here.sort(key=lambda one: -abs(one["here"]) / (one["max"] or abs(one["here"]) or 1.0) * (one["specific"] or 0))
         return _answer({**found, "latents": here})
 
     async def ablate(request: Request) -> Response:

@@ -30,6 +30,8 @@ POSITIONS = 512
 """Tokens of a text that are read, at most."""
 SHOWN = 12
 """Next tokens of each kind that an ablation is told by."""
+_UNMOVED = 1e-5
+"""A change of probability that is none."""
 _PIECE = 64
 """Positions whose distributions over the vocabulary are compared at once."""
 
@@ -229,9 +231,10 @@ class Session:
     def _next(self, before: Tensor, after: Tensor) -> list[dict[str, Any]]:
         """Tokens that are likeliest with the latent or without it, or change most."""
         one, two = before.float().softmax(-1).cpu(), after.float().softmax(-1).cpu()
-        chosen = torch.cat(
-            [values.topk(min(SHOWN, len(one))).indices for values in (one, two, (two - one).abs())]
-        ).unique()
+        moved = (two - one).abs()
+        most = [values.topk(min(SHOWN, len(one))).indices for values in (one, two, moved)]
+        most[2] = most[2][moved[most[2]] > _UNMOVED]
+        chosen = torch.cat(most).unique()
         chosen = chosen[one[chosen].argsort(descending=True)]
         rows = zip(self.spoken(chosen), one[chosen].tolist(), two[chosen].tolist(), strict=True)
         return [{"token": said, "before": p, "after": q} for said, p, q in rows]

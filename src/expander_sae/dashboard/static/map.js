@@ -19,9 +19,11 @@
     let chosen = -1;
     const canvas = h("canvas", { class: "map", tabindex: 0, role: "application", "aria-roledescription": "map",
       "aria-label": `Map of ${app.count(n)} latents by similarity. Arrow keys go to the next latent in a direction, Enter opens it, plus and minus enlarge and shrink.` });
-    const side = () => Math.min(canvas.clientWidth, canvas.clientHeight) / 2.08;
-    const toScreen = (i) => [canvas.clientWidth / 2 + (x[i] - center[0]) * side() * zoom, canvas.clientHeight / 2 - (y[i] - center[1]) * side() * zoom];
-    const toMap = (sx, sy) => [center[0] + (sx - canvas.clientWidth / 2) / (side() * zoom), center[1] - (sy - canvas.clientHeight / 2) / (side() * zoom)];
+    // Pixels of one unit each way: only who is near whom means something, so the map fills its box.
+    let scale = [1, 1];
+    let middle = [0, 0];
+    const toScreen = (i) => [middle[0] + (x[i] - center[0]) * scale[0] * zoom, middle[1] - (y[i] - center[1]) * scale[1] * zoom];
+    const toMap = (sx, sy) => [center[0] + (sx - middle[0]) / (scale[0] * zoom), center[1] - (sy - middle[1]) / (scale[1] * zoom)];
 
     let low = Infinity;
     let high = -Infinity;
@@ -32,6 +34,8 @@
       const ratio = window.devicePixelRatio || 1;
       const [width, height] = [canvas.clientWidth, canvas.clientHeight];
       if (!width) return;
+      middle = [width / 2, height / 2];
+      scale = [width / 2.08, height / 2.08];
       if (canvas.width !== Math.round(width * ratio)) canvas.width = Math.round(width * ratio);
       if (canvas.height !== Math.round(height * ratio)) canvas.height = Math.round(height * ratio);
       const pen = canvas.getContext("2d");
@@ -70,7 +74,7 @@
 
     // The closest latent that lies in the direction asked for.
     function towards(dx, dy) {
-      if (chosen < 0) return nearest(canvas.clientWidth / 2, canvas.clientHeight / 2, Infinity);
+      if (chosen < 0) return nearest(...middle, Infinity);
       let best = chosen;
       let least = Infinity;
       for (let i = 0; i < n; i += 1) {
@@ -95,7 +99,7 @@
       if (i >= 0) tell(i);
     }
     function enlarge(by, at) {
-      const focus = at || [canvas.clientWidth / 2, canvas.clientHeight / 2];
+      const focus = at || middle;
       const was = toMap(...focus);
       zoom = Math.min(200, Math.max(1, zoom * by));
       const now = toMap(...focus);
@@ -115,7 +119,7 @@
       const [dx, dy] = [event.offsetX - drag[0], event.offsetY - drag[1]];
       if (!moved && Math.hypot(dx, dy) < 5) return undefined;
       moved = true;
-      center = [center[0] - dx / (side() * zoom), center[1] + dy / (side() * zoom)];
+      center = [center[0] - dx / (scale[0] * zoom), center[1] + dy / (scale[1] * zoom)];
       drag = [event.offsetX, event.offsetY];
       return paint();
     });

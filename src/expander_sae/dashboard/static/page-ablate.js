@@ -23,6 +23,7 @@
         const top = Math.max(...found.next.map((one) => Math.max(one.before, one.after)), 1e-9);
         put(result,
           h("section", { class: "card" }, h("h2", {}, "Where it fires, and what its absence changes"),
+            found.note && h("p", { class: "problem" }, app.shown(found.note, 500)),
             found.fires === 0 ? h("p", { class: "problem" }, "It fires nowhere in this text, so nothing changes.") : h("p", { class: "quiet" }, `It fires on ${found.fires} of ${found.tokens.length} tokens. Colour: its activation. Lines below: how far the next token's distribution moves (KL, at most ${number(far)} nats).`),
             h("p", { class: "passage large kl" }, found.tokens.map((token) => {
               const span = app.token(token.text, token.value, token.value / most, {});
@@ -33,7 +34,7 @@
           h("section", { class: "card" }, h("h2", {}, "The next token, after the last"),
             h("div", { class: "table-box" }, h("table", {}, h("thead", {}, h("tr", {}, ["token", "as it is", "without it", "change"].map((name) => h("th", { scope: "col" }, name)))),
               h("tbody", {}, found.next.map((one) => h("tr", {}, h("td", {}, app.tokenChip(one.token)), h("td", {}, app.bar(1, one.before / top, percent(one.before))), h("td", {}, app.bar(1, one.after / top, percent(one.after))),
-                h("td", { class: one.after < one.before ? "down" : "up" }, `${one.after >= one.before ? "+" : "−"}${number(100 * Math.abs(one.after - one.before), 2)} pp`))))))));
+                Math.abs(one.after - one.before) < 1e-5 ? h("td", { class: "quiet" }, "none") : h("td", { class: one.after < one.before ? "down" : "up" }, `${one.after >= one.before ? "+" : "−"}${number(100 * Math.abs(one.after - one.before), 2)} pp`))))))));
       }
       const form = h("form", { class: "live-form" }, app.field("Prompt", prompt, "Ctrl+Enter runs it."), picker.field, runner.bar);
       form.addEventListener("submit", (event) => {

@@ -40,7 +40,7 @@
     root.openPart = (number) => present[number] && (open(present[number][0]), tabs[number].focus());
     const wanted = app.route().params.part;
     open(present.some(([part]) => part === wanted) ? wanted : present[0][0]);
-    return [bar, h("p", { class: "quiet legend" }, "Colour is activation, against its largest: ",
+    return [bar, h("p", { class: "quiet legend" }, "Colour is activation, against its largest:",
       [0.1, 0.35, 0.6, 0.85, 1].map((share) => app.token(` ${Math.round(100 * share)}% `, 1, share))), panel];
   }
 

@@ -6,7 +6,16 @@
 
   const between = (edges, i) => `${number(10 ** edges[i], 2)} to ${number(10 ** edges[i + 1], 2)}`;
 
-  function distribution(title, words, { edges, counts }, link) {
+  // Without the empty bins at both ends.
+  function trimmed({ edges, counts }) {
+    const first = Math.max(0, counts.findIndex((n) => n > 0) - 1);
+    const last = Math.min(counts.length, counts.findLastIndex((n) => n > 0) + 2);
+    return { edges: edges.slice(first, last + 1), counts: counts.slice(first, last) };
+  }
+
+  function distribution(title, words, whole, linkOf) {
+    const { edges, counts } = trimmed(whole);
+    const link = linkOf && ((i) => linkOf(10 ** edges[i], 10 ** edges[i + 1]));
     const decades = app.decades(edges[0], edges[edges.length - 1]);
     return h("section", { class: "card" }, h("h2", {}, title), h("p", { class: "quiet" }, words),
       app.histogram({ counts, ticks: decades, link, label: `${title}: ${count(counts.reduce((a, b) => a + b, 0))} latents, most of them at ${between(edges, counts.indexOf(Math.max(...counts)))}`,
@@ -38,7 +47,7 @@
             app.map(view.name, places, async (j) => (await app.get("summaries", { view: view.name, latents: j })).items[0])),
           h("div", {},
             distribution("Density", "Share of the tokens on which a latent fires. A bar opens its latents.", overview.density,
-              (i) => search({ lo: (10 ** overview.density.edges[i]).toPrecision(6), hi: (10 ** overview.density.edges[i + 1]).toPrecision(6) })),
+              (lo, hi) => search({ lo: lo.toPrecision(6), hi: Math.min(1, hi).toPrecision(6) })),
             distribution("Energy", "A latent's share of the squared activations of all.", overview.energy))),
         h("section", { class: "card" }, h("h2", {}, "Where to begin"), h("ul", { class: "plain" },
           h("li", {}, h("a", { href: search({ order: "specific" }) }, "The most specific latents"), h("span", { class: "quiet" }, " – those whose firings few tokens account for")),

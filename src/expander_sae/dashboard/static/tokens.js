@@ -3,12 +3,20 @@
 (() => {
   const { h } = app;
 
-  // One token. `share` is its activation as a share of the latent's largest.
-  app.token = (text, value, share, attributes) => {
+  // The activation of a token as colour; `share` is its share of the latent's largest.
+  app.colour = (span, value, share) => {
     const strong = Math.min(1, Math.abs(share || 0));
-    const kind = value ? (value < 0 ? "token on negative" : "token on") : "token";
-    const bright = strong > 0.6 ? " strong" : "";
-    return h("span", { class: kind + bright, style: value ? { "--a": (0.12 + 0.88 * strong).toFixed(3) } : {}, ...attributes }, app.shown(text));
+    span.classList.toggle("on", Boolean(value));
+    span.classList.toggle("negative", value < 0);
+    span.classList.toggle("strong", Boolean(value) && strong > 0.6);
+    if (value) span.style.setProperty("--a", (0.12 + 0.88 * strong).toFixed(3));
+    return span;
+  };
+
+  // The space before a word is no part of what is coloured: at the end of a line it would be a blot.
+  app.token = (text, value, share, attributes) => {
+    const space = /^ (?=[^ ])/.test(text) ? " " : "";
+    return app.colour(h("span", { class: "token", ...attributes }, space, h("span", { class: "ink" }, app.shown(text.slice(space.length)))), value, share);
   };
 
   const tipText = (text, value, more) => [
@@ -18,7 +26,7 @@
   app.passage = (context, max) => {
     const spans = context.tokens.map((text, i) => {
       const value = context.values[i];
-      const span = app.token(text, value, max ? value / max : 0, i === context.peak ? { class: `token on peak${value < 0 ? " negative" : ""}${Math.abs(value) > 0.6 * max ? " strong" : ""}` } : {});
+      const span = app.token(text, value, max ? value / max : 0, { class: i === context.peak ? "token peak" : "token" });
       app.tipFor(span, () => tipText(text, value, `position ${context.position + i - context.peak}`));
       return span;
     });
@@ -52,5 +60,5 @@
     h("span", { class: "latent-line", ...attributes }, app.latentLink(view, item.latent, { class: "latent-number" }),
       item.star && h("span", { class: "star", title: "starred" }, "★"),
       item.label && h("span", { class: "label-text" }, app.shown(item.label, 120)),
-      app.topTokens(item.tokens || [], item.label ? 3 : 5));
+      item.firings === 0 && h("small", { class: "quiet" }, "dead"), app.topTokens(item.tokens || [], item.label ? 3 : 5));
 })();
