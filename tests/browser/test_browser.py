@@ -9,9 +9,19 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import Page, Server
+from chromium import Page, Server
 
-PAGES = ("overview", "search?q=river", "latent/0", "latent/3", "compare", "labels", "text", "steer?latent=5", "ablate?latent=5")
+PAGES = (
+    "overview",
+    "search?q=river",
+    "latent/0",
+    "latent/3",
+    "compare",
+    "labels",
+    "text",
+    "steer?latent=5",
+    "ablate?latent=5",
+)
 TEXT = "The old river holds the bright stone."
 
 
@@ -233,10 +243,10 @@ def test_twenty_readers_in_the_page_while_another_process_rebuilds(page, folder)
     server = Server(path)
     try:
         other = Page(page.driver, server.base).open("#/latent/0")
+        new, build = f"{path}.new", f"[sys.executable, {str(made)!r}, {str(path) + '.new'!r}, str(24 + 4 * i)]"
         renamed = (
-            f"import os, subprocess, sys\nfor i in range(4):\n"
-            f"    subprocess.run([sys.executable, {str(made)!r}, {str(path) + '.new'!r}, str(24 + 4 * i)], check=True)\n"
-            f"    os.replace({str(path) + '.new'!r}, {str(path)!r})\n"
+            "import os, subprocess, sys\n"
+            f"for i in range(4): subprocess.run({build}, check=True); os.replace({new!r}, {str(path)!r})"
         )
         builder = subprocess.Popen([sys.executable, "-c", renamed], stdout=subprocess.DEVNULL)
         result = page.driver.execute_async_script(
@@ -253,7 +263,8 @@ def test_twenty_readers_in_the_page_while_another_process_rebuilds(page, folder)
               }
               return [...sizes];
             };
-            Promise.all(Array.from({ length: 20 }, read)).then((all) => done(all.flat()), (error) => done(String(error)));
+            const all = Promise.all(Array.from({ length: 20 }, read));
+            all.then((sizes) => done(sizes.flat()), (error) => done(String(error)));
             """
         )
         assert isinstance(result, list), result
@@ -277,7 +288,8 @@ def test_a_server_stopped_in_mid_request_leaves_everything_whole(page, folder, s
     other.find("button.primary").click()
     threading.Event().wait(0.4)  # the model is being loaded, or is at work
     assert server.stop(signal.SIGTERM) == 0
-    other.wait("const said = document.querySelector('.actions').innerText; return said.includes('does not answer') || said.includes('done') || said.includes('rror') || said.includes('stopp')")
+    ended = "/does not answer|done|stopping|rror/.test(document.querySelector('.actions').innerText)"
+    other.wait(f"return {ended}")
     for path in (mine, mine.with_name("stopped.labels.db")):
         connection = sqlite3.connect(path)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -91,6 +91,7 @@ def test_taking_a_latent_away_changes_what_follows_it(client, known):
     # x without h_j w_j after block 1, by hand.
     lm, sae = known
     ids = torch.tensor([lm.tokenizer(TEXT)["input_ids"]])
+
     def without(x):
         codes = sae.encode(x[0, 1:])
         h = (codes.values * (codes.indices == latent)).sum(1)

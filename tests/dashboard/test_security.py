@@ -44,11 +44,22 @@ def test_no_script_makes_markup_of_text(client):
     names = [part.split('"')[0] for part in client.get("/").text.split('src="')[1:]]
     for name in names:
         text = client.get(f"/{name}").text
-        for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "http://", "https://"):
+        for way in (
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "new Function",
+            "http://",
+            "https://",
+        ):
             assert way not in text.replace('"http://www.w3.org/2000/svg"', ""), (name, way)
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:7341", "127.0.0.1.evil.example", "localhost.evil.example", ""])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:7341", "127.0.0.1.evil.example", "localhost.evil.example", ""]
+)
 def test_another_name_for_this_machine_is_refused(client, host):
     answer = client.get("/api/store", headers={"host": host})
     assert answer.status_code == 421

@@ -31,6 +31,8 @@ def listen(host: str, port: int | None) -> socket.socket:
         ExpanderSaeError: the port is taken, or there is no such address here.
     """
     wanted = [PORT, 0] if port is None else [port]
+    if not 0 <= wanted[0] <= 65535:  # the system would take the rest of a division
+        raise ExpanderSaeError(f"expected a --port from 0 to 65535; got {port}")
     for number in wanted:
         try:
             family, _, _, _, address = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0]
@@ -43,7 +45,7 @@ def listen(host: str, port: int | None) -> socket.socket:
                 listening.close()
                 raise
             return listening
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             problem = error
     raise ExpanderSaeError(
         f"expected to listen at {host}, port {wanted[0]}; got {problem}. Give another --port (0: "
