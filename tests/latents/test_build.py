@@ -10,8 +10,9 @@ import torch
 from expander_sae.latents import LatentStore
 from expander_sae.latents.building import Settings, build_store, sources
 from expander_sae.latents.building.best import random_bits
-from expander_sae.latents.identity import token_texts
+from expander_sae.latents.identity import sae_sha256, token_texts
 from expander_sae.pursuit import Encoder, parse_reading
+from expander_sae.saes import load_sae
 
 SETTINGS = Settings(contexts=4, per_quantile=2, before=5, after=3, tokens=5, neighbours=4)
 
@@ -253,3 +254,11 @@ def test_what_is_on_record(store, activations):
     assert store.view(0).config["described"]["kind"] == "expander"
     assert store.view(0).degree == 4
     assert store.view(2).degree is None
+
+
+def test_an_sae_is_the_same_before_it_is_saved_and_after(saes, folder, tmp_path):
+    for name, sae in saes.items():
+        again = load_sae(folder / "saes" / name)
+        assert sae_sha256(sae) == sae_sha256(again)
+        again.b_dec.data[0] += 1e-3
+        assert sae_sha256(sae) != sae_sha256(again)

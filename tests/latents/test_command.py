@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from expander_sae.cli.main import app
-from expander_sae.latents import LatentStore
-from expander_sae.latents.building import reading
+from expander_sae.latents import LabelFile, LatentStore
+from expander_sae.latents.building import build_store, reading, sources
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import load_sae
 
@@ -103,3 +103,56 @@ def test_an_interrupt_says_that_the_same_command_goes_on(two, activations, model
     assert run(*command).exit_code == 0
     with LatentStore.open(out) as store:
         assert store.views[0].tokens == activations.n_tokens("heldout")
+
+
+@pytest.fixture(scope="module")
+def built(folder, saes, activations, language_model):
+    return build_store(
+        sources({"sparse": saes["sparse"]}), activations, folder / "shown.db", tokenizer=language_model.tokenizer,
+        model=language_model, progress=False,
+    )  # fmt: skip
+
+
+def test_encode_prints_what_latents_are(built, two, articles, model_folder, saes, tmp_path):
+    with LatentStore.open(built) as store, LabelFile.beside(built) as labels:
+        common = store.search(order="density")[0].index
+        labels.put(store.view().sha256, common, text="[red]café\x1b[31m \u202e", seen=0)
+    command = ["encode", two[0], "--labels", built, "--text", articles, "--model", model_folder]
+    result = run(*command, "--top", 6, "--max-tokens", 40, "--context", 48)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert len(lines) == 40
+    assert f"  {common} " in result.output
+    assert "[red]café\\x1b[31m \\u202e" in result.output
+    assert "fires on" in result.output
+    short = tmp_path / "short.txt"
+    short.write_text("The old river.")
+    assert run(*command[:4], "--text", short, "--model", model_folder).output.count("\n") in range(2, 14)
+
+
+def test_encode_prints_codes_of_activations(built, two, activations, saes):
+    result = run("encode", two[0], "--labels", built, "--acts", activations.path, "--max-tokens", 3, "--top", 1)
+    codes = saes["sparse"].encode(next(activations.blocks("heldout")).float()[:3])
+    for line, indices, values in zip(result.output.splitlines(), codes.indices, codes.values, strict=True):
+        largest = int(values.abs().argmax())
+        assert f"  {int(indices[largest])} {float(values[largest]):.3g} " in line
+
+
+def test_encode_prints_one_latent(built, two):
+    with LatentStore.open(built) as store:
+        latent = store.latent(store.search(order="specific")[0].index)
+    shown = run("encode", two[0], "--labels", built, "--latent", latent.index).output
+    assert f"fires on {latent.firings} of" in shown
+    assert len([line for line in shown.splitlines() if line.strip()]) >= 5 + len(latent.contexts)
+    with pytest.raises(ExpanderSaeError, match="from 0 to 95"):
+        run("encode", two[0], "--labels", built, "--latent", 96)
+    with pytest.raises(ExpanderSaeError, match="feature store of this SAE"):
+        run("encode", two[1], "--labels", built, "--latent", 1)
+    for wrong in (
+        ["--latent", 1],
+        ["--labels", built, "--out", "x"],
+        [],
+        ["--labels", built, "--latent", 1, "--acts", "a"],
+    ):
+        with pytest.raises(ExpanderSaeError, match="expected"):
+            run("encode", two[0], *wrong)

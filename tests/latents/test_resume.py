@@ -5,6 +5,7 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 
 from expander_sae.latents import LatentStore
 from expander_sae.latents.building import Settings, build_store, pairs, reading, sources, work_folder
@@ -208,7 +209,6 @@ def test_no_firing_at_all():
     from expander_sae.latents.building.chunks import Chunk
     from expander_sae.latents.building.numbers import Numbers
 
-    torch = pytest.importorskip("torch")
     ids = np.zeros(2, dtype=np.int64)
     fires = Fires(Chunk(torch.zeros(2, 3), ids, ids, ids), torch.zeros(2, 1, dtype=torch.int64), torch.zeros(2, 1), 8)
     numbers = Numbers(4)
@@ -234,3 +234,15 @@ def test_histograms_widen_over_any_range():
     assert apart.top[0] == together.top[0] == 2.0**67
     assert apart.histogram.tolist() == together.histogram.tolist()
     assert apart.histogram[0].sum() == len(sizes)
+
+
+def test_giant_tokens_are_left_out(build, activations):
+    x = torch.cat(list(activations.blocks("heldout"))).float()
+    norms = x.norm(dim=1)
+    kept = int((norms <= 1.1 * norms.median()).sum())
+    assert 0 < kept < len(x)
+    with LatentStore.open(build(settings=Settings(outlier_medians=1.1))) as store:
+        assert (store.meta["tokens"], store.meta["outliers"]) == (kept, len(x) - kept)
+        assert store.view().tokens == kept
+    with pytest.raises(ExpanderSaeError, match="above 1 median"):
+        Settings(outlier_medians=1.0)

@@ -16,8 +16,20 @@ from .results import there_already, write_result
 def encode(
     sae: Annotated[Path, typer.Argument(help="Folder of a trained SAE.")],
     out: Annotated[
-        Path, typer.Option(help="File to write, *.safetensors: k indices and values a token, and the tokens.")
-    ],
+        Path | None,
+        typer.Option(help="File to write, *.safetensors: k indices and values a token, and the tokens."),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Or print, for each token, its largest codes with what is known of the latents: a feature store that "
+            "`expander-sae features` wrote, and the labels beside it."
+        ),
+    ] = None,
+    latent: Annotated[
+        int | None, typer.Option(help="With --labels, and without a text: print one latent and its best contexts.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="With --labels: latents of each token at most.")] = 4,
     acts: Annotated[
         Path | None, typer.Option(help="Encode these activations: a folder that `expander-sae harvest` wrote.")
     ] = None,
@@ -56,19 +68,33 @@ def encode(
     json: Annotated[Path | None, typer.Option(help="Also write what was done as JSON to this file.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
 ) -> None:
-    """Write the sparse codes of activations or of a text.
+    """Write the sparse codes of activations or of a text, or print them with the names of the latents.
 
     The file has `indices` (int32) and `values` (float32), both [tokens, k] by falling value, and `token_id`, `block`
     and `position` (int32, [tokens]); read it with safetensors.
     """
     from expander_sae.activations import ActivationStore  # torch takes seconds to import
+    from expander_sae.activations.tokens import MIN_PIECE
     from expander_sae.evaluation.codes import store_batches, write_codes
     from expander_sae.pursuit import parse_reading
     from expander_sae.saes import load_sae
 
+    from .encode_shown import open_names, print_codes, print_latent
+
+    if (out is None) == (labels is None):
+        raise ExpanderSaeError(
+            f"expected either --out FILE or --labels STORE; got {'neither' if out is None else 'both'}"
+        )
+    reading = None if inference is None else parse_reading(inference)
+    if latent is not None:
+        if labels is None or acts is not None or text:
+            raise ExpanderSaeError("expected --latent with --labels alone; got it with another source, or without")
+        with open_names(labels, load_sae(sae).read_by(reading)) as names:
+            print_latent(output(), names, latent)
+        return
     if (acts is None) == (not text):
         raise ExpanderSaeError(f"expected either --acts FOLDER or --text SOURCE; got {'both' if text else 'neither'}")
-    loaded = load_sae(sae).to(device).read_by(None if inference is None else parse_reading(inference))
+    loaded = load_sae(sae).to(device).read_by(reading)
     if acts is not None:
         store = ActivationStore.open(acts)
         if store.d_in != loaded.d_in:
@@ -84,16 +110,23 @@ def encode(
             "split": split,
         }
         batches = store_batches(store, split, keep_special_tokens=keep_special_tokens, batch_size=batch_size)
+        tokenizer = None
     else:
-        source, met, batches = _from_text(
-            loaded, text or [], model, layer, context, max_tokens, keep_special_tokens, compute_dtype, device
-        )
+        source, met, batches, tokenizer = _from_text(
+            loaded, text or [], model, layer, context, max_tokens, keep_special_tokens, compute_dtype, device,
+            shortest=MIN_PIECE if labels is None else 2,
+        )  # fmt: skip
     described = {"format": "expander-sae codes 1", "sae": sae.name, "kind": loaded.kind}
     described |= {name: str(getattr(loaded, name)) for name in ("d_in", "n_latents", "k")}
     described["inference"] = str(loaded.reading)
     mismatches = check_provenance(sae.name, loaded, met)
     if mismatches is not None:
         described["mismatches"] = "; ".join(mismatches)
+    if labels is not None:
+        with open_names(labels, loaded) as names:
+            print_codes(output(), names, _codes(loaded, batches, max_tokens), _words(names, tokenizer), top)
+        return
+    assert out is not None
     metadata = {**described, **source}
     if not overwrite and out.is_file() and _metadata(out) != metadata:
         raise there_already(out)  # before the work, not after
@@ -142,8 +175,10 @@ def _from_text(
     keep_special_tokens: bool,
     compute_dtype: str,
     device: str,
-) -> tuple[dict[str, str], Provenance, Any]:
-    """What the text's activations are, in words and for comparing, and the activations."""
+    *,
+    shortest: int,
+) -> tuple[dict[str, str], Provenance, Any, Any]:
+    """What the text's activations are, in words and for comparing, the activations, and the tokenizer."""
     from expander_sae.activations import load_language_model, tokenize
     from expander_sae.evaluation.codes import check_width, text_batches
 
@@ -160,7 +195,9 @@ def _from_text(
         check_width(sae, language_model)
     # A few more than asked for: first positions are not encoded by default.
     limit = None if max_tokens is None else 2 * max_tokens + context
-    blocks = tokenize(text, language_model.tokenizer, context=context, heldout_share=0.0, max_tokens=limit).blocks
+    blocks = tokenize(
+        text, language_model.tokenizer, context=context, heldout_share=0.0, max_tokens=limit, min_piece=shortest
+    ).blocks
     source = {"model_id": language_model.model_id, "layer": str(place)}
     met = Provenance(
         model=language_model.model_id,
@@ -169,4 +206,29 @@ def _from_text(
         module=None if isinstance(place, int) else place,
         normalisation="none",
     )
-    return source, met, text_batches(blocks["train"], language_model, place, keep_special_tokens=keep_special_tokens)
+    batches = text_batches(blocks["train"], language_model, place, keep_special_tokens=keep_special_tokens)
+    return source, met, batches, language_model.tokenizer
+
+
+def _codes(sae: Any, batches: Any, max_tokens: int | None) -> Any:
+    """Token ids, indices and values of the tokens of each batch, as lists."""
+    import torch
+
+    left = max_tokens
+    for batch in batches:
+        count = len(batch.x) if left is None else min(len(batch.x), left)
+        if count == 0:
+            return
+        with torch.no_grad():
+            codes = sae.encode(batch.x[:count].float().to(next(sae.parameters()).device))
+        yield batch.token_id[:count].tolist(), codes.indices.tolist(), codes.values.tolist()
+        left = None if left is None else left - count
+
+
+def _words(names: Any, tokenizer: Any) -> Any:
+    """What tokens say: by the tokenizer, or by the store where there is none."""
+    from expander_sae.latents.identity import token_texts
+
+    if tokenizer is not None:
+        return lambda ids: token_texts(tokenizer, ids)
+    return lambda ids: [names.store.words(ids)[one] for one in ids]

@@ -23,9 +23,7 @@ def features(
     out: Annotated[Path, typer.Option(help="File to write, latents.db say: SQLite.")],
     acts: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of activations that `expander-sae harvest` wrote; with --text, where they are kept."
-        ),
+        typer.Option(help="Folder of activations that `expander-sae harvest` wrote; with --text, where they are kept."),
     ] = None,
     text: Annotated[
         list[str] | None,
@@ -69,6 +67,9 @@ def features(
     per_quantile: Annotated[int, typer.Option(help="Contexts of each quarter of its firings.")] = 5,
     neighbours: Annotated[int, typer.Option(help="Nearest latents of each kind.")] = 10,
     keep_special_tokens: KeepSpecialTokens = False,
+    outlier_medians: Annotated[
+        float, typer.Option(help="Leave out tokens with a norm above this many medians; 0 keeps all.")
+    ] = 5.0,
     seed: Annotated[int, typer.Option(help="Of the samples of firings and tokens.")] = 0,
     compute_dtype: ComputeDtype = "auto",
     device: Device = "cpu",
@@ -122,6 +123,7 @@ def features(
             split=split,
             max_tokens=max_tokens,
             keep_special_tokens=keep_special_tokens,
+            outlier_medians=outlier_medians or None,
             contexts=contexts,
             per_quantile=per_quantile,
             neighbours=neighbours,
@@ -153,12 +155,14 @@ def _model_of(
 
     trained_on = [sae.metadata.get("activations") or {} for sae in saes.values()]
     found = {one.get("module") or one.get("layer") for one in trained_on} if layer is None else {layer}
-    if len(found) != 1 or None in found:
+    place = found.pop() if len(found) == 1 else None
+    if place is None:
         raise ExpanderSaeError(
-            f"expected SAEs of one layer that is on record; got {', '.join(map(str, found))}. Give it with --layer."
+            f"expected SAEs of one layer that is on record; got {', '.join(map(str, found)) or 'none'}. "
+            "Give it with --layer."
         )
     name = model_name(model, trained_on[0])
-    return load_language_model(name, dtype=compute_dtype, device=device), found.pop()
+    return load_language_model(name, dtype=compute_dtype, device=device), place
 
 
 def _harvested(
@@ -169,9 +173,16 @@ def _harvested(
 
     # A few more tokens than are read: first positions are left out.
     limit = None if max_tokens is None else 2 * max_tokens + context
-    where = {"layer": place} if isinstance(place, int) else {"module": place}
     return harvest(
-        model, text, folder, **where, context=context, max_tokens=limit, heldout_share=0.0, progress=progress
+        model,
+        text,
+        folder,
+        layer=place if isinstance(place, int) else None,
+        module=None if isinstance(place, int) else place,
+        context=context,
+        max_tokens=limit,
+        heldout_share=0.0,
+        progress=progress,
     )
 
 

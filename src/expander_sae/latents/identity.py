@@ -6,23 +6,26 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-import torch
-
 from expander_sae.evaluation.meaning.text import piece_of
 
 
 def sae_sha256(sae: Any) -> str:
-    """SHA-256 of everything an SAE computes with: the names, types, shapes and bytes of its tensors, k and the sign.
+    """SHA-256 of everything an SAE computes with: its dictionary, thresholds, k and the sign.
 
     It does not depend on the folder, the reading or what is on record of the training, so that labels stay with the
-    latents.
+    latents; and it is the same before an SAE is saved and after it is read.
     """
     digest = hashlib.sha256(f"{sae.k} {sae.signed}\n".encode())
-    for name, tensor in sorted(sae.state_dict().items()):
-        data = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {data.dtype} {list(data.shape)}\n".encode())
-        for piece in data.reshape(-1).view(torch.uint8).split(1 << 24):
-            digest.update(piece.numpy().tobytes())
+    dictionary = sae.dictionary().detached()
+    named = {name: getattr(dictionary, name) for name in ("rows", "decoder", "encoder", "bias", "center")}
+    named |= {name: getattr(sae, name, None) for name in ("threshold", "selection")}
+    for name, tensor in named.items():
+        if tensor is None:
+            continue
+        digest.update(f"{name} {list(tensor.shape)}\n".encode())
+        for piece in tensor.detach().cpu().reshape(-1).split(1 << 22):
+            whole = piece.long() if name == "rows" else piece.float()
+            digest.update(whole.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

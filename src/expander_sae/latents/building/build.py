@@ -94,7 +94,7 @@ def build_store(
     with alone_in(folder, "features", "makes this feature store"):
         gathered = Pass(views, activations, settings, folder, made_from, every=every)
         with Bars("Features", show=progress) as bars:
-            bar = bars.begin("tokens", gathered.tokens)
+            bar = bars.begin("tokens", gathered.offered)
             gathered.run(lambda tokens: bars.advance(bar, tokens))
             latents = sum(one.sae.n_latents for one in views)
             bar = bars.begin("latents", latents * (1 if lens is None else 2))
@@ -155,6 +155,7 @@ def _meta(
         "dataset": manifest.get("text_source"),
         "split": gathered.settings.split,
         "tokens": gathered.tokens,
+        "outliers": gathered.offered - gathered.tokens,
         "documents": len(set(documents_of(gathered.text)[: gathered.blocks].tolist())),
         "context": gathered.text.input_ids.shape[1],
         "logit_lens": None if lens is None else lens.said,

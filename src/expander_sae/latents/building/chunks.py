@@ -32,6 +32,11 @@ class Chunk(NamedTuple):
     position: np.ndarray
     """In the block, int64 [tokens], rising in it."""
 
+    def part(self, chosen: Tensor) -> Chunk:
+        """Some of the tokens; bool [tokens]."""
+        mine = chosen.numpy()
+        return Chunk(self.x[chosen], self.token[mine], self.block[mine], self.position[mine])
+
     def first(self, count: int) -> Chunk:
         """The first so many tokens."""
         return Chunk(self.x[:count], self.token[:count], self.block[:count], self.position[:count])

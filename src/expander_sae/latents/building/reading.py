@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from expander_sae.activations import ActivationStore
 from expander_sae.records import ExpanderSaeError, write_atomically
 from expander_sae.records.interrupts import held_back
+from expander_sae.saes.init import norm_limit, token_norms
 
 from ..pool import Pool
 from .chunks import Chunk, places, read
@@ -21,6 +23,8 @@ from .collect import Collected
 from .settings import Settings, Source
 
 STATE = "state.npz"
+MEDIAN_SAMPLE = 32_768
+"""First tokens, whose median norm says what an outlier is, as in `evaluate`."""
 SHARE = 10.0
 """Times as long as saving takes, at least, lies between two states."""
 
@@ -66,7 +70,8 @@ class Pass:
         """Of text that are read."""
         if self.blocks == 0 or after[self.blocks - 1] == 0:
             raise ExpanderSaeError(f"expected a block of text to read, {int(after[0])} tokens; got {limit} at most")
-        self.tokens = int(after[self.blocks - 1])
+        self.offered = int(after[self.blocks - 1])
+        """Tokens that are looked at; `tokens` of them are read."""
         self.lengths = self.text.lengths[: self.blocks].numpy().astype(np.int64)
         self.views = [Collected(view, settings, length, folder, number) for number, view in enumerate(views)]
         self.pool = Pool(self.lengths, before=settings.before, after=settings.after, seed=settings.seed)
@@ -75,7 +80,10 @@ class Pass:
         self._reference = np.zeros(store.d_in)
         self._sum = np.zeros(store.d_in)
         self._square = 0.0
-        self._chunks = self._read = 0
+        self._chunks = self._seen = 0
+        self.tokens = 0
+        """Read so far; without outliers."""
+        self._giant = self._giant_norm()
 
     def run(self, advance: Callable[[int], None]) -> None:
         """Read what is left. An interrupt between two pieces saves the state first.
@@ -84,7 +92,7 @@ class Pass:
             ExpanderSaeError: a shard is damaged, or the disk is full.
         """
         self._restore()
-        advance(self._read)
+        advance(self._seen)
         saved, cost, whole = time.monotonic(), 0.0, True
         try:
             for number, place in enumerate(places(self.store, self.settings.split, self.settings.chunk)):
@@ -98,7 +106,7 @@ class Pass:
                     self._chunks += 1
                     whole = True
                 advance(len(chunk.token))
-                if self._read == self.tokens:
+                if self._seen == self.offered:
                     break
                 now = time.monotonic()
                 if now - saved >= max(self.every, SHARE * cost):
@@ -109,19 +117,31 @@ class Pass:
             if whole:
                 self._save()
             raise
-        if self._read != self.tokens:
+        if self._seen != self.offered:
             raise ExpanderSaeError(
-                f"expected {self.tokens:,} tokens in {self.store.path}, as its text says; got {self._read:,}. Harvest "
+                f"expected {self.offered:,} tokens in {self.store.path}, as its text says; got {self._seen:,}. Harvest "
                 "it again."
             )
         self._save()
 
+    def _giant_norm(self) -> float:
+        """Above it a token is an outlier."""
+        medians = self.settings.outlier_medians
+        if medians is None:
+            return float("inf")
+        kept = self.settings.keep_special_tokens
+        first = self.store.blocks(self.settings.split, keep_special_tokens=kept, max_tokens=MEDIAN_SAMPLE)
+        return norm_limit(torch.cat([token_norms(x.float(), "activations") for x in first]), medians)
+
     def _add(self, chunk: Chunk) -> None:
-        if not len(chunk.token):
-            return
+        self._seen += len(chunk.token)
         x = chunk.x.float()
+        ordinary = token_norms(x, "activations") <= self._giant
+        chunk, x = chunk.part(ordinary), x[ordinary]
+        if not len(x):
+            return
         exact = x.double().numpy()
-        if self._read == 0:
+        if self.tokens == 0:
             self._reference = exact.mean(0)
         exact -= self._reference
         self._sum += exact.sum(0)
@@ -132,7 +152,7 @@ class Pass:
         for number, view in enumerate(self.views):
             codes = view.add(chunk, x.to(next(view.source.sae.parameters()).device))
             self.pool.see(number, chunk.block, chunk.position, codes.indices.numpy(), codes.values.numpy())
-        self._read += len(chunk.token)
+        self.tokens += len(chunk.token)
 
     def fvu(self, view: Collected) -> float:
         """Fraction of variance unexplained, as docs/metrics.md has it; NaN where all tokens are equal."""
@@ -143,7 +163,8 @@ class Pass:
     def _save(self) -> None:
         arrays = {
             "base": self.base, "reference": self._reference, "sum": self._sum, "square": np.array(self._square),
-            "chunks": np.array(self._chunks), "read": np.array(self._read), "made_from": np.array(self.made_from),
+            "chunks": np.array(self._chunks), "seen": np.array(self._seen), "tokens": np.array(self.tokens),
+            "made_from": np.array(self.made_from),
         }  # fmt: skip
         arrays |= {f"pool/{key}": value for key, value in self.pool.state().items()}
         for number, view in enumerate(self.views):
@@ -166,7 +187,7 @@ class Pass:
                 state = {name: arrays[name] for name in arrays.files}
             self.base, self._reference, self._sum = state["base"], state["reference"], state["sum"]
             self._square, self._chunks = float(state["square"]), int(state["chunks"])
-            self._read = int(state["read"])
+            self._seen, self.tokens = int(state["seen"]), int(state["tokens"])
             self.pool.restore(_part(state, "pool/"))
             for number, view in enumerate(self.views):
                 view.restore(_part(state, f"{number}/"))

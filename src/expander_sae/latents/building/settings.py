@@ -20,6 +20,9 @@ class Settings:
     max_tokens: int | None = None
     """Of the text, in whole blocks; None: all."""
     keep_special_tokens: bool = False
+    outlier_medians: float | None = 5.0
+    """Leave out tokens whose norm is above this many medians, as `evaluate` does: a few giant ones would be the highest
+    activation of every latent. None keeps all."""
     contexts: int = 20
     """Of the highest activations."""
     per_quantile: int = 5
@@ -42,6 +45,8 @@ class Settings:
             value, least = getattr(self, field.name), int(field.name in ("contexts", "tokens", "chunk"))
             if field.type == "int":
                 whole_number(field.name, value, least=least, most=1 << 20)
+        if self.outlier_medians is not None and not self.outlier_medians > 1:
+            raise ExpanderSaeError(f"expected an outlier limit above 1 median; got {self.outlier_medians}")
         if self.max_tokens is not None:
             whole_number("max_tokens", self.max_tokens, least=1)
 

@@ -10,7 +10,7 @@ import numpy as np
 from .best import random_bits
 from .fires import Fires
 
-PAIRS = 1 << 25
+PAIRS = 1 << 24
 """(latent, latent) pairs that are counted at most."""
 TOKENS = 1 << 16
 """Tokens of the sample at most."""
@@ -76,7 +76,7 @@ class Sample:
 
 
 def together(
-    token: np.ndarray, latent: np.ndarray, n_latents: int, count: int, *, at_once: int = 1 << 22
+    token: np.ndarray, latent: np.ndarray, n_latents: int, count: int, *, at_once: int = 1 << 20
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """For each latent those that fire on the same tokens most: latents [rows], others [rows, count], -1 for none, and
 
@@ -106,9 +106,9 @@ def together(
         partners = sizes[token[mine]]
         row = np.repeat(np.arange(len(partners)), partners)
         within = np.arange(len(row)) - np.repeat(np.cumsum(partners) - partners, partners)
-        pair = latent[mine][row] * n_latents + members[starts[token[mine]][row] + within]
-        found, both = np.unique(pair, return_counts=True)
-        one, other = found // n_latents, found % n_latents
+        pair = (latent[mine][row] - low) * n_latents + members[starts[token[mine]][row] + within]
+        found, both = _counted(pair, (high - low) * n_latents)
+        one, other = found // n_latents + low, found % n_latents
         kept = (one != other) & (both > 1)
         one, other, both = one[kept], other[kept], both[kept]
         value = both / np.sqrt(alone[one].astype(np.float64) * alone[other])
@@ -119,3 +119,12 @@ def together(
         values = np.zeros((high - low, count))
         others[one[order] - low, rank], values[one[order] - low, rank] = other[order], value[order]
         yield np.arange(low, high), others, values
+
+
+def _counted(pairs: np.ndarray, possible: int) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct ones, rising, and how often each occurs: by counting where they are dense, else by sorting."""
+    if possible <= 16 * len(pairs):
+        counts = np.bincount(pairs, minlength=possible)
+        found = np.flatnonzero(counts)
+        return found, counts[found]
+    return np.unique(pairs, return_counts=True)
