@@ -36,7 +36,8 @@ def listen(host: str, port: int | None) -> socket.socket:
     for number in wanted:
         try:
             family, _, _, _, address = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0]
-            listening = socket.socket(family, socket.SOCK_STREAM)
+            # The protocol said: asyncio sends small pieces at once (TCP_NODELAY) where it reads that it is TCP.
+            listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 listening.bind(address)
