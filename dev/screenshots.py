@@ -21,6 +21,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = "The river rose after three days of rain, and in March 1913 the town had to leave its houses."
+FROM_TEXT = "the first link to an ablation on the page before"
 DESK, PHONE = (1280, 860), (390, 844)
 
 
@@ -39,11 +40,11 @@ def shots(view: str, latent: int, has_model: bool) -> list[tuple[str, str, tuple
         ("compare", place("compare", order="alike"), DESK, "light", None),
     ]
     if has_model:
-        text, some = {"text": TEXT}, {"latent": latent, "strength": 1, "tokens": 40}
+        text, some = {"text": TEXT}, {"latent": latent, "strength": 3, "tokens": 40}
         found += [
             ("text", place("text", **text), DESK, "light", "done in"),
             ("steer", place("steer", **some), DESK, "light", "button"),
-            ("ablate", place("ablate", latent=latent, text=TEXT), DESK, "dark", "done in"),
+            ("ablate", FROM_TEXT, DESK, "dark", "done in"),
         ]
     return found
 
@@ -92,6 +93,8 @@ def draw(base: str, wanted: list[tuple[str, str, tuple[int, int], str, str | Non
             driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
             features = [{"name": "prefers-color-scheme", "value": scheme}]
             driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+            if place is FROM_TEXT:
+                place = driver.execute_script("return document.querySelector('.two > :last-child .small-link').hash")
             driver.get("about:blank")
             driver.get(base + place)
             until(lambda: driver.execute_script(ready), place)

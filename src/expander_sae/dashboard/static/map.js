@@ -25,10 +25,10 @@
     const toScreen = (i) => [middle[0] + (x[i] - center[0]) * scale[0] * zoom, middle[1] - (y[i] - center[1]) * scale[1] * zoom];
     const toMap = (sx, sy) => [center[0] + (sx - middle[0]) / (scale[0] * zoom), center[1] - (sy - middle[1]) / (scale[1] * zoom)];
 
-    let low = Infinity;
-    let high = -Infinity;
-    for (const value of density) if (value > 0) [low, high] = [Math.min(low, Math.log(value)), Math.max(high, Math.log(value))];
-    const level = Uint8Array.from(density, (value) => (value > 0 ? 1 + Math.min(5, Math.floor((6 * (Math.log(value) - low)) / (high - low || 1))) : 0));
+    // Six shades with as many latents each: densities lie close together, and far from evenly.
+    const alive = Float32Array.from(density).filter((value) => value > 0).sort();
+    const edges = [1, 2, 3, 4, 5].map((step) => alive[Math.floor((step * alive.length) / 6)]);
+    const level = Uint8Array.from(density, (value) => (value > 0 ? 1 + edges.filter((edge) => value >= edge).length : 0));
 
     function paint() {
       const ratio = window.devicePixelRatio || 1;
@@ -42,7 +42,7 @@
       pen.setTransform(ratio, 0, 0, ratio, 0, 0);
       pen.clearRect(0, 0, width, height);
       const style = getComputedStyle(canvas);
-      const size = Math.max(1, Math.min(5, (n > 30000 ? 1.1 : n > 4000 ? 1.7 : 3) * Math.sqrt(zoom)));
+      const size = Math.max(1, Math.min(5, (n > 30000 ? 1.1 : n > 4000 ? 2.4 : 3.4) * Math.sqrt(zoom)));
       for (let step = 0; step <= 6; step += 1) {
         pen.fillStyle = style.getPropertyValue(`--map-${step}`);
         for (let i = 0; i < n; i += 1) {

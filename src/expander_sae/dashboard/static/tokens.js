@@ -26,7 +26,7 @@
   app.passage = (context, max) => {
     const spans = context.tokens.map((text, i) => {
       const value = context.values[i];
-      const span = app.token(text, value, max ? value / max : 0, { class: i === context.peak ? "token peak" : "token" });
+      const span = app.token(i === 0 ? text.replace(/^ (?=[^ ])/, "") : text, value, max ? value / max : 0, { class: i === context.peak ? "token peak" : "token" });
       app.tipFor(span, () => tipText(text, value, `position ${context.position + i - context.peak}`));
       return span;
     });
