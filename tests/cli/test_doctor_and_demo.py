@@ -7,6 +7,7 @@ from tiny_models import make_documents, make_tiny_model, write_jsonl
 from typer.testing import CliRunner
 
 from expander_sae.cli.main import app
+from expander_sae.latents import LatentStore
 from expander_sae.ops import selftest
 from expander_sae.ops.backends import native_core
 from expander_sae.records import ExpanderSaeError, read_json
@@ -45,11 +46,16 @@ def test_demo_goes_from_text_to_report_and_picks_up_where_it_stopped(tmp_path, m
     assert result.exit_code == 0, result.output
     assert "expander-d3" in result.output
     told = read_json(tmp_path / "demo.json")
-    assert list(told["seconds"]) == ["offline", "harvest", "frontier", "total"]
+    assert list(told["seconds"]) == ["offline", "harvest", "frontier", "features", "total"]
     assert 0 < told["peak_memory_bytes"] < 2**34
     first = read_json(tmp_path / "frontier" / "frontier.json")
     assert {record["variant"] for record in first["records"]} >= {"expander-d3", "dense"}
     assert (tmp_path / "frontier" / "report.html").is_file()
+    assert f"expander-sae browse {tmp_path}/latents.db --model {tmp_path}/base/model" in result.output.replace(
+        "\n", " "
+    )
+    with LatentStore.open(tmp_path / "latents.db") as store:
+        assert [view.sae for view in store.views] == ["expander-d3", "expander-d3"]
     again = CliRunner().invoke(app, command, catch_exceptions=False)
     assert "already trained" in again.output
     assert read_json(tmp_path / "frontier" / "frontier.json")["records"] == first["records"]

@@ -12,7 +12,7 @@ from expander_sae.latents.building import Settings, build_store, sources
 from expander_sae.latents.building.best import random_bits
 from expander_sae.latents.identity import sae_sha256, token_texts
 from expander_sae.pursuit import Encoder, parse_reading
-from expander_sae.saes import load_sae
+from expander_sae.saes import IrregularSae, load_sae
 
 SETTINGS = Settings(contexts=4, per_quantile=2, before=5, after=3, tokens=5, neighbours=4)
 
@@ -158,11 +158,12 @@ def test_tokens_entropy_and_how_specific(store, plain, text, number):
         for one in latent.top_tokens:
             sizes = [size for size, b, p in fires if ids[b, p] == one.id]
             assert one.mean == pytest.approx(np.mean(sizes), rel=1e-9)
-        divergence = 0.0
-        for token, seen in base.items():
-            p = (counts[token] + 8 * seen / total) / (len(fires) + 8)
-            divergence += p * math.log2(p / (seen / total))
-        assert latent.specific == pytest.approx(divergence, abs=1e-9)
+        gain = 0.0
+        for _, block, position in fires:  # each is guessed from the others
+            token = int(ids[block, position])
+            chance = base[token] / total
+            gain += math.log2((counts[token] - 1 + 8 * chance) / (len(fires) - 1 + 8) / chance) / len(fires)
+        assert latent.specific == pytest.approx(max(0.0, gain), abs=1e-9)
         if fires:
             shares = [count / len(fires) for count in counts.values()]
             assert latent.token_entropy == pytest.approx(-sum(p * math.log2(p) for p in shares), abs=1e-12)
@@ -262,3 +263,22 @@ def test_an_sae_is_the_same_before_it_is_saved_and_after(saes, folder, tmp_path)
         assert sae_sha256(sae) == sae_sha256(again)
         again.b_dec.data[0] += 1e-3
         assert sae_sha256(sae) != sae_sha256(again)
+
+
+def test_columns_of_different_degrees(activations, language_model, tmp_path):
+    sae = IrregularSae.averaging(3, d_in=activations.d_in, n_latents=40, k=4)
+    sae.save(tmp_path / "sae")
+    assert sae_sha256(load_sae(tmp_path / "sae")) == sae_sha256(sae)
+    out = build_store(
+        sources({"irregular": sae}), activations, tmp_path / "latents.db", tokenizer=language_model.tokenizer,
+        settings=SETTINGS, progress=False,
+    )  # fmt: skip
+    w = sae.dictionary().detached().dense().numpy()
+    with LatentStore.open(out) as store:
+        assert store.view().degree == 3
+        for j in range(40):
+            latent = store.latent(j)
+            column = np.zeros(len(w[j]), dtype=np.float32)
+            column[latent.rows] = latent.weights
+            assert len(latent.rows) == len(latent.weights) == np.count_nonzero(w[j])
+            assert column.tolist() == w[j].tolist()

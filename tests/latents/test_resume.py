@@ -246,3 +246,10 @@ def test_giant_tokens_are_left_out(build, activations):
         assert store.view().tokens == kept
     with pytest.raises(ExpanderSaeError, match="above 1 median"):
         Settings(outlier_medians=1.0)
+
+
+def test_without_neighbours(build):
+    with LatentStore.open(build(settings=Settings(neighbours=0))) as store:
+        latent = store.latent(0)
+        assert latent.nearest == latent.together == latent.row_neighbours == []
+        assert store.places().x.max() == 1

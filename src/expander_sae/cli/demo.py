@@ -11,10 +11,14 @@ import typer
 from expander_sae.records import write_json
 
 from .console import output
+from .features import features
 from .frontier import frontier
 from .harvest import harvest
 from .offline import offline
 from .options import CrossEntropyTokens
+
+FEATURE_TOKENS = 100_000
+"""Of the text, that the feature store shows."""
 
 
 def demo(
@@ -27,7 +31,8 @@ def demo(
     tokens: Annotated[int, typer.Option(help="Activations each SAE sees, counting repeats.")] = 350_000,
     ce_tokens: CrossEntropyTokens = 4_096,
 ) -> None:
-    """Harvest a small real language model, train Expander SAEs and dense controls, and write a report.
+    """Harvest a small real language model, train Expander SAEs and dense controls, write a report, and a feature store
+    of one of them.
 
     Run again after an interruption, it goes on where it stopped.
     """
@@ -38,10 +43,10 @@ def demo(
     def done(piece: str) -> None:
         seconds[piece] = time.perf_counter() - started - sum(seconds.values())
 
-    console.rule("1 of 3: a language model and text")
+    console.rule("1 of 4: a language model and text")
     offline(out / "base", wheels=wheels)
     done("offline")
-    console.rule("2 of 3: activations")
+    console.rule("2 of 4: activations")
     harvest(
         str(out / "base" / "model"),
         [str(out / "base" / "text.jsonl")],
@@ -51,7 +56,7 @@ def demo(
         max_document_tokens=2_560,  # all articles, not the first few whole
     )
     done("harvest")
-    console.rule("3 of 3: train, evaluate, report")
+    console.rule("3 of 4: train, evaluate, report")
     frontier(
         out / "activations",
         out / "frontier",
@@ -61,9 +66,31 @@ def demo(
         model=str(out / "base" / "model"),
     )
     done("frontier")
+    console.rule("4 of 4: what its latents are about")
+    _features(out, degrees)
+    done("features")
     # ru_maxrss counts kilobytes on Linux and bytes on macOS.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     total = sum(seconds.values())
     write_json(out / "demo.json", {"seconds": seconds | {"total": total}, "peak_memory_bytes": peak})
     parts = ", ".join(f"{piece} {spent:.0f} s" for piece, spent in seconds.items())
     console.print(f"Time: {total / 60:.1f} min ({parts}); peak memory {peak / 2**30:.1f} GiB")
+
+
+def _features(out: Path, degrees: str) -> None:
+    """The latents of the SAE of degree 7, or of the first one, as it reads and on the supports its encoder finds."""
+    from expander_sae.saes import load_sae
+
+    chosen = degrees.split(",")
+    folder = out / "frontier" / "seed0" / f"expander-d{'7' if '7' in chosen else chosen[0].strip()}"
+    readings = dict.fromkeys((str(load_sae(folder).reading), "refit"))
+    features(
+        [folder],
+        out / "latents.db",
+        acts=out / "activations",
+        model=str(out / "base" / "model"),
+        reading=",".join(readings),
+        split="train",  # ten times the held-out text: rare latents fire too
+        max_tokens=FEATURE_TOKENS,
+        overwrite=True,
+    )

@@ -142,7 +142,8 @@ def features(
             console = output(json, soft_wrap=False)
             console.print(_table(written))
             size = out.stat().st_size / 1e6
-            output(json).print(f"{size:,.1f} MB: {out}\nLook at it: expander-sae browse {out}")
+            live = "" if model is None else f" --model {model}"
+            output(json).print(f"{size:,.1f} MB: {out}\nLook at it: expander-sae browse {out}{live}")
 
 
 def _model_of(

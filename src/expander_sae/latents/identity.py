@@ -17,16 +17,31 @@ def sae_sha256(sae: Any) -> str:
     """
     digest = hashlib.sha256(f"{sae.k} {sae.signed}\n".encode())
     dictionary = sae.dictionary().detached()
-    named = {name: getattr(dictionary, name) for name in ("rows", "decoder", "encoder", "bias", "center")}
+    named = {name: getattr(dictionary, name) for name in ("decoder", "encoder", "bias", "center")}
+    if dictionary.rows is not None:
+        named = {**named, **_entries(dictionary)}
     named |= {name: getattr(sae, name, None) for name in ("threshold", "selection")}
     for name, tensor in named.items():
         if tensor is None:
             continue
         digest.update(f"{name} {list(tensor.shape)}\n".encode())
         for piece in tensor.detach().cpu().reshape(-1).split(1 << 22):
-            whole = piece.long() if name == "rows" else piece.float()
+            whole = piece if name in ("rows", "counts") else piece.float()
             digest.update(whole.contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _entries(dictionary: Any) -> dict[str, Any]:
+    """What a sparse dictionary's columns hold, by row: slots without an entry have any row, and are left out."""
+    present = dictionary.decoder != 0
+    rows = dictionary.rows.long().masked_fill(~present, dictionary.d_in)
+    order = rows.argsort(dim=1, stable=True)
+    kept = present.gather(1, order)
+    found = {"rows": rows.gather(1, order)[kept], "counts": present.sum(1)}
+    for name in ("decoder", "encoder"):
+        values = getattr(dictionary, name)
+        found[name] = None if values is None else values.gather(1, order)[kept]
+    return found
 
 
 def token_texts(tokenizer: Any, ids: Iterable[int]) -> list[str]:

@@ -45,7 +45,7 @@ class View(_Shown):
     d_in: int
     n_latents: int
     degree: int | None
-    """Values of a column; None: dense."""
+    """Entries of a column, on average; None: dense."""
     k: int
     tokens: int
     """Read."""

@@ -16,7 +16,7 @@ CREATE TABLE views(
     kind      TEXT NOT NULL,
     d_in      INTEGER NOT NULL,
     n_latents INTEGER NOT NULL,
-    degree    INTEGER,             -- NULL: a dense dictionary
+    degree    INTEGER,             -- entries of a column, on average; NULL: a dense dictionary
     k         INTEGER NOT NULL,
     tokens    INTEGER NOT NULL,    -- that were read
     fvu       REAL,
@@ -111,8 +111,8 @@ CREATE TABLE neighbours(
 CREATE TABLE supports(      -- the columns of a sparse dictionary; a dense view has none
     view    INTEGER NOT NULL,
     latent  INTEGER NOT NULL,
-    rows    BLOB NOT NULL,  -- uint32 [degree]
-    weights BLOB NOT NULL,  -- float32 [degree]
+    rows    BLOB NOT NULL,  -- uint32 [entries]
+    weights BLOB NOT NULL,  -- float32 [entries]
     PRIMARY KEY(view, latent)
 ) WITHOUT ROWID;
 

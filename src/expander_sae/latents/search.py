@@ -83,7 +83,10 @@ _MATCHES = (
     f"WHERE texts MATCH ? AND rowid BETWEEN ? AND ? LIMIT {MATCHES}"
 )
 _LATENTS = "SELECT latent FROM top_tokens WHERE view = ? AND token IN ({tokens})"
-_HITS = "SELECT latent, SUM(firings) AS hits FROM top_tokens WHERE view = ? AND token IN ({tokens}) GROUP BY latent"
+_HITS = (
+    "SELECT latent, SUM(firings) AS hits FROM top_tokens INDEXED BY by_token "
+    "WHERE view = ? AND token IN ({tokens}) GROUP BY latent"
+)
 _CONTAINS = "SELECT id FROM vocabulary WHERE instr(text, ?) > 0"
 
 

@@ -143,9 +143,14 @@ class StoreWriter:
         self._many("INSERT INTO neighbours VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def supports(self, view: int, rows: np.ndarray, weights: np.ndarray) -> None:
-        """The columns of a sparse dictionary, [n_latents, degree] both."""
-        count = len(rows)
-        table = zip([view] * count, range(count), _rows(rows, "<u4"), _rows(weights, "<f4"), strict=True)
+        """The columns of a sparse dictionary, [n_latents, degree] both; a weight of 0 is a slot without an entry."""
+        present = weights != 0
+        ends = np.cumsum(present.sum(1)).tolist()
+        flat_rows, flat_weights = rows[present].astype("<u4"), weights[present].astype("<f4")
+        table = (
+            (view, latent, flat_rows[begin:end].tobytes(), flat_weights[begin:end].tobytes())
+            for latent, (begin, end) in enumerate(zip([0, *ends], ends, strict=False))
+        )
         self._many("INSERT INTO supports VALUES (?, ?, ?, ?)", table)
 
     def matches(self, view: int, other_view: int, other: np.ndarray, cosine: np.ndarray) -> None:

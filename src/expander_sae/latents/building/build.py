@@ -96,7 +96,7 @@ def build_store(
         with Bars("Features", show=progress) as bars:
             bar = bars.begin("tokens", gathered.offered)
             gathered.run(lambda tokens: bars.advance(bar, tokens))
-            latents = sum(one.sae.n_latents for one in views)
+            latents = sum({one.sha256: one.sae.n_latents for one in views}.values())
             bar = bars.begin("latents", latents * (1 if lens is None else 2))
             with write_atomically(out) as temporary, StoreWriter(temporary) as writer:
                 writer.meta(_meta(activations, gathered, lens, made_from))

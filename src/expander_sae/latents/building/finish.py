@@ -65,8 +65,11 @@ class Finish:
             self._numbers(number, one, dictionary, config(one.source))
             self._support(number, dictionary)
             self._contexts(number, one)
-            self._alike(number, one, dictionary)
-            self._logits(number, dictionary)
+            self._together(number, one)
+            same = [i for i, view in enumerate(self.gathered.views) if view.source.sha256 == one.source.sha256]
+            if number == same[0]:  # what follows from the columns is that of every reading
+                self._alike(same, dictionary)
+                self._logits(same, dictionary)
             for other, theirs in enumerate(dictionaries):
                 if other != number and theirs.d_in == dictionary.d_in:
                     self._matches(number, other, dictionaries)
@@ -92,7 +95,7 @@ class Finish:
                 "kind": view.sae.kind,
                 "d_in": view.sae.d_in,
                 "n_latents": view.sae.n_latents,
-                "degree": None if dictionary.rows is None else dictionary.degree,
+                "degree": None if dictionary.rows is None else round(view.sae.decoder_values() / view.sae.n_latents),
                 "k": view.sae.k,
                 "tokens": tokens,
                 "fvu": self.gathered.fvu(one),
@@ -179,25 +182,29 @@ class Finish:
             found[latent] = f"{found[latent]}\n{said}" if latent in found else said
         return found
 
-    def _alike(self, number: int, one: Collected, dictionary: Dictionary) -> None:
+    def _alike(self, numbers: list[int], dictionary: Dictionary) -> None:
         n, count = dictionary.n_latents, self.one_setting("neighbours")
         nearest = np.zeros((n, min(count, n - 1)), dtype=np.int64)
         cosines = np.zeros(nearest.shape, dtype=np.float32)
         for found in similar.alike(dictionary, count):
             nearest[found.latents], cosines[found.latents] = found.nearest, found.cosines
-            self.writer.neighbours(number, "cosine", found.latents, found.nearest, found.cosines)
-            if found.by_rows is not None and found.shared is not None:
-                self.writer.neighbours(number, "rows", found.latents, found.by_rows, found.shared)
+            for number in numbers:
+                self.writer.neighbours(number, "cosine", found.latents, found.nearest, found.cosines)
+                if found.by_rows is not None and found.shared is not None:
+                    self.writer.neighbours(number, "rows", found.latents, found.by_rows, found.shared)
             self.said(len(found.latents))
-        start = similar.projected(dictionary)
-        at = layout.places(start, nearest, cosines)
-        for axis, name in enumerate("xy"):
-            self.writer.array(number, name, at[:, axis], "<f4")
+        at = layout.places(similar.projected(dictionary), nearest, cosines)
+        for number in numbers:
+            for axis, name in enumerate("xy"):
+                self.writer.array(number, name, at[:, axis], "<f4")
+
+    def _together(self, number: int, one: Collected) -> None:
+        count = self.one_setting("neighbours")
         if count:
-            for latents, others, values in together(*one.sample.fired(), n, count):
+            for latents, others, values in together(*one.sample.fired(), one.source.sae.n_latents, count):
                 self.writer.neighbours(number, "together", latents, others, values)
 
-    def _logits(self, number: int, dictionary: Dictionary) -> None:
+    def _logits(self, numbers: list[int], dictionary: Dictionary) -> None:
         if self.lens is None or self.lens.unembedding.shape[1] != dictionary.d_in:
             return
         count = min(self.one_setting("tokens"), len(self.lens.unembedding))
@@ -207,7 +214,8 @@ class Finish:
             for sign in (1, -1):
                 best = logits.topk(count, dim=1, largest=sign > 0)
                 self.known[best.indices.unique().numpy()] = True
-                self.writer.logits(number, latents.numpy(), sign, best.indices.numpy(), best.values.numpy())
+                for number in numbers:
+                    self.writer.logits(number, latents.numpy(), sign, best.indices.numpy(), best.values.numpy())
             self.said(len(latents))
 
     def _matches(self, number: int, other: int, dictionaries: list[Dictionary]) -> None:

@@ -31,9 +31,12 @@ class Alike(NamedTuple):
 
 @torch.no_grad()
 def alike(dictionary: Dictionary, count: int) -> Iterator[Alike]:
-    """The columns of largest cosine, and those that share most rows; of equally many, the larger |cosine| first."""
+    """The columns of largest cosine, and those that share most rows; of equally many, the larger |cosine| first.
+    None at all where `count` is 0."""
     n = dictionary.n_latents
     count = min(count, n - 1)
+    if count < 1:
+        return
     norms = _norms(dictionary)
     present = _support(dictionary)
     for latents, columns in _pieces(dictionary):
