@@ -3,7 +3,7 @@
 python dev/screenshots.py demo-out/latents.db --model demo-out/base/model [--out docs/figures]
 
 Starts `expander-sae browse` and looks at it with a headless Chromium: the pages on a desk in light, some in dark and at
-a phone's width. Pictures have 64 colours, and few bytes.
+a phone's width. Pictures have 128 colours, and few bytes.
 """
 
 import argparse
@@ -43,8 +43,8 @@ def shots(view: str, latent: int, has_model: bool) -> list[tuple[str, str, tuple
         text, some = {"text": TEXT}, {"latent": latent, "strength": 3, "tokens": 40}
         found += [
             ("text", place("text", **text), DESK, "light", "done in"),
-            ("steer", place("steer", **some), DESK, "light", "button"),
             ("ablate", FROM_TEXT, DESK, "dark", "done in"),
+            ("steer", place("steer", **some), DESK, "light", "button"),
         ]
     return found
 
@@ -105,7 +105,7 @@ def draw(base: str, wanted: list[tuple[str, str, tuple[int, int], str, str | Non
             time.sleep(0.5)  # fonts, and the map's points
             picture = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
             path = out / f"browser-{name}.png"
-            picture.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+            picture.quantize(128, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
             print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
     finally:
         driver.quit()
