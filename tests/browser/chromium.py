@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 
 def missing():
@@ -38,8 +39,16 @@ class Server:
         self.process = subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
         start = time.monotonic()
         said = self.process.stdout.readline()
-        self.seconds = time.monotonic() - start
+        self.seconds = self._worked(time.monotonic() - start)
         self.base = re.search(r"http://\S+?/", said)[0]
+
+    def _worked(self, passed):
+        """Its seconds of a processor where the system tells: other work on this machine is none of them."""
+        try:
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return passed
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self, number):
         self.process.send_signal(number)

@@ -1,6 +1,5 @@
 """The pages in a real Chromium: what a person does, what hostile text does not, and what happens when things change."""
 
-import os
 import signal
 import sqlite3
 import subprocess
@@ -25,8 +24,8 @@ PAGES = (
 TEXT = "The old river holds the bright stone."
 
 
-def test_it_opens_in_under_two_seconds(server):
-    assert server.seconds < 2 * float(os.environ.get("SLOWER", "1"))
+def test_it_opens_in_under_two_seconds_of_processor_time(server):
+    assert server.seconds < 2
 
 
 def test_every_page_opens_and_the_browser_has_no_complaint(page):

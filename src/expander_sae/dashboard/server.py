@@ -110,6 +110,7 @@ def make_app(current: CurrentStore, labels: LabelFile, live: Live, access: Acces
         exception_handlers={
             ExpanderSaeError: _problem(400),
             TooLargeError: _problem(413),
+            OSError: _problem(503),  # the file is gone, or the disk
             HTTPException: _http_problem,
             Exception: _unexpected,
         },
