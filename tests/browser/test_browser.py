@@ -1,5 +1,6 @@
 """The pages in a real Chromium: what a person does, what hostile text does not, and what happens when things change."""
 
+import json
 import signal
 import sqlite3
 import subprocess
@@ -233,6 +234,21 @@ def test_a_label_in_two_tabs(page, chromium):
     page.wait("return document.getElementById('label-input').value === 'first or third'")
     page.open("#/labels")
     page.says("first or third")
+
+
+def test_labels_come_in_from_a_file(page, folder, store):
+    from expander_sae.latents import LatentStore
+
+    with LatentStore.open(store) as opened:
+        label = {"sha256": opened.views[0].sha256, "latent": 11, "text": "from a file", "changed": "2030-01-01"}
+    path = folder / "labels.json"
+    path.write_text(json.dumps({"format": "expander-sae labels 1", "labels": [label]}))
+    page.open("#/labels")
+    page.find("#labels-file").send_keys(str(path))
+    page.says("from a file")
+    path.write_text("no labels")
+    page.find("#labels-file").send_keys(str(path))
+    page.says("not JSON")
 
 
 def test_twenty_readers_in_the_page_while_another_process_rebuilds(page, folder):

@@ -177,8 +177,8 @@ class Session:
                 return found
             seen.append(f"{folder} (another SAE)")
         raise ExpanderSaeError(
-            f"expected the SAE of {view.name} that the store was made from; got {', '.join(seen)}. Give its folder with "
-            "--sae"
+            f"expected the SAE of {view.name} that the store was made from; got {', '.join(seen)}. Give its folder "
+            "with --sae"
         )
 
     def spoken(self, ids: Tensor) -> list[str]:
