@@ -33,7 +33,5 @@ def test_a_fault_that_stays_is_raised_at_once():
 def test_patience_has_an_end():
     waits = []
     with pytest.raises(NoAnswer, match="last"):
-        patiently(
-            failing(NoAnswer("first", passing=True), NoAnswer("last", passing=True)), tries=2, sleep=waits.append
-        )
+        patiently(failing(NoAnswer("first", passing=True), NoAnswer("last", passing=True)), tries=2, sleep=waits.append)
     assert len(waits) == 1

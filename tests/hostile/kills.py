@@ -28,8 +28,8 @@ from shop import Shop, make_shop
 from expander_sae.cli import main as command_line
 
 VERBS = (
-    "harvest", "train", "amortise", "compress", "convert", "export", "import", "push", "encode", "eval", "certify",
-    "frontier", "experiment",
+    "harvest", "train", "amortise", "compress", "convert", "export", "import", "push", "encode", "features", "eval",
+    "certify", "frontier", "experiment",
 )  # fmt: skip
 TIMES = {
     "seconds", "cost_seconds", "tokens_per_second", "encode_tokens_per_second", "tokens_per_cpu_second", "sha256",
@@ -136,7 +136,8 @@ def differences(wanted, found):
 
 
 def name_of(verb):
-    return {"encode": "codes.safetensors", "eval": "records.json", "certify": "records.json"}.get(verb, "out")
+    files = {"encode": "codes.safetensors", "features": "latents.db", "eval": "records.json", "certify": "records.json"}
+    return files.get(verb, "out")
 
 
 def kill_and_rerun(shop, verb, tokens, place, draw, seconds, wanted):

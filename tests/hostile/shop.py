@@ -29,6 +29,7 @@ class Shop(NamedTuple):
             "import": (at / "exported", "--out", out),
             "push": (at / "saes/expander-d4", "owner/name", "--to-folder", out),
             "encode": (at / "saes/expander-d4", "--acts", at / "acts", "--out", out),
+            "features": (at / "saes/expander-d4", "--acts", at / "acts", "--model", at / "model", "--out", out),
             "eval": (at / "acts", at / "saes/expander-d4", "--no-ce", "--json", out),
             "certify": (at / "saes/expander-d4", "--json", out),
             "frontier": (at / "acts", "--out", out, "--degrees", 4, "--controls", "dense", "--n-latents", 64, "--k", 4,

@@ -10,7 +10,8 @@ from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import load_sae
 
 VERBS = (
-    "harvest", "train", "amortise", "compress", "convert", "export", "import", "push", "encode", "eval", "certify",
+    "harvest", "train", "amortise", "compress", "convert", "export", "import", "push", "encode", "features", "eval",
+    "certify",
 )  # fmt: skip
 
 

@@ -273,3 +273,12 @@ def test_a_new_thread_does_not_read_a_file_that_took_the_place(path, tmp_path):
         thread.start()
         thread.join()
         assert len(raised) == 1
+
+
+def test_a_disk_that_fills_up_while_a_store_is_written(tmp_path):
+    from full_disk import files_of_at_most
+
+    for size in (0, 60_000):
+        with files_of_at_most(size), pytest.raises(ExpanderSaeError, match=r"cannot write .*latents.db"):
+            make_store(tmp_path / "latents.db", n_latents=400)
+        (tmp_path / "latents.db").unlink()

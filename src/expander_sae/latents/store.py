@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ import numpy as np
 from expander_sae.records import ExpanderSaeError
 
 from .connection import StoreFile
+from .contexts import ALL, read_contexts
 from .latent import (
     Context,
     Histogram,
@@ -29,7 +30,7 @@ from .latent import (
 from .pool import PoolWindow, read_pool
 from .search import statement
 from .tables import arrow, frame
-from .writing import BINS, FIRES, FORMAT
+from .writing import BINS, FORMAT
 
 _VIEW = (
     "id, name, sae, folder, sha256, reading, kind, d_in, n_latents, degree, k, tokens, fvu, dead, energy, config"
@@ -114,7 +115,7 @@ class LatentStore(StoreFile):
             view.id, j,
         )  # fmt: skip
         firings, mean, highest, energy, entropy, specific, top, histogram = row
-        contexts = self._contexts(j, view, "part >= 0", 1 << 30)
+        contexts = read_contexts(self, view.id, j, ALL)
         logits = self.said(
             "SELECT token, value, rank FROM logits WHERE view = ? AND latent = ? ORDER BY abs(rank)", view.id, j
         )
@@ -178,7 +179,7 @@ class LatentStore(StoreFile):
         view = self.view(view)
         if quantile not in (None, 1, 2, 3, 4):
             raise ExpanderSaeError(f"expected a quantile out of 1, 2, 3 and 4, or None; got {quantile!r}")
-        return self._contexts(self._index(j, view), view, f"part = {quantile or 0}", limit)
+        return read_contexts(self, view.id, self._index(j, view), (quantile or 0,), limit)
 
     def pool(self, view: str | int | View | None = None) -> list[PoolWindow]:
         """Windows of the text with the latents that fire in each: where any other latent is known to be silent."""
@@ -324,26 +325,3 @@ class LatentStore(StoreFile):
     def _neighbours(self, j: int, view: View, how: str) -> list[Neighbour]:
         asked = "SELECT other, value FROM neighbours WHERE view = ? AND latent = ? AND how = ? ORDER BY rank"
         return [Neighbour(*row) for row in self.rows(asked, view.id, j, how)]
-
-    def _contexts(self, j: int, view: View, parts: str, limit: int) -> list[Context]:
-        rows = self.rows(
-            "SELECT activation, document, block, position, first, length, fires, part, tokens FROM contexts "
-            f"JOIN blocks ON blocks.id = block WHERE view = ? AND latent = ? AND {parts} ORDER BY part, rank LIMIT ?",
-            view.id, j, limit,
-        )  # fmt: skip
-        windows: list[Sequence[int]] = [
-            self.array(row[-1], "<u4")[row[4] : row[4] + row[5]].tolist() for row in rows
-        ]  # fmt: skip
-        words = self.words(one for window in windows for one in window)
-        contexts = []
-        for row, window in zip(rows, windows, strict=True):
-            activation, document, block, position, first, length, blob, part, _ = row
-            fires = self.array(blob, FIRES)
-            if len(window) != length or (len(fires) and int(fires["place"].max()) >= length):
-                raise self.damaged(f"a context of latent {j} leaves its block")
-            values = np.zeros(length, dtype=np.float32)
-            values[fires["place"]] = fires["value"]
-            said = [words[one] for one in window]
-            peak = position - first
-            contexts.append(Context(activation, document, block, position, said, values.tolist(), peak, part))
-        return contexts

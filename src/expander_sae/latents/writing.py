@@ -33,11 +33,14 @@ class StoreWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._connection = sqlite3.connect(path, isolation_level=None)
-        # The file is renamed into place once it is whole: a journal would only double what is written.
-        self._connection.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA page_size=8192;")
-        self._connection.executescript(_script("schema.sql"))
-        self._connection.execute("BEGIN")
+        try:
+            self._connection = sqlite3.connect(path, isolation_level=None)
+            # The file is renamed into place once it is whole: a journal would only double what is written.
+            self._connection.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA page_size=8192;")
+            self._connection.executescript(_script("schema.sql"))
+            self._connection.execute("BEGIN")
+        except sqlite3.Error as error:
+            raise self._cannot(error) from error
 
     def __enter__(self) -> StoreWriter:
         return self

@@ -14,6 +14,7 @@ from expander_sae.activations.shards import MANIFEST
 from expander_sae.activations.tokens import tokenizer_hash
 from expander_sae.evaluation.meaning.text import documents_of
 from expander_sae.records import ExpanderSaeError, Provenance, check_provenance, sha256_file, write_atomically
+from expander_sae.records.files import remove_leftovers
 from expander_sae.records.locks import alone_in
 from expander_sae.records.progress import Bars
 
@@ -92,6 +93,7 @@ def build_store(
         )
     folder = work_folder(out)
     with alone_in(folder, "features", "makes this feature store"):
+        remove_leftovers(out.parent, out.name)
         gathered = Pass(views, activations, settings, folder, made_from, every=every)
         with Bars("Features", show=progress) as bars:
             bar = bars.begin("tokens", gathered.offered)
