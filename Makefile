@@ -19,10 +19,10 @@ VLLM_STAMP := $(VLLM)/.installed
 WHEEL_DIR := .dl/wheel
 WHEEL_STAMP := $(WHEEL_DIR)/.built
 WHEEL_BUILD ?= build/{wheel_tag}
-PACKAGE := $(shell find src -name '*.py' -o -name '*.j2')
+PACKAGE := $(shell find src -name '*.py' -o -name '*.j2' -o -name '*.sql' -o -path '*/static/*')
 
-.PHONY: setup demo test test-driver test-arm fuzz kills test-interop test-saebench test-vllm check wheels results bench bench-peers \
-	saebench labelled sweep-families clean
+.PHONY: setup demo test test-browser test-driver test-arm fuzz kills test-interop test-saebench test-vllm check wheels results bench \
+	bench-peers screenshots saebench labelled sweep-families clean
 
 # Without --no-compile, pip makes bytecode of all packages, a minute of one core; Python does it for what it imports.
 setup: $(STAMP)
@@ -44,6 +44,25 @@ check: $(STAMP)
 
 test: check
 	$(BIN)/python -m pytest
+
+# The browser's pages in a real Chromium; `make test` runs them too where there is one.
+CHROMIUM := chromium chromium-driver
+define need_chromium
+	@command -v chromium > /dev/null && command -v chromedriver > /dev/null || { command -v apt-get > /dev/null || { \
+		echo "make $@: there is no Chromium with its driver; install both (Debian: $(CHROMIUM))" >&2; exit 1; }; \
+		$$([ "$$(id -u)" = 0 ] || echo sudo) apt-get install -y $(CHROMIUM); }
+	@$(BIN)/python -c 'import selenium' 2> /dev/null || $(BIN)/python -m pip install -q -c constraints.txt selenium
+endef
+test-browser: $(STAMP)
+	$(need_chromium)
+	$(BIN)/python -m pytest tests/browser
+
+# The pictures of the README and docs/browser.md, of the store that `make demo` ends with.
+STORE ?= demo-out/latents.db
+STORE_MODEL ?= demo-out/base/model
+screenshots: $(STAMP)
+	$(need_chromium)
+	$(BIN)/python dev/screenshots.py $(STORE) --model $(STORE_MODEL)
 
 # Random calls of a core in which every read and write is checked. Python itself is not built so: leaks are not looked for.
 FUZZ_BUILD := build/fuzz

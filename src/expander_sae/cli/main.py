@@ -12,6 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from expander_sae.cli import (
     amortise,
+    browse,
     certify,
     compress,
     convert,
@@ -138,6 +139,7 @@ app.command("amortise", cls=Verb)(amortise.amortise)
 app.command("encode", cls=Verb)(encode.encode)
 app.command("features", cls=Verb)(features.features)
 app.command("offline", cls=Verb)(offline.offline)
+app.command("browse", cls=Verb)(browse.browse)
 app.command("convert", cls=Verb)(convert.convert)
 app.command("export", cls=Verb)(export.export)
 app.command("import", cls=Verb)(import_.import_)

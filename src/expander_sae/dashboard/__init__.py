@@ -1,0 +1,1 @@
+"""The browser of a feature store: a local server, its pages, and the same pages as files."""
