@@ -167,11 +167,20 @@ def probe(
 
 
 def score(
-    features: Features, probed: Probed, selection: Selection, seed: int, *, kind: str, reading: str, learned_values: int
+    features: Features,
+    probed: Probed,
+    selection: Selection,
+    seed: int,
+    *,
+    kind: str,
+    reading: str,
+    learned_values: int,
+    ks: Sequence[int] = KS,
 ) -> ProbeRecord:
-    """Every number of one set of features."""
-    broad = _broad(features, probed, selection)
-    best = _narrow(features, probed)
+    """Every number of one set of features; F1 of k latents is NaN for a k that is not among `ks`."""
+    broad = _broad(features, probed, selection, ks)
+    search = BestLatents(features)
+    best = _narrow(search, probed)
     draw = np.random.default_rng(seed).permutation(len(probed.x))
     moved = probed._replace(
         broad=[c._replace(labels=c.labels[draw]) for c in probed.broad],
@@ -180,7 +189,7 @@ def score(
     counted = [(c, *found) for c, found in zip(probed.narrow, best, strict=True) if c.group not in APART]
     narrow = [f for _, f, _, _ in counted]
     covering = {feature for _, f, feature, _ in counted if f > 0.5}
-    shuffled = [f for c, (f, _, _) in zip(probed.narrow, _narrow(features, moved), strict=True) if c.group not in APART]
+    shuffled = [f for c, (f, _, _) in zip(probed.narrow, _narrow(search, moved), strict=True) if c.group not in APART]
     return ProbeRecord(
         name=features.name,
         kind=kind,
@@ -191,8 +200,8 @@ def score(
         documents=probed.documents,
         selection=selection,
         f1_1=_mean(broad[1]),
-        f1_2=_mean(broad[2]),
-        f1_5=_mean(broad[5]),
+        f1_2=_mean(broad.get(2, ())),
+        f1_5=_mean(broad.get(5, ())),
         shuffled_f1_1=_mean(_broad(features, moved, selection, ks=(1,))[1]),
         broad_concepts=len(probed.broad),
         broad_by_group=_means([c.group for c in probed.broad], broad[1]),
@@ -220,11 +229,10 @@ def _broad(features: Features, probed: Probed, selection: Selection, ks: Sequenc
     return found
 
 
-def _narrow(features: Features, probed: Probed) -> list[tuple[float, int, float]]:
+def _narrow(search: BestLatents, probed: Probed) -> list[tuple[float, int, float]]:
     """For every narrow concept F1 of the best latent (mean of both ways round), one best latent and its density."""
-    density = features.density()
+    density = search.features.density()
     found: list[list[tuple[float, int]]] = [[] for _ in probed.narrow]
-    search = BestLatents(features)
     for number, mine in probed.by_split(probed.narrow).items():
         for half in probed.splits[number]:
             for place in mine:
