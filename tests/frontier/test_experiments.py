@@ -119,6 +119,42 @@ def test_a_rerun_trains_nothing_and_says_the_same(place, tmp_path, monkeypatch):
     assert run_experiment(experiment, tmp_path, settings, stores=stores, language_model=never) == first
 
 
+def test_the_frontier_says_what_latents_tell_beside_their_nulls(place, tmp_path):
+    _, model, stores = place
+    experiment = find_experiment("frontier")
+    settings = small_settings(experiment, options={"controls": "dense"})
+    page = run_experiment(experiment, tmp_path, settings, stores=stores, language_model=lambda: model)
+    rows = read_json(tmp_path / "frontier" / "records.json")["measured"]["concepts"]
+    assert {(row["variant"], row["kind"]) for row in rows} == {
+        ("raw coordinates", "coordinates"),
+        *((name, kind) for name in ("expander-d4", "expander-d8", "dense") for kind in ("trained", "untrained")),
+    }
+    table = next(table for table in page.tables if table.title == "Do latents tell concepts?")
+    assert [row[0] for row in table.rows] == ["expander-d4", "expander-d8", "dense", "raw coordinates"]
+    assert table.columns[1:3] == ["broad, best latent", "untrained"]
+    mine = [row for row in rows if row["variant"] == "dense" and row["kind"] == "untrained"]
+    assert table.rows[2][2].found.values == tuple(row["f1_1"] for row in mine)
+    assert any(note.startswith("Latents that tell concepts no better than raw coordinates") for note in page.notes)
+    (frontier,) = (tmp_path / "saes").glob("*/frontier.json")
+    assert read_json(frontier)["concepts"] == rows
+
+
+@pytest.mark.parametrize("tokens", [0, 10])
+def test_a_frontier_without_probes_says_why(tokens, place, tmp_path):
+    """None were asked for, or there is too little text; records of earlier releases have none either."""
+    _, model, stores = place
+    experiment = find_experiment("frontier")
+    options = {"controls": "none", "probe_tokens": str(tokens)}
+    settings = replace(small_settings(experiment, options=options), seeds=(0,))
+    page = run_experiment(experiment, tmp_path, settings, stores=stores, language_model=lambda: model)
+    assert not [table for table in page.tables if "concepts" in table.title]
+    measured = read_json(tmp_path / "frontier" / "records.json")["measured"]
+    said = [note for note in measured["notes"] if note.startswith("Latents were not probed for concepts: expected")]
+    assert len(said) == (tokens > 0)
+    del measured["concepts"]
+    assert experiment.show(measured).tables == page.tables
+
+
 def test_claims_of_few_seeds_say_so_and_runs_worse_than_nothing_are_named(place, tmp_path):
     _, _, stores = place
     experiment = find_experiment("steps")

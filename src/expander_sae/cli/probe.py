@@ -8,7 +8,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from expander_sae.records import ExpanderSaeError, ProbeRecord, Provenance, check_provenance, write_json
+from expander_sae.records import NULLS, ExpanderSaeError, ProbeRecord, Provenance, check_provenance, write_json
 from expander_sae.records.progress import Bars
 
 from .console import output
@@ -209,7 +209,7 @@ def table(records: list[ProbeRecord]) -> Table:
         drawn.add_column(heading, justify="right")
     nulls = False
     for record in records:
-        if record.kind in ("half untrained", "untrained", "coordinates") and not nulls:
+        if record.kind in NULLS and not nulls:
             nulls = True
             drawn.add_section()
         drawn.add_row(

@@ -175,6 +175,10 @@ class FrontierRecord(_Record):
     """The inference asked for; None is the SAE's own."""
 
 
+NULLS = ("half untrained", "untrained", "coordinates")
+"""What stands beside a probed SAE in `ProbeRecord.kind`."""
+
+
 @dataclass(frozen=True)
 class ProbeRecord(_Record):
     """How well the features of one dictionary tell concepts; `docs/metrics.md` has the definitions.
@@ -184,7 +188,7 @@ class ProbeRecord(_Record):
 
     name: str
     kind: str
-    """The kind of SAE; `half untrained`, `untrained` and `coordinates` for the nulls."""
+    """The kind of SAE, or one of `NULLS`."""
     reading: str
     """How codes were read; empty for coordinates."""
     n_features: int

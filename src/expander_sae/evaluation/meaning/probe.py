@@ -36,6 +36,10 @@ SPLITS = 4
 """Ways to halve the documents among which each narrow concept finds the one that halves its own tokens best."""
 
 
+class TooLittleText(ExpanderSaeError):
+    """No concept is on tokens enough to be probed."""
+
+
 class Probed(NamedTuple):
     """Tokens with the concepts that can be probed on them."""
 
@@ -70,7 +74,8 @@ def prepare(
     """Read activations with their text, and keep the concepts that both halves of it have tokens enough of.
 
     Raises:
-        ExpanderSaeError: there is no text behind the activations, or too little of it.
+        TooLittleText: there is too little of it.
+        ExpanderSaeError: there is no text behind the activations.
     """
     parts, block, position, done = [], [], [], 0
     for batch in store_batches(store, split, keep_special_tokens=keep_special_tokens):
@@ -82,7 +87,7 @@ def prepare(
         position.append(batch.position[:count].numpy())
         done += count
     if not parts:
-        raise ExpanderSaeError(f"expected {split} activations to probe; got none in {store.path}")
+        raise TooLittleText(f"expected {split} activations to probe; got none in {store.path}")
     text = read_text(store.tokens(split), tokenizer)
     places = text.places(np.concatenate(block), np.concatenate(position))
     documents = text.document[places]
@@ -102,7 +107,7 @@ def prepare(
                 kept.append(here)
                 split_of[concept.group, concept.name] = number
     if not broad:
-        raise ExpanderSaeError(
+        raise TooLittleText(
             f"expected text in which some concept is on eight tokens of each half; got {done:,} tokens of "
             f"{len(np.unique(documents))} documents. Harvest more held-out text."
         )

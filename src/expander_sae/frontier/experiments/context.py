@@ -12,7 +12,8 @@ from torch import Tensor
 
 from expander_sae.activations import ActivationStore, LanguageModel
 from expander_sae.evaluation.codes import TokenBatch, store_batches
-from expander_sae.records import ExpanderSaeError, FrontierRecord
+from expander_sae.pursuit import Reading, parse_reading
+from expander_sae.records import EvaluationRecord, ExpanderSaeError, FrontierRecord
 from expander_sae.records.sealed import read_sealed, write_sealed
 from expander_sae.saes import AbstractSae, load_sae
 from expander_sae.training import TrainConfig
@@ -40,6 +41,28 @@ def next_seed(seed: int, seeds: Iterable[int]) -> int:
     return ordered[(ordered.index(seed) + 1) % len(ordered)]
 
 
+def ways_to_read(sae: AbstractSae, readings: Iterable[str]) -> list[Reading]:
+    """An SAE's own reading, then those of others that it has columns enough for, each once."""
+    fitting = [way for way in map(parse_reading, readings) if way.fits(sae.k, sae.n_latents)]
+    return list(dict.fromkeys([sae.reading, *fitting]))
+
+
+class Read(NamedTuple):
+    """An SAE read in one way."""
+
+    record: FrontierRecord
+    sae: AbstractSae
+    own: bool
+    """Whether that is its own reading."""
+    evaluation: EvaluationRecord | None
+    """By that reading; None where the grid was not evaluated by it."""
+
+    @property
+    def name(self) -> str:
+        """Its name in that of a piece."""
+        return f"{name_of(self.record)}-{self.sae.reading}".replace(":", "")
+
+
 class Grid(NamedTuple):
     """SAEs that are trained and evaluated, and where they are."""
 
@@ -55,6 +78,22 @@ class Grid(NamedTuple):
         for record in self.frontier.records:
             if record.evaluation is not None:
                 yield record, load_sae(self.folder / record.folder)
+
+    def read(self, readings: Sequence[str] = ()) -> Iterator[Read]:
+        """Every SAE by its own reading, then by the others that it has columns enough for."""
+        evaluations = {
+            (r.variant, r.seed, parse_reading(r.reading)): r.evaluation
+            for r in self.frontier.readings if r.reading is not None
+        }  # fmt: skip
+        for record, sae in self.saes():
+            for way in ways_to_read(sae, readings):
+                own = way == sae.reading
+                evaluation = record.evaluation if own else evaluations.get((record.variant, record.seed, way))
+                yield Read(record, sae.read_by(way), own, evaluation)
+
+    def depends_on(self, record: FrontierRecord) -> dict[str, str]:
+        """What a piece that is made from an SAE depends on."""
+        return {"sae": written(self.folder / record.folder)}
 
 
 class Context:

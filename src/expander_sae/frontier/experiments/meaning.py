@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from expander_sae.evaluation.meaning import Probed, prepare
-from expander_sae.evaluation.meaning.features import coordinates, latent_features, principal_components
-from expander_sae.evaluation.meaning.probe import score
-from expander_sae.evaluation.nulls import SAMPLE, untrained
-from expander_sae.pursuit import Reading, parse_reading
-from expander_sae.records import ExpanderSaeError
-from expander_sae.saes import AbstractSae
 
 from ..drawing import Line, lines
 from ..page import Page, Row, Table, by, numbers, over_seeds
-from .context import Context, name_of, written
+from .context import Context
 from .experiment import Experiment, Measured
 from .quality import diverged
 
@@ -38,69 +29,14 @@ _NULLS = ("untrained", "coordinates")
 
 def measure(context: Context) -> Measured:
     """Probe every SAE by its own reading and by those asked for, an untrained twin of each, and the coordinates."""
-    model = context.language_model()
-    if model is None:
-        raise ExpanderSaeError(
-            "expected the language model whose tokens are probed for concepts; got none. Give it with --model, without "
-            "--no-ce"
-        )
+    from .probes import Probes  # needs scikit-learn, which pages do not
+
+    probes = Probes(context, context.option("tokens"))
     readings = [str(reading) for reading in context.option("readings")]
     grid = context.grid(degrees=context.chosen_degrees(), controls=context.option("controls"), readings=readings)
-    probed = prepare(
-        context.store, model.tokenizer, max_tokens=context.option("tokens"),
-        keep_special_tokens=context.settings.evaluation().keep_special_tokens,
-    )  # fmt: skip
-    sample = context.store.sample("train", SAMPLE, seed=0)
-    fvu = {
-        (record.variant, record.seed, record.reading): record.evaluation.fvu
-        for record in (*grid.frontier.records, *grid.frontier.readings)
-        if record.evaluation is not None
-    }
-    rows = []
-    for record, sae in grid.saes():
-        depends = {"sae": written(grid.folder / record.folder), "tokens": context.option("tokens")}
-        for asked, reading in _readings(sae, readings):
-            read = sae.read_by(reading)
-            for kind, one in (("trained", read), ("untrained", untrained(read, sample, seed=record.seed + 1))):
-                name = f"{name_of(record)}-{reading}-{kind}".replace(":", "")
-                context.say(f"probing {name}")
-                make = partial(_probe, one, probed, kind)
-                found = {"read_by": str(reading), "kind": kind, "values": sae.learned_values()}
-                if kind == "trained":
-                    found["fvu"] = fvu[record.variant, record.seed, asked]
-                rows.append(context.row(record, name, depends, make, **found))
-    nulls: dict[str, Callable[[], Any]] = {
-        "raw coordinates": lambda: coordinates(probed.x),
-        "principal components": lambda: principal_components(probed.x, sample),
-    }
-    for name, make_features in nulls.items():
-        context.say(f"probing {name}")
-        depends = {"tokens": context.option("tokens")}
-        made = context.piece(
-            name.replace(" ", "-"), depends, lambda make=make_features: _score(make(), probed, "coordinates")
-        )
-        rows.append(
-            {"variant": name, "family": "", "seed": 0, "read_by": "", "kind": "coordinates", "values": 0, **made}
-        )
+    rows = probes.rows(grid, readings)
+    rows += [probes.raw_coordinates(), probes.principal_components()]
     return {"saes": rows, "frontier": grid.records()}
-
-
-def _readings(sae: AbstractSae, readings: Sequence[str]) -> Iterator[tuple[str | None, Reading]]:
-    """Its own reading (asked for as None), then the others that it has columns enough for."""
-    yield None, sae.reading
-    for text in readings:
-        reading = parse_reading(text)
-        if reading.fits(sae.k, sae.n_latents) and reading != sae.reading:
-            yield text, reading
-
-
-def _probe(sae: AbstractSae, probed: Probed, kind: str) -> dict[str, Any]:
-    return _score(latent_features(kind, sae, probed.x), probed, kind)
-
-
-def _score(features: Any, probed: Probed, kind: str) -> dict[str, Any]:
-    found = score(features, probed, "standardised", 0, kind=kind, reading="", learned_values=0).to_dict()
-    return {name: value for name, value in found.items() if name not in ("name", "kind", "reading", "learned_values")}
 
 
 def show(measured: Measured) -> Page:

@@ -6,13 +6,11 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from expander_sae.evaluation.meaning.worlds import Sample, World, WorldSettings, recovery
 from expander_sae.evaluation.nulls import untrained
-from expander_sae.pursuit import parse_reading
 from expander_sae.records import ExpanderSaeError
 from expander_sae.records.spread import Spread
 from expander_sae.saes import AbstractSae
@@ -23,8 +21,11 @@ from ..drawing import Line, lines
 from ..families import title_of
 from ..page import Figure, Page, Row, Table, by, numbers, over_seeds
 from ..variants import Variant, plan
-from .context import Context
+from .context import Context, ways_to_read
 from .experiment import Experiment, Measured
+
+if TYPE_CHECKING:  # with scikit-learn, which pages do not need
+    from expander_sae.evaluation.meaning.worlds import Sample, World, WorldSettings
 
 _WORLDS = ("dense", "sparse")
 """True directions on all rows, or on a few."""
@@ -57,11 +58,15 @@ def measure(context: Context) -> Measured:
 
 
 def _settings(context: Context, world: str, seed: int) -> WorldSettings:
+    from expander_sae.evaluation.meaning.worlds import WorldSettings
+
     sizes = {name: context.option(name) for name in ("d_in", "n_features", "roots")}
     return WorldSettings(**sizes, degree=None if world == "dense" else context.option("sparse_degree"), seed=seed)
 
 
 def _world(context: Context, place: str, seed: int) -> list[dict[str, Any]]:
+    from expander_sae.evaluation.meaning.worlds import World
+
     option, settings = context.option, _settings(context, place, seed)
     config = context.settings.training()
     # No token is out of the way here, and where most have hardly a feature the others would seem so.
@@ -118,13 +123,13 @@ def _read(
     row: dict[str, Any], sae: AbstractSae, world: World, heldout: Sample, readings: Sequence[str]
 ) -> list[dict[str, Any]]:
     """One row for each way of reading that the SAE has columns enough for, its own first."""
+    from expander_sae.evaluation.meaning.worlds import recovery
+
     sae.eval()
-    fitting = [way for way in map(parse_reading, readings) if way.fits(sae.k, sae.n_latents)]
-    ways = list(dict.fromkeys([sae.reading, *fitting]))
     values = {"learned_values": sae.learned_values(), **row}
     return [
         {**values, "reading": str(way), "own": place == 0, **asdict(recovery(sae.read_by(way), world, heldout))}
-        for place, way in enumerate(ways)
+        for place, way in enumerate(ways_to_read(sae, readings))
     ]
 
 
