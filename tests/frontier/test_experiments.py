@@ -52,7 +52,7 @@ OPTIONS = {
     "latents": {"tokens": "300"},
     "stability": {"tokens": "300", "agreement_tokens": "600", "readings": "refit,omp"},
     "coherence": {"latents": "12", "readings": "refit,omp"},
-    "meaning": {"controls": "dense", "readings": "encoder", "tokens": "600"},
+    "meaning": {"controls": "dense,pruned", "readings": "encoder", "tokens": "600", "noise_tokens": "100"},
     "storage": {"calls": "5"},
 }
 """Smaller ones than the defaults, by experiment."""
@@ -153,6 +153,31 @@ def test_a_frontier_without_probes_says_why(tokens, place, tmp_path):
     assert len(said) == (tokens > 0)
     del measured["concepts"]
     assert experiment.show(measured).tables == page.tables
+
+
+def test_a_recipe_is_judged_by_more_than_probes(place, tmp_path):
+    _, model, stores = place
+    experiment = find_experiment("meaning")
+    settings = small_settings(experiment, options={**OPTIONS["meaning"], "degrees": "4"})
+    run = {"stores": stores, "language_model": lambda: model}
+    page = run_experiment(experiment, tmp_path, replace(settings, degrees=(4,)), **run)
+    measured = read_json(tmp_path / "meaning" / "records.json")["measured"]
+    trained = [row for row in measured["saes"] if row["kind"] == "trained"]
+    assert len(trained) == 2 * (2 + 1 + 2)  # two seeds; sparse ones by stages and encoder
+    for row in trained:
+        assert 0 < row["noise"]["support_kept"] <= 1
+        assert 0 < row["again"]["pw_mcc"] < 1
+        assert row["delta_ce"] is not None
+        assert row["cpu_seconds"] > 0
+    cost = {(row["variant"], row["seed"]): row["cpu_seconds"] for row in trained}
+    assert cost["pruned-d4", 0] > cost["dense", 0]
+    assert list(page.tables[0].columns[:5]) == ["SAE", "read by", "values", "fvu", "Δ CE, nats"]
+    assert page.tables[0].columns[-2:] == ["PW-MCC", "CPU seconds"]
+    # Records of earlier releases have none of it but the probes.
+    for row in trained:
+        for name in ("noise", "again", "delta_ce", "cpu_seconds"):
+            del row[name]
+    assert "PW-MCC" not in experiment.show(measured).tables[0].columns
 
 
 def test_claims_of_few_seeds_say_so_and_runs_worse_than_nothing_are_named(place, tmp_path):

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich import box
@@ -13,7 +13,7 @@ from expander_sae.records.progress import Bars
 
 from .console import output
 from .options import ComputeDtype, Device, Json, KeepSpecialTokens, Quiet
-from .probe_texts import Texts, probe_texts
+from .probe_texts import Texts, probe_texts, read_saes
 from .probe_words import probe_words
 
 _SELECTIONS = ("standardised", "mean difference")
@@ -136,15 +136,13 @@ def probe(
     from expander_sae.evaluation.meaning import prepare
     from expander_sae.evaluation.meaning import probe as run
     from expander_sae.evaluation.nulls import SAMPLE
-    from expander_sae.interop import read_sae
 
-    from .evaluate import read_otherwise, sae_names
     from .source import model_name
 
     if selection not in _SELECTIONS:
         raise ExpanderSaeError(f"expected --selection out of {', '.join(_SELECTIONS)}; got {selection!r}")
     store = ActivationStore.open(acts)
-    loaded: dict[str, Any] = read_otherwise({n: read_sae(f) for n, f in sae_names(saes).items()}, inference)
+    loaded = read_saes(saes, inference)
     settings = store.manifest["settings"]
     mismatches = {name: check_provenance(name, sae, Provenance.of_settings(settings)) for name, sae in loaded.items()}
     tokenizer = load_tokenizer(model_name(model, settings))

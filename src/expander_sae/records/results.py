@@ -150,6 +150,9 @@ class TrainingRecord(_Record):
     """Where, as torch names it."""
     mismatches: list[str] | None = None
     """How the activations differ from those the SAE had been trained on before; None where nothing known does."""
+    cpu_seconds: float | None = None
+    """Processor time of all threads in this SAE's own steps: what its training costs, whoever else is in the pass; None
+    in records of earlier releases. On a GPU it is not what the training costs."""
 
 
 @dataclass(frozen=True)

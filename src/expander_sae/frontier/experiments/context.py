@@ -91,6 +91,21 @@ class Grid(NamedTuple):
                 evaluation = record.evaluation if own else evaluations.get((record.variant, record.seed, way))
                 yield Read(record, sae.read_by(way), own, evaluation)
 
+    def twin(self, record: FrontierRecord) -> FrontierRecord | None:
+        """The same SAE of the next seed that did not diverge; None where there is no other."""
+        mine = (r for r in self.frontier.records if r.variant == record.variant and r.evaluation is not None)
+        of_seed = {r.seed: r for r in mine}
+        other = next_seed(record.seed, of_seed)
+        return None if other == record.seed else of_seed[other]
+
+    def cpu_seconds(self, record: FrontierRecord) -> float | None:
+        """What an SAE's training cost, with that of the dense SAE it was cut out of; None where it is not on record."""
+        own = record.training.cpu_seconds
+        if own is None or record.family != "pruned":
+            return own
+        dense = next(r for r in self.frontier.records if (r.family, r.seed) == ("dense", record.seed))
+        return None if dense.training.cpu_seconds is None else own + dense.training.cpu_seconds
+
     def depends_on(self, record: FrontierRecord) -> dict[str, str]:
         """What a piece that is made from an SAE depends on."""
         return {"sae": written(self.folder / record.folder)}

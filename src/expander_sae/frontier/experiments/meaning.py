@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from expander_sae.evaluation.features import dense_columns
+from expander_sae.saes import load_sae
+
 from ..drawing import Line, lines
-from ..page import Page, Row, Table, by, numbers, over_seeds
-from .context import Context
+from ..page import Page, Row, Table, by, known, numbers, over_seeds, table_by
+from .context import Context, Grid, Read, name_of
 from .experiment import Experiment, Measured
 from .quality import diverged
 
@@ -20,11 +23,33 @@ _COLUMNS = {
     "above .5": ("narrow_above_half", 3),
     "density": ("density", 4),
 }
+_JUDGED = {
+    "values": ("values", 0),
+    "fvu": ("fvu", 3),
+    "Δ CE, nats": ("delta_ce", 3),
+    "F1 of the best latent": ("f1_1", 3),
+    "best 5": ("f1_5", 3),
+    "narrow": ("narrow_f1", 3),
+    "latents kept": ("noise/support_kept", 3),
+    "energy kept": ("noise/energy_kept", 3),
+    "PW-MCC": ("again/pw_mcc", 3),
+    "CPU seconds": ("cpu_seconds", 0),
+}
+_HOW_JUDGED = (
+    "Kept: share of the active latents, and of the energy of codes, that stays under Gaussian noise of 1% of ‖x − b‖. "
+    "PW-MCC: columns in pairs, one to one, with those of the next seed's SAE, mean |cosine|. CPU seconds: of an SAE's "
+    "own training steps, all threads; of one cut out of a dense SAE with that one's. Mean over seeds ± half width of "
+    "the 95% interval, below it every seed."
+)
 _GROUPS = {
     **{group: (f"broad_by_group/{group}", 3) for group in ("token", "form", "context", "position", "article")},
     **{group: (f"narrow_by_group/{group}", 3) for group in ("word", "name", "pair", "topic")},
 }
 _NULLS = ("untrained", "coordinates")
+_NOISE = 0.01
+"""Its norm, as a share of ||x - b_dec||."""
+_AT_ONCE = 512
+"""Tokens; their codes are spread out."""
 
 
 def measure(context: Context) -> Measured:
@@ -34,9 +59,39 @@ def measure(context: Context) -> Measured:
     probes = Probes(context, context.option("tokens"))
     readings = [str(reading) for reading in context.option("readings")]
     grid = context.grid(degrees=context.chosen_degrees(), controls=context.option("controls"), readings=readings)
-    rows = probes.rows(grid, readings)
+    rows = []
+    for one in grid.read(readings):
+        trained, never = probes.beside_its_twin(grid, one)
+        rows += [{**trained, **_judged(context, grid, one)}, never]
     rows += [probes.raw_coordinates(), probes.principal_components()]
     return {"saes": rows, "frontier": grid.records()}
+
+
+def _judged(context: Context, grid: Grid, one: Read) -> dict[str, Any]:
+    """What a recipe is judged by besides probes."""
+    from expander_sae.evaluation.meaning import match_directions, under_noise
+
+    record, tokens, twin = one.record, context.option("noise_tokens"), grid.twin(one.record)
+    own = grid.depends_on(record)
+
+    def noise() -> dict[str, float]:
+        return under_noise(one.sae, context.heldout_blocks(tokens, _AT_ONCE), [_NOISE])[0]
+
+    def again() -> dict[str, float]:
+        assert twin is not None
+        columns = [dense_columns(sae) for sae in (one.sae, load_sae(grid.folder / twin.folder))]
+        return {"pw_mcc": float(match_directions(*columns).cosine.mean())}
+
+    context.say(f"noise and twin of {one.name}")
+    found: dict[str, Any] = {
+        "delta_ce": None if one.evaluation is None else one.evaluation.delta_ce,
+        "cpu_seconds": grid.cpu_seconds(record),
+        "noise": context.piece(f"{one.name}-noise", {**own, "noise": _NOISE, "tokens": tokens}, noise),
+    }
+    if twin is not None:
+        depends = {**own, "twin": grid.depends_on(twin)["sae"]}
+        found["again"] = context.piece(f"{name_of(record)}-again", depends, again)
+    return found
 
 
 def show(measured: Measured) -> Page:
@@ -67,6 +122,7 @@ def show(measured: Measured) -> Page:
     return Page(
         claim=_claim(trained, empty),
         tables=[
+            table_by("What recipes are judged by", trained, known(_JUDGED, trained), _HOW_JUDGED, "SAE", "read by"),
             table("How well latents tell concepts", _COLUMNS, note),
             table("The best latent by group of concepts", _GROUPS, "Broad: the first five."),
         ],
@@ -115,5 +171,6 @@ EXPERIMENT = Experiment(
         "controls": ["dense", "matched", "matched-omp"],
         "readings": ["encoder", "stages:8"],
         "tokens": 60_000,
+        "noise_tokens": 4096,
     },
 )

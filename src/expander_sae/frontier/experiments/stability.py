@@ -14,7 +14,7 @@ from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae
 
 from ..drawing import Line, lines
-from ..page import Columns, Page, Row, Table, by, over_seeds, table_by, value_at
+from ..page import Page, Row, Table, by, known, over_seeds, table_by
 from .context import Context, name_of, next_seed, ways_to_read, written
 from .experiment import Experiment, Measured
 from .quality import diverged
@@ -125,7 +125,7 @@ def show(measured: Measured) -> Page:
             table_by("Latents found again under another seed", of, _AGREEMENT,
                      under + "Over latents that fire. Best match of each by firing sets (Jaccard) and by direction."),
             *_weighted(of, under),
-            table_by("Codes under noise", noise, _known(_NOISE, noise),
+            table_by("Codes under noise", noise, known(_NOISE, noise),
                      under + "Gaussian noise; change of x̂ / noise is 1 where all of it comes through.",
                      "SAE", "read by", "noise / ‖x − b‖"),
         ],
@@ -142,15 +142,9 @@ def show(measured: Measured) -> Page:
     )  # fmt: skip
 
 
-def _known(columns: Columns, groups: Mapping[Any, Sequence[Row]]) -> Columns:
-    """The columns that some row has a value of: records of earlier releases lack those that came later."""
-    rows = [row for of in groups.values() for row in of]
-    return {name: at for name, at in columns.items() if any(value_at(row, at[0]) is not None for row in rows)}
-
-
 def _weighted(of: Mapping[str, Sequence[Row]], under: str) -> list[Table]:
     """Agreement by the energy of latents."""
-    columns = _known(_BY_ENERGY, of)
+    columns = known(_BY_ENERGY, of)
     note = (
         "Cosine: columns of both SAEs in pairs, one to one, mean of |cosine| (PW-MCC). Correlation: best match of each "
         "living latent. By energy: each latent with the weight of its squared codes. Overlap: mean squared cosine of "
