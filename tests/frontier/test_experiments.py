@@ -53,6 +53,13 @@ OPTIONS = {
     "stability": {"tokens": "300", "agreement_tokens": "600", "readings": "refit,omp"},
     "coherence": {"latents": "12", "readings": "refit,omp"},
     "meaning": {"controls": "dense,pruned", "readings": "encoder", "tokens": "600", "noise_tokens": "100"},
+    "recipes": {
+        "recipes": "dense,expander,cut-oneshot",
+        "degrees": "4",
+        "tokens": "0,1000",
+        "readings": "encoder,stages:2",
+        "probe_tokens": "300",
+    },
     "storage": {"calls": "5"},
 }
 """Smaller ones than the defaults, by experiment."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits  # scikit-learn brings it
 from torch import Tensor
 
 from expander_sae.activations import ActivationStore
@@ -224,13 +225,14 @@ def score(
 def _broad(features: Features, probed: Probed, selection: Selection, ks: Sequence[int] = KS) -> dict[int, list[float]]:
     """F1 of the best k latents for every broad concept, the mean of both ways round."""
     found = {k: [0.0] * len(probed.broad) for k in ks}
-    for number, mine in probed.by_split(probed.broad).items():
-        labels = np.stack([probed.broad[place].labels for place in mine])
-        for half in probed.splits[number]:
-            order = ranked(features, labels, half.fit, selection)
-            for row, place in enumerate(mine):
-                for k in ks:
-                    found[k][place] += f1_of_probe(features, order[row, :k], labels[row], half) / 2
+    with threadpool_limits(1):  # regressions are so small that waking a second thread takes longer
+        for number, mine in probed.by_split(probed.broad).items():
+            labels = np.stack([probed.broad[place].labels for place in mine])
+            for half in probed.splits[number]:
+                order = ranked(features, labels, half.fit, selection)
+                for row, place in enumerate(mine):
+                    for k in ks:
+                        found[k][place] += f1_of_probe(features, order[row, :k], labels[row], half) / 2
     return found
 
 

@@ -210,6 +210,7 @@ class Context:
         train_tokens: int | None = None,
         k: int | None = None,
         label: str = "",
+        cross_entropy: bool = True,
     ) -> Grid:
         """Train and evaluate what is missing of a grid of SAEs, and give all of it.
 
@@ -225,6 +226,7 @@ class Context:
             train_tokens: train on the first so many stored tokens only; needs a `label` of its own.
             k: other active latents per token than the command line's.
             label: added to the folder's name.
+            cross_entropy: evaluate with the language model too, where there is one.
 
         Raises:
             ExpanderSaeError: as in `plan`, `Sweep` and `run_frontier`.
@@ -242,7 +244,8 @@ class Context:
         name = f"layer{store.layer}-n{n_latents}-k{settings.k}-{settings.preset}{label and '-' + label}"
         folder = self.folder if self._shared is None else self._shared / name
         # A loader, so that a rerun that finds everything done loads no model.
-        model = None if self._load_model is None else cast(Callable[[], LanguageModel], self.language_model)
+        asked = cross_entropy and self._load_model is not None
+        model = cast(Callable[[], LanguageModel], self.language_model) if asked else None
         sweep = Sweep(
             store,
             folder,

@@ -83,6 +83,10 @@ class Probes:
         """Those of every SAE of a grid, read in every way."""
         return [row for one in grid.read(readings) for row in self.beside_its_twin(grid, one)]
 
+    def of_sae(self, sae: AbstractSae) -> dict[str, Any]:
+        """What the latents of an SAE tell."""
+        return self._of_latents(lambda: sae, sae.kind)
+
     def raw_coordinates(self) -> dict[str, Any]:
         """The row of the activations' own coordinates."""
         return self._of_no_sae("raw coordinates", lambda: coordinates(self.probed.x))
