@@ -203,7 +203,7 @@ def table(records: list[ProbeRecord]) -> Table:
         padding=(0, 1, 0, 0),
     )
     drawn.add_column("dictionary", overflow="fold")
-    for heading in ("broad,\nbest 1", "best 5", "shuf-\nfled", "narrow", "above\n.5", "latents", "density"):
+    for heading in ("broad,\nbest 1", "best 5", "shuf-\nfled", "narrow", "above\n.5", "latents", "density", "kept"):
         drawn.add_column(heading, justify="right")
     nulls = False
     for record in records:
@@ -216,5 +216,6 @@ def table(records: list[ProbeRecord]) -> Table:
             f"{record.narrow_above_half:.0%}",
             str(record.covering_latents),
             f"{record.density:.4f}",
+            "" if record.support_kept is None else f"{record.support_kept:.0%}",
         )
     return drawn

@@ -224,6 +224,10 @@ class ProbeRecord(_Record):
     """Different latents that tell a narrow concept with an F1 above 1/2."""
     density: float
     """Median, over narrow concepts, of the share of tokens on which the best latent fires."""
+    support_kept: float | None = None
+    """Share of the active latents that stay active under Gaussian noise of 1% of ||x - b_dec||; None for nulls."""
+    energy_kept: float | None = None
+    """The same, of the squared codes."""
     mismatches: list[str] | None = None
     """How the activations differ from those the SAE was trained on; None where nothing known does."""
 

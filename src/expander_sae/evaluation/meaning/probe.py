@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,12 +26,16 @@ from .features import (
 )
 from .narrow import band_of, narrow_concepts
 from .probing import BestLatents, Halves, Selection, can_be_probed, evenness, f1_of_probe, halves, ranked
+from .stability import under_noise
 from .text import read_text
 
 KS = (1, 2, 5)
 """Latents that a probe may use."""
 OF_BLOCKS = ("article", "topic")
 """Groups of concepts that live in one document: their halves share documents, but no block."""
+NOISE = 0.01
+"""Norm of the noise under which active latents should stay, as a share of ||x - b_dec||."""
+NOISY_TOKENS = 4096
 APART = ("topic",)
 """Groups of narrow concepts that are not in the mean over all of them: no dictionary tells them, dense ones neither."""
 SPLITS = 4
@@ -152,8 +157,10 @@ def probe(
             )
         say(name)
         features = latent_features(name, sae, probed.x)
-        records.append(score(features, probed, selection, seed, kind=sae.kind, reading=str(sae.reading),
-                             learned_values=sae.learned_values()))  # fmt: skip
+        found = score(features, probed, selection, seed, kind=sae.kind, reading=str(sae.reading),
+                      learned_values=sae.learned_values())  # fmt: skip
+        kept = under_noise(sae, probed.x[:NOISY_TOKENS].split(512), [NOISE])[0]
+        records.append(replace(found, support_kept=kept["support_kept"], energy_kept=kept["energy_kept"]))
         if nulls and isinstance(sae, ExpanderSae):
             half_trained[f"{name}, rows shuffled"] = shuffled_rows(sae, seed=seed + 1)
             half_trained[f"{name}, values redrawn"] = redrawn_values(sae, seed=seed + 1)

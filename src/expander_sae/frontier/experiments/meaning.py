@@ -46,8 +46,6 @@ _GROUPS = {
     **{group: (f"narrow_by_group/{group}", 3) for group in ("word", "name", "pair", "topic")},
 }
 _NULLS = ("untrained", "coordinates")
-_NOISE = 0.01
-"""Its norm, as a share of ||x - b_dec||."""
 _AT_ONCE = 512
 """Tokens; their codes are spread out."""
 
@@ -70,12 +68,13 @@ def measure(context: Context) -> Measured:
 def _judged(context: Context, grid: Grid, one: Read) -> dict[str, Any]:
     """What a recipe is judged by besides probes."""
     from expander_sae.evaluation.meaning import match_directions, under_noise
+    from expander_sae.evaluation.meaning.probe import NOISE
 
     record, tokens, twin = one.record, context.option("noise_tokens"), grid.twin(one.record)
     own = grid.depends_on(record)
 
     def noise() -> dict[str, float]:
-        return under_noise(one.sae, context.heldout_blocks(tokens, _AT_ONCE), [_NOISE])[0]
+        return under_noise(one.sae, context.heldout_blocks(tokens, _AT_ONCE), [NOISE])[0]
 
     def again() -> dict[str, float]:
         assert twin is not None
@@ -86,7 +85,7 @@ def _judged(context: Context, grid: Grid, one: Read) -> dict[str, Any]:
     found: dict[str, Any] = {
         "delta_ce": None if one.evaluation is None else one.evaluation.delta_ce,
         "cpu_seconds": grid.cpu_seconds(record),
-        "noise": context.piece(f"{one.name}-noise", {**own, "noise": _NOISE, "tokens": tokens}, noise),
+        "noise": context.piece(f"{one.name}-noise", {**own, "noise": NOISE, "tokens": tokens}, noise),
     }
     if twin is not None:
         depends = {**own, "twin": grid.depends_on(twin)["sae"]}

@@ -25,8 +25,8 @@ from .context import Context, Grid, Read
 
 __all__ = ["Probes", "TooLittleText"]
 
-_SAID = ("name", "kind", "reading", "learned_values", "mismatches")
-"""What a row says itself, or nobody asks."""
+_SAID = ("name", "kind", "reading", "learned_values", "support_kept", "energy_kept", "mismatches")
+"""What a row says itself, or `score` does not measure."""
 
 
 class Probes:
