@@ -10,7 +10,15 @@ from typer.testing import CliRunner
 
 from expander_sae.cli import main
 from expander_sae.frontier import passes, sweep
-from expander_sae.frontier.experiments import NAMES, Experiment, Page, find_experiment, run_experiment, write_reports
+from expander_sae.frontier.experiments import (
+    NAMES,
+    Experiment,
+    Page,
+    find_experiment,
+    recipes,
+    run_experiment,
+    write_reports,
+)
 from expander_sae.frontier.experiments.context import Context
 from expander_sae.records import ExpanderSaeError, read_json
 
@@ -185,6 +193,33 @@ def test_a_recipe_is_judged_by_more_than_probes(place, tmp_path):
         for name in ("noise", "again", "delta_ce", "cpu_seconds"):
             del row[name]
     assert "PW-MCC" not in experiment.show(measured).tables[0].columns
+
+
+def test_recipes_are_measured_where_they_start_and_where_they_end(place, tmp_path, monkeypatch):
+    _, model, stores = place
+    experiment = find_experiment("recipes")
+    options = {**OPTIONS["recipes"], "recipes": "dense-omp,cut-omp", "readings": "encoder"}
+    settings = replace(small_settings(experiment, options=options), seeds=(0,), degrees=(4,))
+    run = {"stores": stores, "language_model": lambda: model}
+    first = run_experiment(experiment, tmp_path, settings, **run)
+    rows = read_json(tmp_path / "recipes" / "records.json")["measured"]["rows"]
+    assert {(row["recipe"], row["degree"], row["trained_on"]) for row in rows} == {
+        (recipe, degree, tokens) for recipe, degree in (("dense-omp", None), ("cut-omp", 4)) for tokens in (0, 1000)
+    }
+    by_tokens = {(row["recipe"], row["trained_on"]): row for row in rows}
+    assert by_tokens["cut-omp", 1000]["cpu_seconds"] > by_tokens["cut-omp", 0]["cpu_seconds"] > 0  # the dense one's
+    assert by_tokens["dense-omp", 0]["cpu_seconds"] == 0
+    assert by_tokens["cut-omp", 0]["fvu"] != by_tokens["cut-omp", 1000]["fvu"]
+
+    def never(*args, **kwargs):
+        raise AssertionError("this was finished")
+
+    for module in (passes, recipes):
+        monkeypatch.setattr(module, "train", never)
+    assert run_experiment(experiment, tmp_path, settings, **{**run, "language_model": never}) == first
+    unknown = replace(settings, options={**settings.options, "recipes": ["best"]})
+    with pytest.raises(ExpanderSaeError, match="expected recipes out of"):
+        run_experiment(experiment, tmp_path / "unknown", unknown, **run)
 
 
 def test_claims_of_few_seeds_say_so_and_runs_worse_than_nothing_are_named(place, tmp_path):

@@ -40,7 +40,7 @@ _COLUMNS = {
     "broad, best latent": ("f1_1", 3),
     "best 5": ("f1_5", 3),
     "narrow": ("narrow_f1", 3),
-    "CPU seconds": ("cpu_seconds", 0),
+    "CPU seconds": ("cpu_seconds", 1),
 }
 _DRAWN = {"f1_1": "broad concepts", "narrow_f1": "narrow concepts"}
 
@@ -71,14 +71,16 @@ def _of_grids(context: Context, probes: Probes, recipes: Sequence[str]) -> Itera
         grid = context.grid(degrees=degrees, controls=controls, config=config, label=label, cross_entropy=False)
         for record, sae in grid.saes():
             if record.family in families:
-                what = {"recipe": record.family, "degree": record.matched_degree, "seed": record.seed}
                 name, depends = f"{record.variant}-seed{record.seed}", grid.depends_on(record)
-                seconds = grid.cpu_seconds(record)
-                yield from _read(context, probes, sae, f"{name}-{tokens}", depends, tokens=tokens, cpu_seconds=seconds,
-                                 **what)  # fmt: skip
+                what = {"recipe": record.family, "degree": record.matched_degree, "seed": record.seed}
+                cost = {"trained_on": tokens, "cpu_seconds": grid.cpu_seconds(record)}
+                yield from _read(context, probes, sae, f"{name}-{tokens}", depends, **what, **cost)
                 if tokens == budgets[-1] and 0 in budgets:
-                    twin = untrained(sae, probes.sample, seed=record.seed + 1)
-                    yield from _read(context, probes, twin, f"{name}-0", depends, tokens=0, cpu_seconds=0.0, **what)
+                    twin, cost = (
+                        untrained(sae, probes.sample, seed=record.seed + 1),
+                        {"trained_on": 0, "cpu_seconds": 0.0},
+                    )
+                    yield from _read(context, probes, twin, f"{name}-0", depends, **what, **cost)
 
 
 def _cut_from_dense(context: Context, probes: Probes, recipes: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -97,13 +99,13 @@ def _cut_from_dense(context: Context, probes: Probes, recipes: Sequence[str]) ->
                     make = partial(_trained_cut, context, dense, recipe, degree, tokens, record.seed, name)
                     depends = {**grid.depends_on(record), "training": context.settings.training().to_dict()}
                     made = context.piece(f"{name}-training", depends, make)
-                    folder = context.folder / "saes" / name
+                    folder = context.folder / "cut" / name / "sae"
                     if made["diverged"]:
                         continue
                     own = made["cpu_seconds"]
                     yield from _read(
                         context, probes, load_sae(folder), name, {"sae": written(folder)}, recipe=recipe, degree=degree,
-                        seed=record.seed, tokens=tokens, cpu_seconds=None if spent is None else spent + own,
+                        seed=record.seed, trained_on=tokens, cpu_seconds=None if spent is None else spent + own,
                     )  # fmt: skip
 
 
@@ -112,9 +114,10 @@ def _trained_cut(
 ) -> dict[str, Any]:
     """Cut, train on and save one SAE."""
     context.say(f"training {name}")
-    sae, folder = pruned_sae(dense, degree, seed=seed, reading=context.settings.sae_options().reading), context.folder
+    sae = pruned_sae(dense, degree, seed=seed, reading=context.settings.sae_options().reading)
+    folder = context.folder / "cut" / name
     if tokens == 0:
-        sae.eval().save(folder / "saes" / name)
+        sae.eval().save(folder / "sae")
         return {"diverged": False, "cpu_seconds": 0.0}
     full = context.settings.training()
     config = replace(
@@ -123,8 +126,10 @@ def _trained_cut(
     )  # fmt: skip
     kept = context.settings.evaluation().keep_special_tokens
     batches = StoreBatches(context.store, config, keep_special_tokens=kept)
-    done = train({name: sae.to(context.device)}, batches, config, folder=folder / "saes", progress=context.progress)
-    return {"diverged": done[name].diverged, "cpu_seconds": done[name].cpu_seconds}
+    saes = {"sae": sae.to(context.device)}
+    # A finished pass of these settings is a piece; what is here besides was made from another dense SAE.
+    done = train(saes, batches, config, folder=folder, progress=context.progress, overwrite=True)["sae"]
+    return {"diverged": done.diverged, "cpu_seconds": done.cpu_seconds}
 
 
 def _read(
@@ -150,16 +155,16 @@ def _read(
 def show(measured: Measured) -> Page:
     """Meaning against fidelity: at the most tokens a curve a recipe along degrees, at each degree one along tokens."""
     rows = measured["rows"]
-    most = max((row["tokens"] for row in rows), default=0)
-    ended = [row for row in rows if row["tokens"] == most]
+    most = max((row["trained_on"] for row in rows), default=0)
+    ended = [row for row in rows if row["trained_on"] == most]
     figures = [
         _figure(path, "", f"after {most:,} training tokens, by degree", ended, "degree", measured) for path in _DRAWN
     ]
     for degree in sorted({row["degree"] for row in rows if row["degree"] is not None}):
         mine = [row for row in rows if row["degree"] in (degree, None)]
-        figures.append(_figure("f1_1", f"_degree{degree}", f"at degree {degree}, by training tokens", mine, "tokens",
-                               measured))  # fmt: skip
-    groups = by(rows, "recipe", "degree", "tokens", "read_by")
+        words = f"at degree {degree}, by training tokens"
+        figures.append(_figure("f1_1", f"_degree{degree}", words, mine, "trained_on", measured))
+    groups = by(rows, "recipe", "degree", "trained_on", "read_by")
     cells = [
         [_WORDS[recipe], degree, tokens, reading, *numbers(mine, _COLUMNS)]
         for (recipe, degree, tokens, reading), mine in groups.items()
@@ -186,7 +191,15 @@ def _figure(path: str, suffix: str, words: str, rows: Sequence[Row], along: str,
             if left is not None and found is not None and left.mean <= 1:
                 points.append((left.mean, found))
                 labels.append("" if place is None else short_number(place))
-        drawn.append(Line(f"{_WORDS[recipe]}; read by {reading}", points, labels=labels, dashed=reading != "encoder"))
+        drawn.append(
+            Line(
+                f"{_WORDS[recipe]}; {reading}",
+                points,
+                labels=labels,
+                dashed=reading != "encoder",
+                place=list(_WORDS).index(recipe),
+            )
+        )
     return lines(
         f"{path}_against_fvu{suffix}", f"F1 of the best latent for {_DRAWN[path]} against fvu {words}", drawn,
         x="fvu", y="F1 of the best latent", title=f"{_DRAWN[path].capitalize()}, {words}",
