@@ -10,7 +10,15 @@ from typer.testing import CliRunner
 
 from expander_sae.cli import main
 from expander_sae.frontier import passes, sweep
-from expander_sae.frontier.experiments import NAMES, Experiment, Page, find_experiment, run_experiment, write_reports
+from expander_sae.frontier.experiments import (
+    NAMES,
+    Experiment,
+    Page,
+    find_experiment,
+    recipes,
+    run_experiment,
+    write_reports,
+)
 from expander_sae.frontier.experiments.context import Context
 from expander_sae.records import ExpanderSaeError, read_json
 
@@ -52,7 +60,14 @@ OPTIONS = {
     "latents": {"tokens": "300"},
     "stability": {"tokens": "300", "agreement_tokens": "600", "readings": "refit,omp"},
     "coherence": {"latents": "12", "readings": "refit,omp"},
-    "meaning": {"controls": "dense", "readings": "encoder", "tokens": "600"},
+    "meaning": {"controls": "dense,pruned", "readings": "encoder", "tokens": "600", "noise_tokens": "100"},
+    "recipes": {
+        "recipes": "dense,expander,cut-oneshot",
+        "degrees": "4",
+        "tokens": "0,1000",
+        "readings": "encoder,stages:2",
+        "probe_tokens": "300",
+    },
     "storage": {"calls": "5"},
 }
 """Smaller ones than the defaults, by experiment."""
@@ -117,6 +132,94 @@ def test_a_rerun_trains_nothing_and_says_the_same(place, tmp_path, monkeypatch):
     monkeypatch.setattr(passes, "train", never)
     monkeypatch.setattr(sweep, "evaluate", never)
     assert run_experiment(experiment, tmp_path, settings, stores=stores, language_model=never) == first
+
+
+def test_the_frontier_says_what_latents_tell_beside_their_nulls(place, tmp_path):
+    _, model, stores = place
+    experiment = find_experiment("frontier")
+    settings = small_settings(experiment, options={"controls": "dense"})
+    page = run_experiment(experiment, tmp_path, settings, stores=stores, language_model=lambda: model)
+    rows = read_json(tmp_path / "frontier" / "records.json")["measured"]["concepts"]
+    assert {(row["variant"], row["kind"]) for row in rows} == {
+        ("raw coordinates", "coordinates"),
+        *((name, kind) for name in ("expander-d4", "expander-d8", "dense") for kind in ("trained", "untrained")),
+    }
+    table = next(table for table in page.tables if table.title == "Do latents tell concepts?")
+    assert [row[0] for row in table.rows] == ["expander-d4", "expander-d8", "dense", "raw coordinates"]
+    assert table.columns[1:3] == ["broad, best latent", "untrained"]
+    mine = [row for row in rows if row["variant"] == "dense" and row["kind"] == "untrained"]
+    assert table.rows[2][2].found.values == tuple(row["f1_1"] for row in mine)
+    assert any(note.startswith("Latents that tell concepts no better than raw coordinates") for note in page.notes)
+    (frontier,) = (tmp_path / "saes").glob("*/frontier.json")
+    assert read_json(frontier)["concepts"] == rows
+
+
+@pytest.mark.parametrize("tokens", [0, 10])
+def test_a_frontier_without_probes_says_why(tokens, place, tmp_path):
+    """None were asked for, or there is too little text; records of earlier releases have none either."""
+    _, model, stores = place
+    experiment = find_experiment("frontier")
+    options = {"controls": "none", "probe_tokens": str(tokens)}
+    settings = replace(small_settings(experiment, options=options), seeds=(0,))
+    page = run_experiment(experiment, tmp_path, settings, stores=stores, language_model=lambda: model)
+    assert not [table for table in page.tables if "concepts" in table.title]
+    measured = read_json(tmp_path / "frontier" / "records.json")["measured"]
+    said = [note for note in measured["notes"] if note.startswith("Latents were not probed for concepts: expected")]
+    assert len(said) == (tokens > 0)
+    del measured["concepts"]
+    assert experiment.show(measured).tables == page.tables
+
+
+def test_a_recipe_is_judged_by_more_than_probes(place, tmp_path):
+    _, model, stores = place
+    experiment = find_experiment("meaning")
+    settings = small_settings(experiment, options={**OPTIONS["meaning"], "degrees": "4"})
+    run = {"stores": stores, "language_model": lambda: model}
+    page = run_experiment(experiment, tmp_path, replace(settings, degrees=(4,)), **run)
+    measured = read_json(tmp_path / "meaning" / "records.json")["measured"]
+    trained = [row for row in measured["saes"] if row["kind"] == "trained"]
+    assert len(trained) == 2 * (2 + 1 + 2)  # two seeds; sparse ones by stages and encoder
+    for row in trained:
+        assert 0 < row["noise"]["support_kept"] <= 1
+        assert 0 < row["again"]["pw_mcc"] < 1
+        assert row["delta_ce"] is not None
+        assert row["cpu_seconds"] > 0
+    cost = {(row["variant"], row["seed"]): row["cpu_seconds"] for row in trained}
+    assert cost["pruned-d4", 0] > cost["dense", 0]
+    assert list(page.tables[0].columns[:5]) == ["SAE", "read by", "values", "fvu", "Δ CE, nats"]
+    assert page.tables[0].columns[-2:] == ["PW-MCC", "CPU seconds"]
+    # Records of earlier releases have none of it but the probes.
+    for row in trained:
+        for name in ("noise", "again", "delta_ce", "cpu_seconds"):
+            del row[name]
+    assert "PW-MCC" not in experiment.show(measured).tables[0].columns
+
+
+def test_recipes_are_measured_where_they_start_and_where_they_end(place, tmp_path, monkeypatch):
+    _, model, stores = place
+    experiment = find_experiment("recipes")
+    options = {**OPTIONS["recipes"], "recipes": "dense-omp,cut-omp", "readings": "encoder"}
+    settings = replace(small_settings(experiment, options=options), seeds=(0,), degrees=(4,))
+    run = {"stores": stores, "language_model": lambda: model}
+    first = run_experiment(experiment, tmp_path, settings, **run)
+    rows = read_json(tmp_path / "recipes" / "records.json")["measured"]["rows"]
+    assert {(row["recipe"], row["degree"], row["trained_on"]) for row in rows} == {
+        (recipe, degree, tokens) for recipe, degree in (("dense-omp", None), ("cut-omp", 4)) for tokens in (0, 1000)
+    }
+    by_tokens = {(row["recipe"], row["trained_on"]): row for row in rows}
+    assert by_tokens["cut-omp", 1000]["cpu_seconds"] > by_tokens["cut-omp", 0]["cpu_seconds"] > 0  # the dense one's
+    assert by_tokens["dense-omp", 0]["cpu_seconds"] == 0
+    assert by_tokens["cut-omp", 0]["fvu"] != by_tokens["cut-omp", 1000]["fvu"]
+
+    def never(*args, **kwargs):
+        raise AssertionError("this was finished")
+
+    for module in (passes, recipes):
+        monkeypatch.setattr(module, "train", never)
+    assert run_experiment(experiment, tmp_path, settings, **{**run, "language_model": never}) == first
+    unknown = replace(settings, options={**settings.options, "recipes": ["best"]})
+    with pytest.raises(ExpanderSaeError, match="expected recipes out of"):
+        run_experiment(experiment, tmp_path / "unknown", unknown, **run)
 
 
 def test_claims_of_few_seeds_say_so_and_runs_worse_than_nothing_are_named(place, tmp_path):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import yaml
@@ -8,7 +10,7 @@ from expander_sae.cli.main import app
 from expander_sae.evaluation import evaluate
 from expander_sae.interop.hub import HubSae, from_pretrained, push_to_hub, save_pretrained
 from expander_sae.pursuit import Stages
-from expander_sae.records import ExpanderSaeError, write_json
+from expander_sae.records import ExpanderSaeError, ProbeRecord, write_json
 from expander_sae.saes import DenseTopKSae, ExpanderSae
 
 NAME = "someone/tiny-expander"
@@ -46,6 +48,22 @@ def record(sae):
 
     x = torch.randn(300, 24, generator=torch.Generator().manual_seed(0))
     return evaluate({"heldout": sae}, MemoryStore({"heldout": x}), progress=False)
+
+
+def probe_record(name, kind, f1_1, narrow_f1):
+    return ProbeRecord(
+        name=name, kind=kind, reading="" if kind == "coordinates" else "stages:2", n_features=96, learned_values=0,
+        tokens=1200, documents=7, selection="standardised", f1_1=f1_1, f1_2=0.3, f1_5=0.4, shuffled_f1_1=0.1,
+        broad_concepts=46, broad_by_group={}, narrow_f1=narrow_f1, narrow_above_half=0.5, shuffled_narrow_f1=0.0,
+        narrow_concepts=33, narrow_by_group={}, narrow_by_band={}, covering_latents=9, density=0.01,
+    )  # fmt: skip
+
+
+PROBES = [
+    probe_record("expander-d7", "expander", 0.186, 0.34),
+    probe_record("untrained expander", "untrained", 0.2, 0.15),
+    probe_record("raw coordinates", "coordinates", 0.266, 0.146),
+]
 
 
 def test_what_is_pushed_comes_back(hub, tmp_path):
@@ -150,6 +168,20 @@ def test_cards_without_records_or_sources_or_masks(tmp_path):
     assert "dense (abc)" in text
 
 
+def test_the_card_says_what_latents_tell_and_where_that_is_no_more_than_coordinates_do(tmp_path):
+    text = (save_pretrained(some_sae(), tmp_path / "a", name="tiny", probes=PROBES) / "README.md").read_text()
+    assert "| expander-d7 | `stages:2` | 0.186 | 0.400 | 0.340 |" in text
+    assert "| raw coordinates |  | 0.266 | 0.400 | 0.146 |" in text
+    said = "**expander-d7 tells these no better than raw coordinates do: broad, best latent 0.186 against 0.266; "
+    assert said + "broad, best five 0.400 against 0.400.**" in text
+    better = [replace(PROBES[0], f1_1=0.3, f1_5=0.5), *PROBES[1:]]
+    for probes in (better, PROBES[:2]):  # ahead in all; no coordinates to compare with
+        text = (save_pretrained(some_sae(), tmp_path / "b", name="tiny", probes=probes) / "README.md").read_text()
+        assert "## What latents tell" in text
+        assert "no better than" not in text
+    assert "What latents tell" not in (save_pretrained(some_sae(), tmp_path / "c", name="t") / "README.md").read_text()
+
+
 @pytest.mark.parametrize(
     "evil",
     [
@@ -215,9 +247,15 @@ def test_from_the_command_line(hub, tmp_path):
     torch.testing.assert_close(again.values, sae.values, rtol=1e-3, atol=1e-3)
     run(tmp_path / "sae", NAME, "--to-folder", tmp_path / "local", *options)
     assert "heldout" in (tmp_path / "local" / "README.md").read_text()
+    write_json(tmp_path / "probes.json", [found.to_dict() for found in PROBES])
+    run(tmp_path / "sae", NAME, "--to-folder", tmp_path / "told", "--probes", tmp_path / "probes.json")
+    assert "no better than raw coordinates" in (tmp_path / "told" / "README.md").read_text()
     write_json(tmp_path / "bad.json", [1])
     with pytest.raises(ExpanderSaeError, match="records by name"):
         run(tmp_path / "sae", NAME, "--to-folder", tmp_path / "x", "--evaluation", tmp_path / "bad.json")
+    write_json(tmp_path / "bad.json", {})
+    with pytest.raises(ExpanderSaeError, match="expected a list of records"):
+        run(tmp_path / "sae", NAME, "--to-folder", tmp_path / "x", "--probes", tmp_path / "bad.json")
 
 
 def test_what_goes_wrong_is_one_error(hub, tmp_path):

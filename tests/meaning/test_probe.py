@@ -13,7 +13,7 @@ from expander_sae.evaluation.meaning import prepare, probe
 from expander_sae.evaluation.meaning.features import Features
 from expander_sae.evaluation.meaning.probe import OF_BLOCKS, SPLITS, score
 from expander_sae.pursuit import Encoder
-from expander_sae.records import ExpanderSaeError, ProbeRecord, read_json
+from expander_sae.records import NULLS, ExpanderSaeError, ProbeRecord, read_json
 from expander_sae.saes import DenseTopKSae
 
 
@@ -63,6 +63,9 @@ def test_every_dictionary_and_null_gets_a_record(place, probed):
     assert [r.name for r in records[3:5]] == ["a, rows shuffled", "a, values redrawn"]
     a, b = records[:2]
     assert (a.f1_1, a.f1_5, a.narrow_f1) == (b.f1_1, b.f1_5, b.narrow_f1)
+    for record in records:
+        kept = (record.support_kept, record.energy_kept)
+        assert kept == (None, None) if record.kind in NULLS else 0 < kept[0] <= kept[1] <= 1
     for record in records:
         assert ProbeRecord.from_dict(record.to_dict()) == record
         assert record.tokens == len(probed.x)

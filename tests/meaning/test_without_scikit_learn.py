@@ -33,7 +33,9 @@ def test_nothing_else_needs_it():
     done = python("""
 import expander_sae, torch
 from expander_sae import ExpanderSae, fit
-import expander_sae.frontier.experiments.coherence, expander_sae.evaluation.nulls, expander_sae.compression
+import expander_sae.evaluation.nulls, expander_sae.compression
+from expander_sae.frontier.experiments import NAMES, find_experiment
+assert [find_experiment(name).name for name in NAMES] == list(NAMES)  # their pages are drawn without it
 from expander_sae.interop import read_sae
 fit(ExpanderSae(d_in=16, n_latents=32, degree=4, k=4), torch.randn(300, 16), tokens=600, progress=False)
 """)

@@ -29,6 +29,7 @@ from .options import (
     Model,
     NLatents,
     Preset,
+    ProbeTokens,
     Quiet,
     Signed,
     Spare,
@@ -79,6 +80,7 @@ def frontier(
     model: Model = None,
     ce: CrossEntropy = True,
     ce_tokens: CrossEntropyTokens = 16_384,
+    probe_tokens: ProbeTokens = 20_000,
     max_tokens: MaxTokens = None,
     splice: Annotated[
         str | None,
@@ -122,7 +124,7 @@ def frontier(
         splice=splice,
         max_tokens=max_tokens,
         ce_tokens=ce_tokens or None,
-        options={"controls": words(controls), "readings": words(inference)},
+        options={"controls": words(controls), "readings": words(inference), "probe_tokens": probe_tokens},
     )
     console = output(json, quiet=quiet)
     store = ActivationStore.open(acts)

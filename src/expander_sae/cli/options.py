@@ -81,6 +81,13 @@ CrossEntropy = Annotated[
 CrossEntropyTokens = Annotated[
     int, typer.Option(help="Predicted tokens for the cross entropy, spread over the held-out text; 0 for all.")
 ]
+ProbeTokens = Annotated[
+    int,
+    typer.Option(
+        help="Held-out tokens on which latents are probed for concepts, beside what was never trained "
+        "(docs/meaning.md); 0 leaves that out, as --no-ce does."
+    ),
+]
 MaxTokens = Annotated[int | None, typer.Option(help="Evaluate on the first so many tokens only.", show_default="all")]
 EncodedAtOnce = Annotated[int, typer.Option(help="Tokens encoded at once.")]
 ComputeDtype = Annotated[

@@ -2,18 +2,18 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich import box
 from rich.table import Table
 
-from expander_sae.records import ExpanderSaeError, ProbeRecord, Provenance, check_provenance, write_json
+from expander_sae.records import NULLS, ExpanderSaeError, ProbeRecord, Provenance, check_provenance, write_json
 from expander_sae.records.progress import Bars
 
 from .console import output
 from .options import ComputeDtype, Device, Json, KeepSpecialTokens, Quiet
-from .probe_texts import Texts, probe_texts
+from .probe_texts import Texts, probe_texts, read_saes
 from .probe_words import probe_words
 
 _SELECTIONS = ("standardised", "mean difference")
@@ -136,15 +136,13 @@ def probe(
     from expander_sae.evaluation.meaning import prepare
     from expander_sae.evaluation.meaning import probe as run
     from expander_sae.evaluation.nulls import SAMPLE
-    from expander_sae.interop import read_sae
 
-    from .evaluate import read_otherwise, sae_names
     from .source import model_name
 
     if selection not in _SELECTIONS:
         raise ExpanderSaeError(f"expected --selection out of {', '.join(_SELECTIONS)}; got {selection!r}")
     store = ActivationStore.open(acts)
-    loaded: dict[str, Any] = read_otherwise({n: read_sae(f) for n, f in sae_names(saes).items()}, inference)
+    loaded = read_saes(saes, inference)
     settings = store.manifest["settings"]
     mismatches = {name: check_provenance(name, sae, Provenance.of_settings(settings)) for name, sae in loaded.items()}
     tokenizer = load_tokenizer(model_name(model, settings))
@@ -205,11 +203,11 @@ def table(records: list[ProbeRecord]) -> Table:
         padding=(0, 1, 0, 0),
     )
     drawn.add_column("dictionary", overflow="fold")
-    for heading in ("broad,\nbest 1", "best 5", "shuf-\nfled", "narrow", "above\n.5", "latents", "density"):
+    for heading in ("broad,\nbest 1", "best 5", "shuf-\nfled", "narrow", "above\n.5", "latents", "density", "kept"):
         drawn.add_column(heading, justify="right")
     nulls = False
     for record in records:
-        if record.kind in ("half untrained", "untrained", "coordinates") and not nulls:
+        if record.kind in NULLS and not nulls:
             nulls = True
             drawn.add_section()
         drawn.add_row(
@@ -218,5 +216,6 @@ def table(records: list[ProbeRecord]) -> Table:
             f"{record.narrow_above_half:.0%}",
             str(record.covering_latents),
             f"{record.density:.4f}",
+            "" if record.support_kept is None else f"{record.support_kept:.0%}",
         )
     return drawn

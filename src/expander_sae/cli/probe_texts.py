@@ -1,6 +1,7 @@
 """`expander-sae probe --labelled`: trained SAEs, a language model and labelled texts in; accuracies out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,14 +41,14 @@ def probe_texts(
     quiet: bool,
 ) -> None:
     """Probe SAEs for the classes of labelled texts, write the records and print them."""
-    from expander_sae.activations import load_language_model
     from expander_sae.evaluation.meaning import HUB_SETS, deal, probe_labelled, read_hub_set, read_labelled
 
-    saes = read_saes(folders, inference, device)
-    layer = layer_of(saes, texts.layer)
+    saes, layer, load_model = open_saes(
+        folders, inference, model=model, layer=texts.layer, device=device, compute_dtype=compute_dtype
+    )
     read = read_hub_set(labelled) if labelled in HUB_SETS else read_labelled(labelled)
     dealt = deal(read, train_size=texts.train_texts, test_size=texts.test_texts, seed=texts.seed)
-    language_model = load_language_model(model_of(saes, model), dtype=compute_dtype, device=device)
+    language_model = load_model()
     with Bars("Probing", show=not quiet) as bars:
         bar = bars.begin("texts", len(dealt.texts))
         records = probe_labelled(
@@ -69,7 +70,24 @@ def probe_texts(
         output(json, soft_wrap=False).print(accuracy_table(records), *more_tables(records))
 
 
-def read_saes(folders: list[Path], inference: str | None, device: str) -> dict[str, Any]:
+def open_saes(
+    folders: list[Path], inference: str | None, *, model: str | None, layer: int | None, device: str, compute_dtype: str
+) -> tuple[dict[str, Any], int, Callable[[], Any]]:
+    """SAEs by name, read as asked; the layer that they explain; and what loads the language model.
+
+    Raises:
+        ExpanderSaeError: an SAE that is none, or layers or a model that are not on record and not given.
+    """
+    from expander_sae.activations import load_language_model
+
+    from .source import model_name
+
+    saes = read_saes(folders, inference, device)
+    name = model_name(model, next(iter(saes.values())).metadata.get("activations", {}))
+    return saes, _layer_of(saes, layer), partial(load_language_model, name, dtype=compute_dtype, device=device)
+
+
+def read_saes(folders: list[Path], inference: str | None, device: str = "cpu") -> dict[str, Any]:
     """SAEs by name, read as asked."""
     from expander_sae.interop import read_sae
 
@@ -78,7 +96,7 @@ def read_saes(folders: list[Path], inference: str | None, device: str) -> dict[s
     return read_otherwise({name: read_sae(folder).to(device) for name, folder in sae_names(folders).items()}, inference)
 
 
-def layer_of(saes: dict[str, Any], given: int | None) -> int:
+def _layer_of(saes: dict[str, Any], given: int | None) -> int:
     """The layer asked for, or the one that all SAEs were trained on.
 
     Raises:
@@ -93,13 +111,6 @@ def layer_of(saes: dict[str, Any], given: int | None) -> int:
     for name, sae in saes.items():
         check_provenance(f"that {name} is probed on", sae, Provenance(layer=layer))
     return layer
-
-
-def model_of(saes: dict[str, Any], given: str | None) -> str:
-    """The model asked for, or the one that the first SAE was trained on."""
-    from .source import model_name
-
-    return model_name(given, next(iter(saes.values())).metadata.get("activations", {}))
 
 
 def accuracy_table(records: list[LabelledProbeRecord]) -> Table:

@@ -10,7 +10,7 @@ from expander_sae.records import AbsorptionRecord, ExpanderSaeWarning, write_jso
 from expander_sae.records.progress import Bars
 
 from .console import output
-from .probe_texts import layer_of, model_of, read_saes
+from .probe_texts import open_saes
 
 
 def probe_words(
@@ -27,12 +27,12 @@ def probe_words(
     quiet: bool,
 ) -> None:
     """Measure absorption of first letters, write the records and print them; warn where it is not to be leaned on."""
-    from expander_sae.activations import load_language_model
     from expander_sae.evaluation.meaning import absorption, cautions, read_words
 
-    saes = read_saes(folders, inference, device)
-    at = layer_of(saes, layer)
-    language_model = load_language_model(model_of(saes, model), dtype=compute_dtype, device=device)
+    saes, at, load_model = open_saes(
+        folders, inference, model=model, layer=layer, device=device, compute_dtype=compute_dtype
+    )
+    language_model = load_model()
     said = cautions(language_model, saes)
     for caution in said:
         warnings.warn(caution, ExpanderSaeWarning, stacklevel=1)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from expander_sae.records import EvaluationRecord, ExpanderSaeError, read_json
+from expander_sae.records import EvaluationRecord, ExpanderSaeError, ProbeRecord, read_json
 
 from .console import output
 from .options import Overwrite
@@ -17,6 +17,10 @@ def push(
     repo: Annotated[str, typer.Argument(help="owner/name on the hub; with --to-folder, the name on the card.")],
     evaluation: Annotated[
         Path | None, typer.Option(help="JSON that `expander-sae eval --json` wrote; its numbers go on the card.")
+    ] = None,
+    probes: Annotated[
+        Path | None,
+        typer.Option(help="JSON that `expander-sae probe --acts --json` wrote: what latents tell, and the nulls."),
     ] = None,
     licence: Annotated[str, typer.Option(help="Of the SAE, as the hub spells it.")] = "apache-2.0",
     values: Annotated[str, typer.Option(help="Type of the dictionary's values: float32, float16, ...")] = "float32",
@@ -37,9 +41,10 @@ def push(
 
     loaded = load_sae(sae)
     records = {} if evaluation is None else _records(evaluation)
+    told = [] if probes is None else _probes(probes)
     if to_folder is not None:
         name = repo.rpartition("/")[2]
-        card: dict[str, Any] = {"name": name, "evaluations": records, "licence": licence}
+        card: dict[str, Any] = {"name": name, "evaluations": records, "probes": told, "licence": licence}
         write_result(to_folder, overwrite, lambda out: save_pretrained(loaded, out, **card, values=values))
         place = str(to_folder)
     else:
@@ -47,6 +52,7 @@ def push(
             loaded,
             repo,
             evaluations=records,
+            probes=told,
             licence=licence,
             values=values,
             private=private or None,
@@ -63,3 +69,13 @@ def _records(path: Path) -> dict[str, EvaluationRecord]:
             f"expected records by name in {path}, as `expander-sae eval --json` writes them; got {type(found).__name__}"
         )
     return {name: EvaluationRecord.from_dict(record) for name, record in found.items()}
+
+
+def _probes(path: Path) -> list[ProbeRecord]:
+    found = read_json(path)
+    if not isinstance(found, list):
+        raise ExpanderSaeError(
+            f"expected a list of records in {path}, as `expander-sae probe --acts ACTS --json` writes it; got "
+            f"{type(found).__name__}"
+        )
+    return [ProbeRecord.from_dict(record) for record in found]

@@ -62,7 +62,9 @@ class Line:
     labels: Sequence[str] = ()
     """A word beside each point."""
     family: str = ""
-    """Whose colour and marker it has; otherwise the next of the palette."""
+    """Whose colour and marker it has; otherwise those of the palette,"""
+    place: int | None = None
+    """at this place, or at the next."""
 
 
 def _figure(name: str, caption: str, inches: tuple[float, float], fill: Callable[[Any, Axes], None]) -> Figure:
@@ -126,7 +128,7 @@ def lines(
     def fill(figure: Any, axes: Axes) -> None:
         drawn_of = {True: 0, False: 0}
         for line, points in kept:
-            _draw(axes, line, points, _style(line, drawn_of[line.reference]))
+            _draw(axes, line, points, _style(line, drawn_of[line.reference] if line.place is None else line.place))
             drawn_of[line.reference] += 1
         for level, height in levels:
             axes.axhline(height, color="#555555", linewidth=1.0, linestyle=":", label=level)

@@ -148,6 +148,12 @@ def numbers(rows: Sequence[Row], columns: Columns) -> list[Number | None]:
     ]  # fmt: skip
 
 
+def known(columns: Columns, groups: Mapping[Any, Sequence[Row]]) -> Columns:
+    """The columns that some row has a value of: records of earlier releases lack those that came later."""
+    rows = [row for of in groups.values() for row in of]
+    return {name: at for name, at in columns.items() if any(value_at(row, at[0]) is not None for row in rows)}
+
+
 def by(rows: Iterable[Row], key: str, *more: str) -> dict[Any, list[Row]]:
     """Rows that share a key (a tuple of several), in the order of their first."""
     groups: dict[Any, list[Row]] = {}

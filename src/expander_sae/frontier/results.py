@@ -47,6 +47,9 @@ class Frontier:
     records: list[FrontierRecord]
     readings: list[FrontierRecord] = field(default_factory=list)
     """The same SAEs read by other inferences."""
+    concepts: list[dict[str, Any]] = field(default_factory=list)
+    """How well latents and what was never trained tell concepts, as rows of `experiments.probes`; empty where that was
+    not measured."""
 
     def summaries(self) -> list[Summary]:
         """One for each variant that was evaluated at least once, in the order of the records."""
@@ -72,6 +75,7 @@ class Frontier:
             "summaries": [_summary_dict(summary) for summary in self.summaries()],
             "records": [record.to_dict() for record in self.records],
             "readings": [record.to_dict() for record in self.readings],
+            "concepts": self.concepts,
         }
 
 
@@ -97,7 +101,8 @@ def from_dict(data: Any, where: str = "the record") -> Frontier:
     try:
         records = [FrontierRecord.from_dict(record) for record in data["records"]]
         readings = [FrontierRecord.from_dict(record) for record in data.get("readings", [])]
-        return Frontier(dict(data["settings"]), dict(data["versions"]), list(data["notes"]), records, readings)
+        told = [dict(row) for row in data.get("concepts", [])]
+        return Frontier(dict(data["settings"]), dict(data["versions"]), list(data["notes"]), records, readings, told)
     except (KeyError, TypeError) as error:
         raise ExpanderSaeError(f"{where} lacks or garbles a field: {error}") from error
 

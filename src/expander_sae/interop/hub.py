@@ -2,14 +2,14 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from expander_sae.records import EvaluationRecord, ExpanderSaeError, disk_errors, write_atomically
+from expander_sae.records import EvaluationRecord, ExpanderSaeError, ProbeRecord, disk_errors, write_atomically
 from expander_sae.saes import AbstractSae, load_sae
 
 from .model_card import model_card
@@ -25,7 +25,7 @@ class HubSae(ModelHubMixin, library_name="expander-sae"):
     """An SAE with huggingface_hub's own `save_pretrained`, `push_to_hub` and `from_pretrained`; it is `.sae`.
 
     The functions of this module are these methods with our errors. `card` is what the model card takes besides the SAE:
-    name, evaluations, licence.
+    name, evaluations, probes, licence.
 
     Example:
         >>> HubSae.from_pretrained("someone/smollm2-135m-layer14-expander-d7").sae  # doctest: +SKIP
@@ -103,6 +103,7 @@ def save_pretrained(
     *,
     name: str,
     evaluations: Mapping[str, EvaluationRecord] | None = None,
+    probes: Sequence[ProbeRecord] = (),
     licence: str = "apache-2.0",
     values: str = "float32",
 ) -> Path:
@@ -113,6 +114,8 @@ def save_pretrained(
         folder: made if need be; a card that is there already is written anew.
         name: the SAE's, as the card's title.
         evaluations: records of `evaluate`, by reading or data; the card shows their numbers.
+        probes: records of `expander_sae.evaluation.meaning.probe`, nulls too; the card shows what latents tell, and
+            says where that is no more than raw coordinates do.
         licence: of the SAE, as the hub spells it.
         values: type of the dictionary's values on disk.
 
@@ -120,7 +123,7 @@ def save_pretrained(
         ExpanderSaeError: as in `save_sae`.
     """
     folder = Path(folder)
-    card = {"name": name, "evaluations": evaluations or {}, "licence": licence}
+    card = {"name": name, "evaluations": evaluations or {}, "probes": probes, "licence": licence}
     with disk_errors(folder):
         HubSae(sae, values=values, card=card).save_pretrained(folder)
     sae.folder = folder
@@ -132,6 +135,7 @@ def push_to_hub(
     repo_id: str,
     *,
     evaluations: Mapping[str, EvaluationRecord] | None = None,
+    probes: Sequence[ProbeRecord] = (),
     licence: str = "apache-2.0",
     values: str = "float32",
     private: bool | None = None,
@@ -146,7 +150,7 @@ def push_to_hub(
     Args:
         sae: what to upload.
         repo_id: owner/name.
-        evaluations, licence, values: as in `save_pretrained`.
+        evaluations, probes, licence, values: as in `save_pretrained`.
         private: of a repository that is made now.
         revision: branch; None: the main one.
         commit_message: for the hub's history.
@@ -158,7 +162,8 @@ def push_to_hub(
     Example:
         >>> push_to_hub(sae, "someone/my-sae", evaluations=evaluate({"heldout": sae}, store))  # doctest: +SKIP
     """
-    card = {"name": repo_id.rpartition("/")[2], "evaluations": evaluations or {}, "licence": licence}
+    name = repo_id.rpartition("/")[2]
+    card = {"name": name, "evaluations": evaluations or {}, "probes": probes, "licence": licence}
     try:
         commit: Any = HubSae(sae, values=values, card=card).push_to_hub(
             repo_id, commit_message=commit_message, private=private, token=token, branch=revision

@@ -2,12 +2,12 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from expander_sae.records import EvaluationRecord
+from expander_sae.records import NULLS, EvaluationRecord, ProbeRecord
 from expander_sae.records.fields import object_in
 from expander_sae.records.metrics import METRIC
 from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, IrregularSae
@@ -23,8 +23,16 @@ _METRICS = tuple(METRIC[name] for name in (
 _RECIPE = ("tokens", "batch_size", "learning_rate", "schedule", "loss_unit", "stages", "rewire_every", "seed")
 
 
-def model_card(sae: AbstractSae, *, name: str, evaluations: Mapping[str, EvaluationRecord], licence: str) -> str:
-    """Markdown with the hub's header: what the SAE is, how it was made, how good it is, how to use it."""
+def model_card(
+    sae: AbstractSae,
+    *,
+    name: str,
+    evaluations: Mapping[str, EvaluationRecord],
+    licence: str,
+    probes: Sequence[ProbeRecord] = (),
+) -> str:
+    """Markdown with the hub's header: what the SAE is, how it was made, how good it is, what its latents tell, how to
+    use it."""
     activations = object_in(sae.metadata, "activations")
     parts = [
         _header(activations, licence),
@@ -33,6 +41,7 @@ def model_card(sae: AbstractSae, *, name: str, evaluations: Mapping[str, Evaluat
         _mask(sae),
         _recipe(sae.metadata),
         _numbers(evaluations),
+        _concepts(probes),
         _use(name),
         f"## Licence\n\n{plain(licence)}, for the SAE. The model and the text behind it have their own.\n",
     ]
@@ -145,6 +154,41 @@ def _numbers(evaluations: Mapping[str, EvaluationRecord]) -> str:
     headings = ("evaluation", "read by", "tokens", *(metric.heading for metric in shown))
     note = "On text that was not trained on, special tokens and tokens of giant norm left out unless a record says so."
     return "## Numbers\n\n" + _table(headings, rows) + f"\n{note}\n"
+
+
+_TOLD = {"f1_1": "broad, best latent", "f1_5": "broad, best five", "narrow_f1": "narrow"}
+"""F1 of a `ProbeRecord`, and what it is called."""
+
+
+def _concepts(probes: Sequence[ProbeRecord]) -> str:
+    """What latents tell, beside what was never trained, and whether it is more than raw coordinates do."""
+    if not probes:
+        return ""
+    rows = [
+        (plain(r.name), code(r.reading) if r.reading else "", *(f"{getattr(r, path):.3f}" for path in _TOLD))
+        for r in probes
+    ]
+    first, raw = probes[0], next((r for r in probes if r.kind == "coordinates"), None)
+    note = (
+        f"F1 of the best latents for {first.broad_concepts} broad and {first.narrow_concepts} narrow concepts on "
+        f"{first.tokens:,} tokens of {first.documents} documents, half of them to choose and fit, half to test. Labels "
+        f"at other tokens give {first.shuffled_f1_1:.3f} (broad) and {first.shuffled_narrow_f1:.3f} (narrow)."
+    )
+    said = [_no_better(r, raw) for r in probes if r.kind not in NULLS and raw is not None]
+    table = _table(("dictionary", "read by", *_TOLD.values()), rows)
+    return "## What latents tell\n\n" + table + f"\n{note}\n" + "".join(f"\n{text}\n" for text in said if text)
+
+
+def _no_better(found: ProbeRecord, raw: ProbeRecord) -> str:
+    """The sentence about probes that do not beat raw coordinates; empty where all do."""
+    behind = [
+        f"{words} {getattr(found, path):.3f} against {getattr(raw, path):.3f}"
+        for path, words in _TOLD.items()
+        if not getattr(found, path) > getattr(raw, path)
+    ]
+    if not behind:
+        return ""
+    return f"**{plain(found.name)} tells these no better than raw coordinates do: {'; '.join(behind)}.**"
 
 
 def _use(name: str) -> str:

@@ -6,6 +6,7 @@ from .files import disk_errors, read_json, sha256_file, write_atomically, write_
 from .pairs import arrays_of, write_pair
 from .provenance import Provenance, ProvenanceWarning, check_provenance, warn_of_differences
 from .results import (
+    NULLS,
     AbsorptionRecord,
     EvaluationRecord,
     FrontierRecord,
@@ -17,6 +18,7 @@ from .tensors import write_tensors, write_torch
 from .whole_numbers import whole_number
 
 __all__ = [
+    "NULLS",
     "AbsorptionRecord",
     "EvaluationRecord",
     "ExpanderSaeError",

@@ -150,6 +150,9 @@ class TrainingRecord(_Record):
     """Where, as torch names it."""
     mismatches: list[str] | None = None
     """How the activations differ from those the SAE had been trained on before; None where nothing known does."""
+    cpu_seconds: float | None = None
+    """Processor time of all threads in this SAE's own steps: what its training costs, whoever else is in the pass; None
+    in records of earlier releases. On a GPU it is not what the training costs."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,10 @@ class FrontierRecord(_Record):
     """The inference asked for; None is the SAE's own."""
 
 
+NULLS = ("half untrained", "untrained", "coordinates")
+"""What stands beside a probed SAE in `ProbeRecord.kind`."""
+
+
 @dataclass(frozen=True)
 class ProbeRecord(_Record):
     """How well the features of one dictionary tell concepts; `docs/metrics.md` has the definitions.
@@ -184,7 +191,7 @@ class ProbeRecord(_Record):
 
     name: str
     kind: str
-    """The kind of SAE; `half untrained`, `untrained` and `coordinates` for the nulls."""
+    """The kind of SAE, or one of `NULLS`."""
     reading: str
     """How codes were read; empty for coordinates."""
     n_features: int
@@ -217,6 +224,10 @@ class ProbeRecord(_Record):
     """Different latents that tell a narrow concept with an F1 above 1/2."""
     density: float
     """Median, over narrow concepts, of the share of tokens on which the best latent fires."""
+    support_kept: float | None = None
+    """Share of the active latents that stay active under Gaussian noise of 1% of ||x - b_dec||; None for nulls."""
+    energy_kept: float | None = None
+    """The same, of the squared codes."""
     mismatches: list[str] | None = None
     """How the activations differ from those the SAE was trained on; None where nothing known does."""
 

@@ -189,6 +189,7 @@ def _finish(
             diverged=member.diverged,
             device=str(member.device),
             mismatches=mismatches[member.name],
+            cpu_seconds=member.cpu_seconds,
         )
         records[member.name] = record
         if not member.diverged:

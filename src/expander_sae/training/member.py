@@ -1,6 +1,7 @@
 """One SAE on its way through a training pass: an optimiser, a loss and parts."""
 
 import math
+import time
 from typing import Any
 
 import torch
@@ -54,11 +55,18 @@ class Member:
         _start(sae, config, statistics)
         self.begun = self.diverged = False
         self.last: dict[str, float] = {}
+        self.cpu_seconds = 0.0
+        """Of all threads, in this SAE's own steps."""
 
     def step(self, number: int, x: Tensor) -> None:
         """One optimiser step on x [batch, d_in]; a loss or a gradient that is not finite stops this SAE for good."""
         if self.diverged:
             return
+        started = time.process_time()
+        self._step(number, x)
+        self.cpu_seconds += time.process_time() - started
+
+    def _step(self, number: int, x: Tensor) -> None:
         if not self.begun:
             for part in self.parts:
                 part.begin()

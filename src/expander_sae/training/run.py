@@ -84,6 +84,7 @@ class Run:
         self.stream.load_state_dict(state["stream"])
         for member in self.members:
             member.load_state_dict(state["members"][member.name])
+            member.cpu_seconds = state.get("cpu_seconds", {}).get(member.name, 0.0)  # earlier releases counted none
 
     def save(self) -> None:
         """Write a checkpoint, unless the last one is of this step."""
@@ -96,6 +97,7 @@ class Run:
                 "step": self.step,
                 "tokens": self.tokens,
                 "seconds": self.seconds,
+                "cpu_seconds": {member.name: member.cpu_seconds for member in self.members},
                 "outliers": self.outliers,
                 "stream": self.stream.state_dict(),
                 "members": {member.name: member.state_dict() for member in self.members},

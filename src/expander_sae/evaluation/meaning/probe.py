@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits  # scikit-learn brings it
 from torch import Tensor
 
 from expander_sae.activations import ActivationStore
@@ -24,16 +26,24 @@ from .features import (
 )
 from .narrow import band_of, narrow_concepts
 from .probing import BestLatents, Halves, Selection, can_be_probed, evenness, f1_of_probe, halves, ranked
+from .stability import under_noise
 from .text import read_text
 
 KS = (1, 2, 5)
 """Latents that a probe may use."""
 OF_BLOCKS = ("article", "topic")
 """Groups of concepts that live in one document: their halves share documents, but no block."""
+NOISE = 0.01
+"""Norm of the noise under which active latents should stay, as a share of ||x - b_dec||."""
+NOISY_TOKENS = 4096
 APART = ("topic",)
 """Groups of narrow concepts that are not in the mean over all of them: no dictionary tells them, dense ones neither."""
 SPLITS = 4
 """Ways to halve the documents among which each narrow concept finds the one that halves its own tokens best."""
+
+
+class TooLittleText(ExpanderSaeError):
+    """No concept is on tokens enough to be probed."""
 
 
 class Probed(NamedTuple):
@@ -70,7 +80,8 @@ def prepare(
     """Read activations with their text, and keep the concepts that both halves of it have tokens enough of.
 
     Raises:
-        ExpanderSaeError: there is no text behind the activations, or too little of it.
+        TooLittleText: there is too little of it.
+        ExpanderSaeError: there is no text behind the activations.
     """
     parts, block, position, done = [], [], [], 0
     for batch in store_batches(store, split, keep_special_tokens=keep_special_tokens):
@@ -82,7 +93,7 @@ def prepare(
         position.append(batch.position[:count].numpy())
         done += count
     if not parts:
-        raise ExpanderSaeError(f"expected {split} activations to probe; got none in {store.path}")
+        raise TooLittleText(f"expected {split} activations to probe; got none in {store.path}")
     text = read_text(store.tokens(split), tokenizer)
     places = text.places(np.concatenate(block), np.concatenate(position))
     documents = text.document[places]
@@ -102,7 +113,7 @@ def prepare(
                 kept.append(here)
                 split_of[concept.group, concept.name] = number
     if not broad:
-        raise ExpanderSaeError(
+        raise TooLittleText(
             f"expected text in which some concept is on eight tokens of each half; got {done:,} tokens of "
             f"{len(np.unique(documents))} documents. Harvest more held-out text."
         )
@@ -146,8 +157,10 @@ def probe(
             )
         say(name)
         features = latent_features(name, sae, probed.x)
-        records.append(score(features, probed, selection, seed, kind=sae.kind, reading=str(sae.reading),
-                             learned_values=sae.learned_values()))  # fmt: skip
+        found = score(features, probed, selection, seed, kind=sae.kind, reading=str(sae.reading),
+                      learned_values=sae.learned_values())  # fmt: skip
+        kept = under_noise(sae, probed.x[:NOISY_TOKENS].split(512), [NOISE])[0]
+        records.append(replace(found, support_kept=kept["support_kept"], energy_kept=kept["energy_kept"]))
         if nulls and isinstance(sae, ExpanderSae):
             half_trained[f"{name}, rows shuffled"] = shuffled_rows(sae, seed=seed + 1)
             half_trained[f"{name}, values redrawn"] = redrawn_values(sae, seed=seed + 1)
@@ -167,11 +180,20 @@ def probe(
 
 
 def score(
-    features: Features, probed: Probed, selection: Selection, seed: int, *, kind: str, reading: str, learned_values: int
+    features: Features,
+    probed: Probed,
+    selection: Selection,
+    seed: int,
+    *,
+    kind: str,
+    reading: str,
+    learned_values: int,
+    ks: Sequence[int] = KS,
 ) -> ProbeRecord:
-    """Every number of one set of features."""
-    broad = _broad(features, probed, selection)
-    best = _narrow(features, probed)
+    """Every number of one set of features; F1 of k latents is NaN for a k that is not among `ks`."""
+    broad = _broad(features, probed, selection, ks)
+    search = BestLatents(features)
+    best = _narrow(search, probed)
     draw = np.random.default_rng(seed).permutation(len(probed.x))
     moved = probed._replace(
         broad=[c._replace(labels=c.labels[draw]) for c in probed.broad],
@@ -180,7 +202,7 @@ def score(
     counted = [(c, *found) for c, found in zip(probed.narrow, best, strict=True) if c.group not in APART]
     narrow = [f for _, f, _, _ in counted]
     covering = {feature for _, f, feature, _ in counted if f > 0.5}
-    shuffled = [f for c, (f, _, _) in zip(probed.narrow, _narrow(features, moved), strict=True) if c.group not in APART]
+    shuffled = [f for c, (f, _, _) in zip(probed.narrow, _narrow(search, moved), strict=True) if c.group not in APART]
     return ProbeRecord(
         name=features.name,
         kind=kind,
@@ -191,8 +213,8 @@ def score(
         documents=probed.documents,
         selection=selection,
         f1_1=_mean(broad[1]),
-        f1_2=_mean(broad[2]),
-        f1_5=_mean(broad[5]),
+        f1_2=_mean(broad.get(2, ())),
+        f1_5=_mean(broad.get(5, ())),
         shuffled_f1_1=_mean(_broad(features, moved, selection, ks=(1,))[1]),
         broad_concepts=len(probed.broad),
         broad_by_group=_means([c.group for c in probed.broad], broad[1]),
@@ -210,21 +232,21 @@ def score(
 def _broad(features: Features, probed: Probed, selection: Selection, ks: Sequence[int] = KS) -> dict[int, list[float]]:
     """F1 of the best k latents for every broad concept, the mean of both ways round."""
     found = {k: [0.0] * len(probed.broad) for k in ks}
-    for number, mine in probed.by_split(probed.broad).items():
-        labels = np.stack([probed.broad[place].labels for place in mine])
-        for half in probed.splits[number]:
-            order = ranked(features, labels, half.fit, selection)
-            for row, place in enumerate(mine):
-                for k in ks:
-                    found[k][place] += f1_of_probe(features, order[row, :k], labels[row], half) / 2
+    with threadpool_limits(1):  # regressions are so small that waking a second thread takes longer
+        for number, mine in probed.by_split(probed.broad).items():
+            labels = np.stack([probed.broad[place].labels for place in mine])
+            for half in probed.splits[number]:
+                order = ranked(features, labels, half.fit, selection)
+                for row, place in enumerate(mine):
+                    for k in ks:
+                        found[k][place] += f1_of_probe(features, order[row, :k], labels[row], half) / 2
     return found
 
 
-def _narrow(features: Features, probed: Probed) -> list[tuple[float, int, float]]:
+def _narrow(search: BestLatents, probed: Probed) -> list[tuple[float, int, float]]:
     """For every narrow concept F1 of the best latent (mean of both ways round), one best latent and its density."""
-    density = features.density()
+    density = search.features.density()
     found: list[list[tuple[float, int]]] = [[] for _ in probed.narrow]
-    search = BestLatents(features)
     for number, mine in probed.by_split(probed.narrow).items():
         for half in probed.splits[number]:
             for place in mine:

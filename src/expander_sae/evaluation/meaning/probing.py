@@ -7,9 +7,11 @@ as they are. What the probe says is judged by F1, since most concepts hold on fe
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
+from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
 from .features import Features
@@ -146,22 +148,62 @@ def f1(called: np.ndarray, labels: np.ndarray) -> float:
     return 2 * hits / (int(called.sum()) + int(labels.sum())) if hits else 0.0
 
 
-class Sorted(NamedTuple):
-    """The values above zero of all features, feature by feature, each by falling value; arrays [entries]."""
+class _Sorted:
+    """The values above zero of all features (turned round where `sign` is -1), feature by feature, by falling value."""
 
-    token: np.ndarray
-    value: np.ndarray
-    feature: np.ndarray
+    def __init__(self, features: Features, sign: float) -> None:
+        values = features.values * sign
+        values.data[values.data < 0] = 0.0
+        values.eliminate_zeros()
+        ends = values.indptr
+        parts = [a + np.argsort(-values.data[a:b], kind="stable") for a, b in pairwise(ends.tolist())]
+        order = np.concatenate(parts) if len(parts) else np.zeros(0, dtype=np.int64)
+        self.value, self.token = values.data[order], values.indices[order]
+        self.feature = np.repeat(np.arange(features.n_features), np.diff(ends))
+        self.first = ends[:-1].astype(np.int64)[self.feature]
+        tied = np.zeros(len(order), dtype=bool)  # with the next one: equal values of a feature are called together
+        tied[:-1] = (self.feature[1:] == self.feature[:-1]) & (self.value[1:] == self.value[:-1])
+        last = np.flatnonzero(~tied)
+        self.last = last[np.searchsorted(last, np.arange(len(order)))]
+        place = np.empty(len(order), dtype=np.int64)
+        place[order] = np.arange(len(order))
+        by_token = sparse.csc_matrix((place, values.indices, ends), shape=values.shape).tocsr()
+        self._places, self._begins = by_token.data, by_token.indptr
 
-    @classmethod
-    def of(cls, features: Features, sign: float) -> Sorted:
-        """Those of the features as they are (1.0) or turned round (-1.0)."""
-        value = sign * features.values.data
-        feature = np.repeat(np.arange(features.n_features), np.diff(features.values.indptr))
-        some = value > 0
-        token, value, feature = features.values.indices[some], value[some], feature[some]
-        order = np.lexsort((token, -value, feature))
-        return cls(token[order], value[order], feature[order])
+    def of_tokens(self, tokens: np.ndarray) -> np.ndarray:
+        """Where the values of these tokens are, from the first place to the last."""
+        parts = [self._places[self._begins[token] : self._begins[token + 1]] for token in tokens.tolist()]
+        return np.sort(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.int64)
+
+    def best(self, known: np.ndarray, seen: np.ndarray) -> tuple[float, int, float]:
+        """The best F1 of `value >= threshold` on a half, its feature and threshold; 0 where none calls a positive.
+
+        It is at the value of a token with the concept: from there to the next such value more is called, and nothing
+        found.
+
+        Args:
+            known: tokens of the half with the concept, int64.
+            seen: values of tokens of the half up to each place, int64; of `counted`.
+        """
+        mine = self.of_tokens(known)
+        if not len(mine):
+            return 0.0, 0, 1.0
+        feature = self.feature[mine]
+        new = np.ones(len(mine), dtype=bool)
+        new[1:] = feature[1:] != feature[:-1]
+        hits = np.arange(len(mine)) - np.flatnonzero(new)[np.cumsum(new) - 1] + 1
+        before = np.where(self.first[mine] > 0, seen[self.first[mine] - 1], 0)
+        quality = 2 * hits / (seen[self.last[mine]] - before + len(known))
+        found = int(np.argmax(quality))
+        place = int(mine[found])
+        below = int(np.searchsorted(seen, seen[self.last[place]] + 1))  # the next value of a token of the half
+        same = below < len(seen) and self.feature[below] == self.feature[place]
+        threshold = (self.value[place] + (self.value[below] if same else 0.0)) / 2
+        return float(quality[found]), int(self.feature[place]), float(threshold)
+
+    def counted(self, half: np.ndarray) -> np.ndarray:
+        """Values of tokens of a half (bool [tokens]) up to each place."""
+        return np.cumsum(half[self.token])
 
 
 class BestLatents:
@@ -173,49 +215,20 @@ class BestLatents:
     def __init__(self, features: Features) -> None:
         self.features = features
         signs = (1.0, -1.0) if (features.values.data < 0).any() else (1.0,)
-        self._all = {sign: Sorted.of(features, sign) for sign in signs}
+        self._all = {sign: _Sorted(features, sign) for sign in signs}
         self._half: Halves | None = None
-        self._here: dict[float, _Columns] = {}
+        self._seen: dict[float, np.ndarray] = {}
 
     def best(self, labels: np.ndarray, half: Halves) -> tuple[int, float, float]:
         """The best feature of a concept (bool [tokens]), its F1 where it was chosen, and on the other half."""
         if self._half is not half:
             inside = np.zeros(len(labels), dtype=bool)
             inside[half.fit] = True
-            self._half, self._here = half, {sign: _Columns(entries, inside) for sign, entries in self._all.items()}
-        positives = int(labels[half.fit].sum())
-        found = max((columns.best(labels, positives), sign) for sign, columns in self._here.items())
+            self._half, self._seen = half, {sign: entries.counted(inside) for sign, entries in self._all.items()}
+        known = half.fit[labels[half.fit]]
+        found = max((entries.best(known, self._seen[sign]), sign) for sign, entries in self._all.items())
         (here, feature, threshold), sign = found
         if here == 0.0:
             return 0, 0.0, 0.0
         called = sign * self.features.column(feature, half.test) >= threshold
         return feature, here, f1(called, labels[half.test])
-
-
-class _Columns:
-    """The entries of one half, with what every search for a threshold needs."""
-
-    def __init__(self, entries: Sorted, inside: np.ndarray) -> None:
-        kept = inside[entries.token]
-        self.token, self.value, self.feature = (part[kept] for part in entries)
-        count = len(self.token)
-        new = np.ones(count, dtype=bool)
-        new[1:] = self.feature[1:] != self.feature[:-1]
-        self.begins = np.flatnonzero(new)
-        self.first = self.begins[np.cumsum(new) - 1] if count else np.zeros(0, dtype=np.int64)
-        self.rank = np.arange(count) - self.first + 1
-        self.ends = np.ones(count, dtype=bool)  # the last of equal values of a feature: those are called together
-        self.ends[:-1] = new[1:] | (self.value[1:] != self.value[:-1])
-
-    def best(self, labels: np.ndarray, positives: int) -> tuple[float, int, float]:
-        """The best F1 of `value >= threshold`, its feature and threshold; 0 where none calls a positive."""
-        if not len(self.token):
-            return 0.0, 0, 1.0
-        known = labels[self.token]
-        hits = np.cumsum(known)
-        before = (hits - known)[self.first]
-        quality = np.where(self.ends, 2 * (hits - before) / (self.rank + positives), 0.0)
-        place = int(np.argmax(quality))
-        same = place + 1 < len(self.token) and self.feature[place + 1] == self.feature[place]
-        below = self.value[place + 1] if same else 0.0
-        return float(quality[place]), int(self.feature[place]), float((self.value[place] + below) / 2)

@@ -28,6 +28,7 @@ NAMES = (
     "stability",
     "coherence",
     "meaning",
+    "recipes",
     "storage",
     "geometry",
     "collisions",

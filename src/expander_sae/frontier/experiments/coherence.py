@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,14 +14,14 @@ from expander_sae.evaluation.chat import ChatJudge
 from expander_sae.evaluation.contexts import ContextEmbedding, Judge, detection, evenly_over_rates
 from expander_sae.evaluation.firing import firings
 from expander_sae.evaluation.nulls import SAMPLE, untrained
-from expander_sae.pursuit import Reading, parse_reading
-from expander_sae.records import ExpanderSaeError, FrontierRecord
+from expander_sae.pursuit import parse_reading
+from expander_sae.records import ExpanderSaeError
 from expander_sae.records.spread import Spread, spread
 from expander_sae.saes import AbstractSae
 
 from ..drawing import bars
 from ..page import Page, Table, by, number
-from .context import Context, Grid, name_of, written
+from .context import Context, name_of
 from .experiment import Experiment, Measured
 from .quality import diverged
 
@@ -34,21 +34,22 @@ _UNTRAINED = ", untrained"
 def measure(context: Context) -> Measured:
     """Detection scores of latents drawn evenly over firing rates, for every SAE of the grid by its own reading and
     those asked for; beside each an untrained twin, and a shuffled null."""
-    readings = [parse_reading(str(reading)) for reading in context.option("readings")]
+    readings = [str(reading) for reading in context.option("readings")]
     for reading in readings:
-        reading.check(context.settings.k, context.settings.n_for(context.store.d_in))
+        parse_reading(reading).check(context.settings.k, context.settings.n_for(context.store.d_in))
     grid = context.grid(degrees=context.chosen_degrees(), controls=context.option("controls"))
     how = {"kept": context.settings.evaluation().keep_special_tokens, **{name: context.option(name) for name in _HOW}}
     sample = context.store.sample("train", SAMPLE, seed=0)
     rows = []
-    for record, sae, reading in _read(grid, readings):
-        name = name_of(record) + (f"-{reading}".replace(":", "") if reading else "")
-        depends = {"sae": written(grid.folder / record.folder), **how}
+    for one in grid.read(readings):
+        record = one.record
+        name = name_of(record) if one.own else one.name
+        depends = {**grid.depends_on(record), **how}
         context.say(f"contexts of {name}")
-        variant = record.variant + (f", {reading}" if reading else "")
-        twin = untrained(sae, sample, seed=record.seed + 1)
-        for suffix, one in (("", sae), ("-untrained", twin)):
-            make = partial(_scores, context, one, record.seed)
+        variant = record.variant + ("" if one.own else f", {one.sae.reading}")
+        twin = untrained(one.sae, sample, seed=record.seed + 1)
+        for suffix, sae in (("", one.sae), ("-untrained", twin)):
+            make = partial(_scores, context, sae, record.seed)
             named = variant + (_UNTRAINED if suffix else "")
             rows.append(context.row(record, name + suffix, depends, make, variant=named))
     judge = context.option("judge")
@@ -71,15 +72,6 @@ def _scores(context: Context, sae: AbstractSae, seed: int) -> dict[str, Any]:
     null = detection(moved, judge, blocks, latents=latents, seed=seed)
     return {"aucs": [s.auc for s in scores], "firings": [s.firings for s in scores],
             "null": [s.auc for s in null], "asked": len(latents)}  # fmt: skip
-
-
-def _read(grid: Grid, readings: Sequence[Reading]) -> Iterator[tuple[FrontierRecord, AbstractSae, Reading | None]]:
-    """Every SAE by its own reading, then by the others that it has columns enough for."""
-    for record, sae in grid.saes():
-        yield record, sae, None
-        for reading in readings:
-            if reading.fits(sae.k, sae.n_latents):
-                yield record, sae.read_by(reading), reading
 
 
 def _judge(context: Context, ids: torch.Tensor, blocks: torch.Tensor) -> Judge:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from expander_sae.activations import ActivationStore, LanguageModel
 from expander_sae.evaluation.codes import TokenBatch, store_batches
-from expander_sae.records import ExpanderSaeError, FrontierRecord
+from expander_sae.pursuit import Reading, parse_reading
+from expander_sae.records import EvaluationRecord, ExpanderSaeError, FrontierRecord
 from expander_sae.records.sealed import read_sealed, write_sealed
 from expander_sae.saes import AbstractSae, load_sae
 from expander_sae.training import TrainConfig
@@ -40,6 +41,28 @@ def next_seed(seed: int, seeds: Iterable[int]) -> int:
     return ordered[(ordered.index(seed) + 1) % len(ordered)]
 
 
+def ways_to_read(sae: AbstractSae, readings: Iterable[str]) -> list[Reading]:
+    """An SAE's own reading, then those of others that it has columns enough for, each once."""
+    fitting = [way for way in map(parse_reading, readings) if way.fits(sae.k, sae.n_latents)]
+    return list(dict.fromkeys([sae.reading, *fitting]))
+
+
+class Read(NamedTuple):
+    """An SAE read in one way."""
+
+    record: FrontierRecord
+    sae: AbstractSae
+    own: bool
+    """Whether that is its own reading."""
+    evaluation: EvaluationRecord | None
+    """By that reading; None where the grid was not evaluated by it."""
+
+    @property
+    def name(self) -> str:
+        """Its name in that of a piece."""
+        return f"{name_of(self.record)}-{self.sae.reading}".replace(":", "")
+
+
 class Grid(NamedTuple):
     """SAEs that are trained and evaluated, and where they are."""
 
@@ -55,6 +78,37 @@ class Grid(NamedTuple):
         for record in self.frontier.records:
             if record.evaluation is not None:
                 yield record, load_sae(self.folder / record.folder)
+
+    def read(self, readings: Sequence[str] = ()) -> Iterator[Read]:
+        """Every SAE by its own reading, then by the others that it has columns enough for."""
+        evaluations = {
+            (r.variant, r.seed, parse_reading(r.reading)): r.evaluation
+            for r in self.frontier.readings if r.reading is not None
+        }  # fmt: skip
+        for record, sae in self.saes():
+            for way in ways_to_read(sae, readings):
+                own = way == sae.reading
+                evaluation = record.evaluation if own else evaluations.get((record.variant, record.seed, way))
+                yield Read(record, sae.read_by(way), own, evaluation)
+
+    def twin(self, record: FrontierRecord) -> FrontierRecord | None:
+        """The same SAE of the next seed that did not diverge; None where there is no other."""
+        mine = (r for r in self.frontier.records if r.variant == record.variant and r.evaluation is not None)
+        of_seed = {r.seed: r for r in mine}
+        other = next_seed(record.seed, of_seed)
+        return None if other == record.seed else of_seed[other]
+
+    def cpu_seconds(self, record: FrontierRecord) -> float | None:
+        """What an SAE's training cost, with that of the dense SAE it was cut out of; None where it is not on record."""
+        own = record.training.cpu_seconds
+        if own is None or record.family != "pruned":
+            return own
+        dense = next(r for r in self.frontier.records if (r.family, r.seed) == ("dense", record.seed))
+        return None if dense.training.cpu_seconds is None else own + dense.training.cpu_seconds
+
+    def depends_on(self, record: FrontierRecord) -> dict[str, str]:
+        """What a piece that is made from an SAE depends on."""
+        return {"sae": written(self.folder / record.folder)}
 
 
 class Context:
@@ -156,6 +210,7 @@ class Context:
         train_tokens: int | None = None,
         k: int | None = None,
         label: str = "",
+        cross_entropy: bool = True,
     ) -> Grid:
         """Train and evaluate what is missing of a grid of SAEs, and give all of it.
 
@@ -171,6 +226,7 @@ class Context:
             train_tokens: train on the first so many stored tokens only; needs a `label` of its own.
             k: other active latents per token than the command line's.
             label: added to the folder's name.
+            cross_entropy: evaluate with the language model too, where there is one.
 
         Raises:
             ExpanderSaeError: as in `plan`, `Sweep` and `run_frontier`.
@@ -188,7 +244,8 @@ class Context:
         name = f"layer{store.layer}-n{n_latents}-k{settings.k}-{_recipe(settings)}{label and '-' + label}"
         folder = self.folder if self._shared is None else self._shared / name
         # A loader, so that a rerun that finds everything done loads no model.
-        model = None if self._load_model is None else cast(Callable[[], LanguageModel], self.language_model)
+        asked = cross_entropy and self._load_model is not None
+        model = cast(Callable[[], LanguageModel], self.language_model) if asked else None
         sweep = Sweep(
             store,
             folder,

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from expander_sae.paper import Paper
+from expander_sae.records import ExpanderSaeError
 from expander_sae.records.metrics import METRIC
 
 from ..drawing import beside_the_paper, by_speed, lines, short_number
 from ..page import Figure, Page, caution
 from ..results import Frontier, Summary, from_dict, in_order, summarise
-from .context import Context
+from .context import Context, Grid
 from .experiment import Experiment, Measured
 from .quality import diverged, family_lines, mean_of, quality_table
+from .told import against_coordinates, told_figures, told_table
 
 _PANELS = (
     ("fvu", "learned_values"),
@@ -29,9 +32,29 @@ _PANELS = (
 
 
 def measure(context: Context) -> Measured:
-    """Train and evaluate the grid."""
+    """Train and evaluate the grid, and ask what its latents tell."""
     controls, readings = context.option("controls"), context.option("readings")
-    return context.grid(controls=controls, readings=readings).frontier.to_dict()
+    grid = context.grid(controls=controls, readings=readings)
+    rows, notes = _concepts(context, grid)
+    found = replace(grid.frontier, concepts=rows, notes=[*grid.frontier.notes, *notes])
+    found.save(grid.folder)
+    return found.to_dict()
+
+
+def _concepts(context: Context, grid: Grid) -> tuple[list[dict[str, Any]], list[str]]:
+    """How well the latents of each SAE and of its untrained twin tell concepts; or why that was not measured."""
+    tokens = context.option("probe_tokens")
+    if not tokens or not context.has_language_model:
+        return [], []
+    try:
+        from .probes import Probes, TooLittleText
+    except ExpanderSaeError as error:  # scikit-learn is missing
+        return [], [f"Latents were not probed for concepts: {error}"]
+    probes = Probes(context, tokens, ks=(1, 5))
+    try:
+        return [*probes.rows(grid), probes.raw_coordinates()], []
+    except TooLittleText as error:
+        return [], [f"Latents were not probed for concepts: {error}"]
 
 
 def show(measured: Measured) -> Page:
@@ -58,7 +81,12 @@ def show(measured: Measured) -> Page:
             by_speed(f"{metric}_by_speed", f"{metric} against the speed of reading codes", metric, read)
             for metric in ("fvu", "delta_ce")
         ]
-    notes = [headline(summaries), *baseline(found), *diverged(measured), *to_mind(found.settings)]
+    notes = [headline(summaries), *baseline(found)]
+    if found.concepts:
+        tables.append(told_table(found.concepts, summaries))
+        figures += told_figures(found.concepts)
+        notes.append(against_coordinates(found.concepts))
+    notes += [*diverged(measured), *to_mind(found.settings)]
     return Page(verdict(summaries) or notes[0], tables, figures, notes)
 
 
@@ -185,6 +213,7 @@ EXPERIMENT = Experiment(
     options={
         "controls": ["dense", "dense-untied", "dense-randinit", "matched", "matched-omp", "matched-decoder"],
         "readings": [],
+        "probe_tokens": 20_000,
     },
     beside=beside,
 )

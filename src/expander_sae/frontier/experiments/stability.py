@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any
-
-from scipy import sparse
+from typing import TYPE_CHECKING, Any
 
 from expander_sae.evaluation.features import best_cosine
 from expander_sae.evaluation.firing import Firings, best_jaccard, firings
-from expander_sae.evaluation.meaning import Features, agreement, under_noise
 from expander_sae.pursuit import parse_reading
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae
 
 from ..drawing import Line, lines
-from ..page import Columns, Page, Row, Table, by, over_seeds, table_by, value_at
-from .context import Context, name_of, next_seed, written
+from ..page import Page, Row, Table, by, known, over_seeds, table_by
+from .context import Context, name_of, next_seed, ways_to_read, written
 from .experiment import Experiment, Measured
 from .quality import diverged
+
+if TYPE_CHECKING:  # with scikit-learn, which pages do not need
+    from expander_sae.evaluation.meaning import Features
 
 _AGREEMENT = {
     "median best Jaccard": ("median_jaccard", 3),
@@ -77,12 +77,12 @@ def _stability(
 ) -> dict[str, Any]:
     """How well each living latent is matched by one of its twin's, and what noise does to the codes of every reading:
     its own, then the others that it has columns enough for."""
+    from expander_sae.evaluation.meaning import agreement, under_noise
+
     tokens = context.option("agreement_tokens")  # many, since sets of a few firings agree by chance
     found, theirs = (firings(one, context.heldout_batches(), tokens)[0] for one in (sae, twin))
     alive = found.counts() > 0
     jaccard, cosine = best_jaccard(found, theirs)[alive].double(), best_cosine(sae, twin)[alive].double()
-    fitting = [way for way in map(parse_reading, readings) if way.fits(sae.k, sae.n_latents)]
-    ways = dict.fromkeys([sae.reading, *fitting])
     return {
         "median_jaccard": float(jaccard.median()),
         "matched_jaccard_0.3": float((jaccard > 0.3).double().mean()),
@@ -91,12 +91,16 @@ def _stability(
         "again": asdict(agreement(sae, twin, _codes(found), _codes(theirs), strongest=context.option("strongest"))),
         "noise": {
             str(way): under_noise(sae.read_by(way), context.heldout_blocks(context.option("tokens")), noises)
-            for way in ways
+            for way in ways_to_read(sae, readings)
         },
     }
 
 
 def _codes(found: Firings) -> Features:
+    from scipy import sparse
+
+    from expander_sae.evaluation.meaning import Features
+
     at = (found.token.numpy(), found.latent.numpy())
     return Features("codes", sparse.csc_matrix((found.value.double().numpy(), at), (found.n_tokens, found.n_latents)))
 
@@ -121,7 +125,7 @@ def show(measured: Measured) -> Page:
             table_by("Latents found again under another seed", of, _AGREEMENT,
                      under + "Over latents that fire. Best match of each by firing sets (Jaccard) and by direction."),
             *_weighted(of, under),
-            table_by("Codes under noise", noise, _known(_NOISE, noise),
+            table_by("Codes under noise", noise, known(_NOISE, noise),
                      under + "Gaussian noise; change of x̂ / noise is 1 where all of it comes through.",
                      "SAE", "read by", "noise / ‖x − b‖"),
         ],
@@ -138,15 +142,9 @@ def show(measured: Measured) -> Page:
     )  # fmt: skip
 
 
-def _known(columns: Columns, groups: Mapping[Any, Sequence[Row]]) -> Columns:
-    """The columns that some row has a value of: records of earlier releases lack those that came later."""
-    rows = [row for of in groups.values() for row in of]
-    return {name: at for name, at in columns.items() if any(value_at(row, at[0]) is not None for row in rows)}
-
-
 def _weighted(of: Mapping[str, Sequence[Row]], under: str) -> list[Table]:
     """Agreement by the energy of latents."""
-    columns = _known(_BY_ENERGY, of)
+    columns = known(_BY_ENERGY, of)
     note = (
         "Cosine: columns of both SAEs in pairs, one to one, mean of |cosine| (PW-MCC). Correlation: best match of each "
         "living latent. By energy: each latent with the weight of its squared codes. Overlap: mean squared cosine of "

@@ -6,13 +6,11 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from expander_sae.evaluation.meaning.worlds import Sample, World, WorldSettings, recovery
 from expander_sae.evaluation.nulls import untrained
-from expander_sae.pursuit import parse_reading
 from expander_sae.records import ExpanderSaeError
 from expander_sae.records.spread import Spread
 from expander_sae.saes import AbstractSae
@@ -23,13 +21,18 @@ from ..drawing import Line, lines
 from ..families import title_of
 from ..page import Figure, Page, Row, Table, by, numbers, over_seeds
 from ..variants import Variant, plan
-from .context import Context
+from .context import Context, ways_to_read
 from .experiment import Experiment, Measured
+
+if TYPE_CHECKING:  # with scikit-learn, which pages do not need
+    from expander_sae.evaluation.meaning.worlds import Sample, World, WorldSettings
 
 _WORLDS = ("dense", "sparse")
 """True directions on all rows, or on a few."""
-_CONTROLS = ("oneshot", "matched", "dense")
-_KINDS = {"expander": "Expander", "oneshot": "Expander, one-shot", "matched": "dense of as many values"}
+_KINDS = {
+    "expander": "Expander", "oneshot": "Expander, one-shot", "matched": "dense of as many values",
+    "matched-omp": "dense of as many values, by pursuit",
+}  # fmt: skip
 """In the legend."""
 _COLUMNS = {
     "MCC": ("mcc", 3),
@@ -52,51 +55,63 @@ def measure(context: Context) -> Measured:
     for world in worlds:
         for seed in context.settings.seeds:
             rows += _world(context, world, seed)
+            for preset in context.option("presets"):
+                if preset != context.settings.preset:
+                    rows += _world(context, world, seed, str(preset))
     shared = {name: context.option(name) for name in ("k", "sparse_degree")}
     return {"rows": rows, "world": _settings(context, "dense", 0).to_dict(), **shared}
 
 
 def _settings(context: Context, world: str, seed: int) -> WorldSettings:
+    from expander_sae.evaluation.meaning.worlds import WorldSettings
+
     sizes = {name: context.option(name) for name in ("d_in", "n_features", "roots")}
     return WorldSettings(**sizes, degree=None if world == "dense" else context.option("sparse_degree"), seed=seed)
 
 
-def _world(context: Context, place: str, seed: int) -> list[dict[str, Any]]:
+def _world(context: Context, place: str, seed: int, preset: str = "") -> list[dict[str, Any]]:
+    """The rows of one world: every SAE by the recipe of the command line, or the sparse ones by another preset."""
+    from expander_sae.evaluation.meaning.worlds import World
+
     option, settings = context.option, _settings(context, place, seed)
-    config = context.settings.training()
+    recipe = replace(context.settings, preset=preset) if preset else context.settings
+    config, built = recipe.training(), recipe.sae_options()
     # No token is out of the way here, and where most have hardly a feature the others would seem so.
     config = replace(config, inputs=replace(config.inputs, outlier_medians=None))
     readings = [str(reading) for reading in option("readings")]
     variants = plan(
-        option("degrees"), _CONTROLS, d_in=settings.d_in, n_latents=option("n_latents"), k=option("k"), seeds=[seed],
-        note=context.say,
+        option("degrees"), () if preset else option("controls"), d_in=settings.d_in, n_latents=option("n_latents"),
+        k=option("k"), seeds=[seed], note=context.say,
     )  # fmt: skip
-    built = context.settings.sae_options()
     depends = {
         "world": settings.to_dict(), "training": config.to_dict(), "built": built.to_dict(), "readings": readings,
         "saes": [variant.to_dict() for variant in variants],
         **{size: option(size) for size in ("pool", "heldout")},
     }  # fmt: skip
+    name = f"{place}-seed{seed}" + (f"-{preset}" if preset else "")
 
     def make() -> list[dict[str, Any]]:
-        context.say(f"{place} world, seed {seed}")
+        context.say(f"{place} world, seed {seed}" + (f", preset {preset}" if preset else ""))
         world = World(settings)
         pool, heldout = world.sample(option("pool"), seed=0), world.sample(option("heldout"), seed=1)
         saes = {variant.name: variant.build(settings.d_in, built) for variant in variants}
-        room = context.folder / "passes" / f"{place}-seed{seed}"
+        room = context.folder / "passes" / name
         batches = MemoryBatches(pool.x, config.batch_size, seed)
         done = train(saes, batches, config, folder=room, progress=context.progress)
         rows = []
         for variant in variants:
             if not done[variant.name].diverged:
-                what = {"variant": variant.name, "family": variant.family}
+                by_preset = f", {preset}" if preset else ""
+                what = {"variant": variant.name + by_preset, "family": variant.family + by_preset}
                 rows += _read(what, saes[variant.name], world, heldout, readings)
-        for family, name, sae in _controls(variants, saes, pool, world, option("n_latents")):
-            rows += _read({"variant": name, "family": family, "learned_values": 0}, sae, world, heldout, readings)
+        if not preset:
+            for family, variant, sae in _controls(variants, saes, pool, world, option("n_latents")):
+                what = {"variant": variant, "family": family, "learned_values": 0}
+                rows += _read(what, sae, world, heldout, readings)
         shutil.rmtree(room)
         return rows
 
-    found = context.piece(f"{place}-seed{seed}", depends, make)
+    found = context.piece(name, depends, make)
     return [{"world": place, "seed": seed, **row} for row in found]
 
 
@@ -118,13 +133,13 @@ def _read(
     row: dict[str, Any], sae: AbstractSae, world: World, heldout: Sample, readings: Sequence[str]
 ) -> list[dict[str, Any]]:
     """One row for each way of reading that the SAE has columns enough for, its own first."""
+    from expander_sae.evaluation.meaning.worlds import recovery
+
     sae.eval()
-    fitting = [way for way in map(parse_reading, readings) if way.fits(sae.k, sae.n_latents)]
-    ways = list(dict.fromkeys([sae.reading, *fitting]))
     values = {"learned_values": sae.learned_values(), **row}
     return [
         {**values, "reading": str(way), "own": place == 0, **asdict(recovery(sae.read_by(way), world, heldout))}
-        for place, way in enumerate(ways)
+        for place, way in enumerate(ways_to_read(sae, readings))
     ]
 
 
@@ -165,7 +180,12 @@ def _figure(world: str, own: Sequence[Sequence[Row]]) -> Figure | None:
         if rows[0]["world"] == world:
             families.setdefault(rows[0]["family"], []).append(rows)
     drawn = [
-        Line(_KINDS.get(family, family), [_point(o) for o in of], joined=False, labels=[_short(o) for o in of])
+        Line(
+            _kind(family),
+            [_point(o) for o in of],
+            joined=False,
+            labels=[_short(o) for o in of],
+        )
         for family, of in families.items()
     ]
     caption = (
@@ -173,6 +193,12 @@ def _figure(world: str, own: Sequence[Sequence[Row]]) -> Figure | None:
     )
     return lines(f"features_by_variance_{world}", caption, drawn, x="explained variance", y="F1 of true features",
                  title=f"{world} world")  # fmt: skip
+
+
+def _kind(family: str) -> str:
+    """A family in the legend; what follows a comma is the preset."""
+    name, comma, preset = family.partition(", ")
+    return _KINDS.get(name, name) + comma + preset
 
 
 def _point(rows: Sequence[Row]) -> tuple[float, Spread | None]:
@@ -205,6 +231,7 @@ EXPERIMENT = Experiment(
     show=show,
     options={
         "worlds": list(_WORLDS), "d_in": 128, "n_features": 1024, "roots": 8, "sparse_degree": 7, "n_latents": 512,
-        "k": 8, "degrees": [7, 32], "readings": ["encoder", "stages:8+2"], "pool": 200_000, "heldout": 20_000,
+        "k": 8, "degrees": [7, 32], "controls": ["oneshot", "matched", "dense"], "presets": ["meaning"],
+        "readings": ["encoder", "stages:8+2"], "pool": 200_000, "heldout": 20_000,
     },
 )  # fmt: skip
