@@ -110,7 +110,7 @@ def test_what_is_said_of_supports_and_tokens_chooses_the_encoder():
     assert (usual.encoder, str(usual.reading)) == ("both", "stages:8")
     for said in ({"tokens": 0}, {"support": "magnitude"}, {"encoder": "pursuit"}):
         other = Recipe(degree=4, **said)
-        assert (other.encoder, str(other.reading)) == ("pursuit", "stages:8+8")
+        assert (other.encoder, str(other.reading)) == ("pursuit", "stages:8+auto")
     assert "regular" in usual.to_dict()
     assert "regular" not in other.to_dict()  # folders of earlier releases are still known
 

@@ -52,14 +52,15 @@ def test_text_to_report(family, tmp_path):
     if family != FAMILIES[0]:
         return
     run("train", "acts", "--out", "saes", "--degree", "3", "--dense", "--json", "t.json", *shared, folder=tmp_path)
-    assert [record["name"] for record in read_json(tmp_path / "t.json")] == ["irregular-d3", "dense"]
-    run("eval", "acts", "saes/irregular-d3", "--model", model, "--json", "e.json", folder=tmp_path)
-    assert read_json(tmp_path / "e.json")["irregular-d3"]["decoder_values"] == 3 * 8 * D_IN
-    run("encode", "saes/irregular-d3", "--acts", "acts", "--out", "codes.safetensors", folder=tmp_path)
+    assert [record["name"] for record in read_json(tmp_path / "t.json")] == ["expander-d3", "dense"]
+    run("eval", "acts", "saes/expander-d3", "--model", model, "--json", "e.json", folder=tmp_path)
+    assert read_json(tmp_path / "e.json")["expander-d3"]["decoder_values"] == 3 * 8 * D_IN
+    run("encode", "saes/expander-d3", "--acts", "acts", "--out", "codes.safetensors", folder=tmp_path)
     assert load_file(tmp_path / "codes.safetensors")["indices"].shape[1] == 4
-    irregular = read_json(tmp_path / "saes" / "irregular-d3" / "config.json")
+    irregular = read_json(tmp_path / "saes" / "expander-d3" / "config.json")
     assert (irregular["kind"], irregular["entries"], irregular["degree"]) == ("irregular", 3 * 8 * D_IN, 32)
-    run("train", "acts", "--out", "exact", "--goal", "fidelity", "--degree", "3", *shared, folder=tmp_path)
+    exact = ("--goal", "fidelity", "--degree", "3", *shared)
+    run("train", "acts", "--out", "exact", *exact, folder=tmp_path)
     assert read_json(tmp_path / "exact" / "expander-d3" / "config.json")["degree"] == 3
     paper = ("--preset", "paper", "--degree", 3, "--k", 4, "--tokens", 2560)
     run("train", "acts", "--out", "paper", *paper, folder=tmp_path)

@@ -133,7 +133,8 @@ def train(
     for d in integers(degree, "--degree"):
         given = {**shared, "reading": reading, "construction": chosen.construction}
         if chosen.irregular:
-            saes[f"irregular-d{d}"] = IrregularSae.averaging(d, **given)
+            # By the name of what was asked for, as in the verb `frontier`.
+            saes[f"{'irregular' if irregular else 'expander'}-d{d}"] = IrregularSae.averaging(d, **given)
         else:
             saes[f"expander-d{d}"] = sae = ExpanderSae(**given, degree=d)
             if chosen.dense_draw:

@@ -13,7 +13,7 @@ from expander_sae.records.files import remove_leftovers
 from expander_sae.records.interrupts import held_back
 from expander_sae.records.locks import alone_in
 from expander_sae.records.results import TrainingRecord
-from expander_sae.saes import AbstractSae, ExpanderSae, InputStatistics, input_statistics
+from expander_sae.saes import AbstractSae, ExpanderSae, InputStatistics, IrregularSae, input_statistics
 
 from .batches import largest_norm
 from .beginning import begin, end
@@ -130,10 +130,11 @@ def _check_wide(wide: Mapping[str, ExpanderSae], saes: Mapping[str, AbstractSae]
         sae = saes.get(name)
         if config.anneal is None or not isinstance(sae, ExpanderSae) or not AnnealPart.can_anneal(sae):
             raise ExpanderSaeError(f"expected wide columns for tied Expander SAEs that are annealed; got {name!r}")
-        if (start.d_in, start.n_latents) != (sae.d_in, sae.n_latents) or start.degree <= sae.degree:
+        fewest = sae.degree if isinstance(sae, IrregularSae) else sae.degree + 1  # the slots of irregular columns
+        if (start.d_in, start.n_latents) != (sae.d_in, sae.n_latents) or start.degree < fewest:
             raise ExpanderSaeError(
-                f"expected wide columns of (d_in, n_latents) = {(sae.d_in, sae.n_latents)} and a degree above "
-                f"{sae.degree} for {name!r}; got {(start.d_in, start.n_latents)} and {start.degree}"
+                f"expected wide columns of (d_in, n_latents) = {(sae.d_in, sae.n_latents)} and a degree from "
+                f"{fewest} on for {name!r}; got {(start.d_in, start.n_latents)} and {start.degree}"
             )
 
 
