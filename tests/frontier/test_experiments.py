@@ -23,6 +23,7 @@ from expander_sae.frontier.experiments.context import Context
 from expander_sae.records import ExpanderSaeError, read_json
 
 OPTIONS = {
+    "frontier": {"probe_tokens": "300"},
     "active-latents": {"ks": "3,5"},
     "support": {"controls": "dense,diversity,pruned"},
     "steps": {"budgets": "0.5,1"},
@@ -123,7 +124,7 @@ def test_every_experiment_runs_and_is_drawn_from_its_records(name, place, out):
 def test_a_rerun_trains_nothing_and_says_the_same(place, tmp_path, monkeypatch):
     _, model, stores = place
     experiment = find_experiment("frontier")
-    settings = small_settings(experiment)
+    settings = small_settings(experiment, options={"controls": "dense,matched", "probe_tokens": "300"})
     first = run_experiment(experiment, tmp_path, settings, stores=stores, language_model=lambda: model)
 
     def never(*args, **kwargs):
