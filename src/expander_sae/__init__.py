@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .graphs import Mask, make_mask
     from .ops import Codes
     from .records import ExpanderSaeError
-    from .saes import DenseTopKSae, ExpanderSae, load_sae
+    from .saes import DenseTopKSae, ExpanderSae, IrregularSae, load_sae
     from .training import TrainConfig, fit, train
     from .training.estimator import SparseDictionary
 
@@ -22,6 +22,7 @@ __all__ = [
     "DenseTopKSae",
     "ExpanderSae",
     "ExpanderSaeError",
+    "IrregularSae",
     "Mask",
     "SparseDictionary",
     "TrainConfig",
@@ -39,6 +40,7 @@ _ROOMS = {
     "DenseTopKSae": "saes",
     "ExpanderSae": "saes",
     "ExpanderSaeError": "records",
+    "IrregularSae": "saes",
     "Mask": "graphs",
     "SparseDictionary": "training.estimator",
     "TrainConfig": "training",
