@@ -32,8 +32,8 @@ VERBS = (
     "certify", "frontier", "experiment",
 )  # fmt: skip
 TIMES = {
-    "seconds", "cost_seconds", "tokens_per_second", "encode_tokens_per_second", "tokens_per_cpu_second", "sha256",
-    "bytes_on_disk",
+    "seconds", "cpu_seconds", "cost_seconds", "tokens_per_second", "encode_tokens_per_second", "tokens_per_cpu_second",
+    "sha256", "bytes_on_disk",
 }  # fmt: skip
 """What differs from run to run, and checksums and sizes of files that hold such."""
 SIGNALS = (signal.SIGKILL,) * 8 + (signal.SIGTERM, signal.SIGINT)
