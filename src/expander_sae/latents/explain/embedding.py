@@ -34,7 +34,7 @@ from .encoder import Encodes
 from .evidence import Evidence, Window
 from .places import Places
 from .run import Explained, Explanation
-from .scores import others, samples, score
+from .scores import Sample, others, samples, score
 
 WORDS = 4
 """Of a phrase at most."""
@@ -155,13 +155,16 @@ def by_embedding(
         if known is None:
             known = Reply(json.dumps(list(_labels(given, encoder, batch, pool, scored))), 0, 0)
             answers.put(key, known)
-        yield [given.told(*one, encoder.name) for one in json.loads(known.text)]
+        yield [
+            given.told(latent, "embedding", text, scores, encoder.name)
+            for latent, text, scores in json.loads(known.text)
+        ]
 
 
 def _labels(
     given: Explained, encoder: Encodes, batch: Sequence[Evidence], pool: dict[str, np.ndarray], scored: bool
-) -> Iterator[list[Any]]:
-    """Of each latent that gets a label: its number, the method, the label and its scores; `pool` keeps the vectors of
+) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Of each latent that gets a label: its number, the label and its scores; `pool` keeps the vectors of
     silent windows, which all batches share."""
     silent = dict.fromkeys(said(window) for one in batch for window in (*one.quiet, *one.silent))
     pool.update(_embedded(encoder, [text for text in silent if text not in pool]))
@@ -177,10 +180,10 @@ def _labels(
             null = found[other][1]
             judged = [_judged(one, asked, label.text, vectors) for label in (phrase, null)]
             scores["detection"] = score(asked, judged[0], judged[1] if len(found) > 1 else [])
-        yield [one.latent, "embedding", phrase.text, scores]
+        yield one.latent, phrase.text, scores
 
 
-def _judged(evidence: Evidence, asked: Sequence[Any], text: str, vectors: Vectors) -> list[bool | None]:
+def _judged(evidence: Evidence, asked: Sequence[Sample], text: str, vectors: Vectors) -> list[bool | None]:
     """Yes or no for each window, by a threshold from this latent's explaining windows, whoever's label it is."""
     label = vectors[text]
     least = threshold(*_cosines(evidence, label, vectors))
@@ -198,5 +201,5 @@ def _key(given: Explained, encoder: Encodes, batch: Sequence[Evidence], scored: 
     for one in batch:
         told.append(one.latent)
         for windows in (one.explain, one.quiet, one.firing, one.silent):
-            told.append([[window.document, window.tokens, int(np.abs(window.values).argmax())] for window in windows])
+            told.append([(window.document, window.block, window.tokens, window.values.tolist()) for window in windows])
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()

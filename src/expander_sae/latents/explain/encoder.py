@@ -42,6 +42,7 @@ class Encoder:
     """
 
     def __init__(self, folder: str | os.PathLike[str], name: str) -> None:
+        from safetensors import SafetensorError
         from transformers import AutoModel, AutoTokenizer
 
         from expander_sae.activations.models import quiet_loading
@@ -51,8 +52,11 @@ class Encoder:
             with quiet_loading():
                 self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
                 self._model: Any = AutoModel.from_pretrained(folder, local_files_only=True).eval()
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise ExpanderSaeError(f"expected an embedding model in {folder}; got {error}") from error
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ExpanderSaeError(
+                f"expected an embedding model in {folder}; got one that cannot be loaded: {reason}"
+            ) from error
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of norm 1, float32 [texts, width]; `BATCH` texts at a time, alike in length."""
