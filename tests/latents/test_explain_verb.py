@@ -81,7 +81,7 @@ def test_answers_that_cannot_be_read_are_said_and_kept_nowhere(store):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--method", "magic"), "--method out of words, chat"),
+        (("--method", "magic"), "--method out of words, embedding, chat"),
         (("--latents", "1", "--top", "3"), "--latents or --top; got both"),
         (("--latents", "39-41"), r"below 40; got '39-41'"),
         (("--latents", "3,7"), "that fire; got none"),

@@ -111,7 +111,7 @@ def load_language_model(
     # 4.56 renamed torch_dtype; the old name still works but warns.
     version = tuple(int(part) for part in re.findall(r"\d+", transformers.__version__)[:2])
     dtype_argument = "dtype" if version >= (4, 56) else "torch_dtype"
-    with _quiet_loading(), _explain_loading(name):
+    with quiet_loading(), _explain_loading(name):
         # No code out of a model's files is run, and nobody is asked about it. Without a network its cache is read.
         safe: dict[str, Any] = {"revision": revision, "trust_remote_code": False, "local_files_only": local}
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **safe)
@@ -146,7 +146,7 @@ def load_tokenizer(path_or_id: str | os.PathLike[str], *, revision: str | None =
 
     name = os.fspath(path_or_id)
     local = Path(name).is_dir() or hub_is_off()
-    with _quiet_loading(), _explain_loading(name):
+    with quiet_loading(), _explain_loading(name):
         return transformers.AutoTokenizer.from_pretrained(
             name, revision=revision, trust_remote_code=False, local_files_only=local
         )
@@ -190,7 +190,7 @@ def _hub_commit(name: str, revision: str | None, local: bool) -> str:
 
 
 @contextmanager
-def _quiet_loading() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """No progress bars of the loader; ours is drawn around it."""
     from transformers.utils import logging
 

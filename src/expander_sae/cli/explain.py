@@ -18,7 +18,7 @@ from .options import Quiet
 if TYPE_CHECKING:
     from expander_sae.latents.explain.run import Explained, Explanation
 
-_METHODS = ("words", "chat")
+_METHODS = ("words", "embedding", "chat")
 _KEY = "EXPANDER_SAE_JUDGE_KEY"
 
 
@@ -27,8 +27,9 @@ def explain(
     method: Annotated[
         str,
         typer.Option(
-            help="words: a rule over words and token classes, no model is asked; or chat: a language model over the "
-            f"OpenAI chat protocol (--url, --chat-model; a key, if it wants one, in the environment as {_KEY})."
+            help="words: a rule over words and token classes, no model is asked; embedding: the phrase that a small "
+            "installed model finds nearest to where a latent fires; or chat: a language model over the OpenAI chat "
+            f"protocol (--url, --chat-model; a key, if it wants one, in the environment as {_KEY})."
         ),
     ] = "words",
     view: Annotated[
@@ -49,7 +50,7 @@ def explain(
     answers: Annotated[
         Path | None,
         typer.Option(
-            help="For chat: file that keeps what was answered; nothing in it is asked again.",
+            help="For chat and embedding: file that keeps what was found; nothing in it is asked again.",
             show_default="STORE.answers.db",
         ),
     ] = None,
@@ -75,6 +76,7 @@ def explain(
     if method not in _METHODS:
         raise ExpanderSaeError(f"expected --method out of {', '.join(_METHODS)}; got {method!r}")
     prices = _prices(price)
+    answered = answers or store.with_name(f"{store.stem}.answers.db")
     console = output(json, quiet=quiet)
     with LatentStore.open(store) as opened, _label_file(LabelFile, labels, store) as file:
         from expander_sae.latents.explain.run import Explained
@@ -87,11 +89,19 @@ def explain(
             from expander_sae.latents.explain.run import by_words
 
             found = _kept(by_words(given, scored=scores), given, file, quiet)
+        elif method == "embedding":
+            from expander_sae.latents.explain.answers import Answers
+            from expander_sae.latents.explain.embedding import AT_ONCE, by_embedding
+            from expander_sae.latents.explain.encoder import installed_encoder
+
+            given.at_once = AT_ONCE
+            steps = by_embedding(given, installed_encoder(), Answers(answered), scored=scores)
+            found = _kept(steps, given, file, quiet)
         else:
             from .explain_by_chat import Asking, Chat
 
             chat = Chat(url, chat_model, os.environ.get(_KEY), prices, parallel, max_reply_tokens)
-            asking = Asking(given, chat, answers or store.with_name(f"{store.stem}.answers.db"), scored=scores)
+            asking = Asking(given, chat, answered, scored=scores)
             asking.confirm(console, None if yes else _confirmed)
             found = _kept(asking.labels(), given, file, quiet)
             asking.say(console)

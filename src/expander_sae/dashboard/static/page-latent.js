@@ -87,7 +87,7 @@
   const matches = (d) => d.matches.length > 0 && card("In other dictionaries", "The nearest direction of each.", h("ul", { class: "plain near" }, d.matches.map((m) =>
     h("li", {}, h("span", { class: "quiet" }, app.shown(m.view), " "), app.latentLine(m.view, m), app.bar(m.cosine, m.cosine, number(m.cosine, 2))))));
 
-  const score = (one) => Object.entries(one.scores || {}).map(([name, s]) =>
+  const score = (one) => Object.entries(one.scores || {}).filter(([, s]) => s.balanced_accuracy !== undefined).map(([name, s]) =>
     h("small", { class: "quiet" }, ` ${name} ${number(s.balanced_accuracy, 2)}${s.null === undefined || s.null === null ? "" : ` (chance ${number(s.null, 2)})`}`));
 
   const explanations = (d) => d.explanations.length > 0 && h("ul", { class: "plain explanations" }, d.explanations.map((one) =>

@@ -42,6 +42,8 @@ class Evidence:
     """Held out: others of each quarter."""
     silent: tuple[Window, ...]
     """Held out: where it does not fire, as many."""
+    quiet: tuple[Window, ...] = ()
+    """The rest of the pool in which it does not fire: may explain, is in no block that is held out."""
 
     @property
     def scored(self) -> bool:
@@ -80,7 +82,9 @@ def split(
     fit = [window for window in pool if window.block not in used]
     order = np.random.default_rng((seed, latent)).permutation(len(fit))
     silent = [fit[place] for place in order[: len(firing)]]
-    return Evidence(latent, tuple(_distinct(explain)), tuple(firing), tuple(silent))
+    held = {window.block for window in (*firing, *silent)}
+    quiet = [fit[place] for place in order[len(firing) :] if fit[place].block not in held]
+    return Evidence(latent, tuple(_distinct(explain)), tuple(firing), tuple(silent), tuple(quiet))
 
 
 def _distinct(windows: Sequence[Window]) -> list[Window]:
