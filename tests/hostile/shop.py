@@ -20,7 +20,8 @@ class Shop(NamedTuple):
         given = {
             "harvest": ("--model", at / "model", "--text", at / "text.jsonl", "--out", out, "--context", 32,
                         "--shard-tokens", 320, "--layer", 1),
-            "train": (at / "acts", "--out", out, "--degree", 4, "--n-latents", 64, "--k", 4, "--stages", 2, *small),
+            "train": (at / "acts", "--out", out, "--degree", 4, "--n-latents", 64, "--k", 4, "--stages", 2,
+                      "--regular", *small),
             "amortise": (at / "saes/expander-d4", at / "acts", "--out", out, *small),
             "compress": (at / "saes/dense", "--acts", at / "acts", "--out", out, "--degree", 4, "--no-ce",
                          "--stages", 2, *small),

@@ -1,5 +1,7 @@
 """A tiny language model's activations of a text, and SAEs on them, made once."""
 
+import signal
+
 import pytest
 import torch
 from tiny_models import D_IN, make_documents, make_tiny_model, write_jsonl
@@ -8,6 +10,14 @@ from expander_sae.activations import harvest, load_language_model
 from expander_sae.saes import DenseTopKSae, ExpanderSae
 
 N_LATENTS = 96
+
+
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A shell that starts the tests in the background has SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

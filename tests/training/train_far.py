@@ -51,7 +51,7 @@ def some_saes(device):
     saes = {
         "pursuit": ExpanderSae(**SIZES, **pursuit),
         "paper": ExpanderSae(**SIZES, degree=6, signed=True, latent_bias=True),
-        "irregular": IrregularSae.averaging(**SIZES, **pursuit),
+        "irregular": IrregularSae.averaging(**SIZES, most=4, **pursuit),
         "dense": DenseTopKSae(**SIZES),
         "untied": DenseTopKSae(d_in=48, n_latents=64, k=8, tied=False, latent_bias=True),
     }

@@ -110,7 +110,7 @@ def _sparse_sae(source: str) -> Any:
     if isinstance(sae, IrregularSae):
         raise ExpanderSaeError(
             f"expected an SAE with as many entries in every column; got one of irregular degrees in {source}: the "
-            "certificates count on a left-regular mask. Train it without --irregular."
+            "certificates count on a left-regular mask. Train it with --regular."
         )
     if getattr(sae, "mask", None) is None:
         raise ExpanderSaeError(f"expected an SAE with a sparse dictionary; got one of kind {sae.kind!r} in {source}.")

@@ -45,8 +45,8 @@ Irregular = Annotated[
     bool | None,
     typer.Option(
         "--irregular/--regular",
-        help="Let columns have different numbers of non-zeros, at most 8 degree + 8, `degree` on the average; or the "
-        "same number in all of them, which the certificates need.",
+        help="Let columns have different numbers of non-zeros, `degree` on the average, at most 8 degree + 8 "
+        "(4 degree + 4 by fidelity); or the same number in all of them, which the certificates need.",
         show_default="the preset's: yes in meaning, otherwise no",
     ),
 ]

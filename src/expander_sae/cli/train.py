@@ -130,11 +130,12 @@ def train(
     if chosen.irregular and chosen.training.anneal is None and not reading.least_squares:
         raise ExpanderSaeError("expected --stages above 0 beside --irregular; got 0, by which no entries move")
     saes: dict[str, AbstractSae] = {}
+    most = 4 if chosen.training.anneal is None else 8  # where entries move there must be rows to move to
     for d in integers(degree, "--degree"):
         given = {**shared, "reading": reading, "construction": chosen.construction}
         if chosen.irregular:
             # By the name of what was asked for, as in the verb `frontier`.
-            saes[f"{'irregular' if irregular else 'expander'}-d{d}"] = IrregularSae.averaging(d, **given)
+            saes[f"{'irregular' if irregular else 'expander'}-d{d}"] = IrregularSae.averaging(d, **given, most=most)
         else:
             saes[f"expander-d{d}"] = sae = ExpanderSae(**given, degree=d)
             if chosen.dense_draw:

@@ -94,7 +94,7 @@ FAMILIES = (
     ),
     Family(
         "irregular", "per degree, an Expander SAE of as many entries in all, whose columns may have from half of the "
-        "degree to 8 degree + 8 of them; learned as the Expander SAE's rows are",
+        "degree to 4 degree + 4 of them; learned as the Expander SAE's rows are",
         "Expander, irregular", "degree {d} on the average, irregular", _BLUE, "P", "irregular-d{d}",
         sparse=True, pursuit=True, irregular=True,
     ),

@@ -113,7 +113,9 @@ class Variant:
                 sae.draw_encoder()
             return sae
         if family.irregular or (options.irregular and self.family == "expander"):
-            return IrregularSae.averaging(self.degree, **shared, construction=options.construction)
+            # Where entries move (the family) there must be rows to move to.
+            most = 4 if family.irregular else 8
+            return IrregularSae.averaging(self.degree, **shared, most=most, construction=options.construction)
         masks: dict[str, Callable[..., Any]] = {"banded": banded_mask, "shared": shared_mask, "dialled": self._dialled}
         sizes = {"d_in": d_in, "n_latents": self.n_latents, "degree": self.degree, "seed": self.seed}
         mask = masks[family.mask](**sizes) if family.mask in masks else None

@@ -57,8 +57,8 @@ class IrregularSae(ExpanderSae):
             _start(self.columns.raw.data, entries)
 
     @classmethod
-    def averaging(cls, degree: int, *, d_in: int, n_latents: int, **options: Any) -> Self:
-        """One of `degree` entries a column on the average and up to min(d_in, 8 degree + 8) in each.
+    def averaging(cls, degree: int, *, d_in: int, n_latents: int, most: int = 8, **options: Any) -> Self:
+        """One of `degree` entries a column on the average and up to min(d_in, most (degree + 1)) in each.
 
         Raises:
             ExpanderSaeError: impossible sizes.
@@ -68,7 +68,7 @@ class IrregularSae(ExpanderSae):
             >>> sae.entries, sae.degree
             (2048, 40)
         """
-        slots = min(d_in, 8 * degree + 8)
+        slots = min(d_in, most * (degree + 1))
         return cls(d_in=d_in, n_latents=n_latents, degree=slots, entries=degree * n_latents, **options)
 
     def present(self) -> Tensor:
