@@ -170,6 +170,7 @@ def compress(
         sae.metadata["activations"] = dict(store.manifest["settings"])
         sae.eval().save(folder / name)
         return sae
+    assert recipe.encoder is not None
     own, both = recipe.encoder == "own", recipe.encoder == "both"
     config = TrainConfig(
         tokens=recipe.tokens,
