@@ -55,7 +55,7 @@ define need_chromium
 endef
 test-browser: $(STAMP)
 	$(need_chromium)
-	$(BIN)/python -m pytest tests/browser
+	$(BIN)/python -m pytest tests/browser -m browser
 
 # The pictures of the README and docs/browser.md, of the store that `make demo` ends with.
 STORE ?= demo-out/latents.db

@@ -29,6 +29,7 @@ def test_it_opens_in_under_two_seconds_of_processor_time(server):
     assert server.seconds < 2
 
 
+@pytest.mark.slow
 def test_every_page_opens_and_the_browser_has_no_complaint(page):
     for place in PAGES:
         page.open(f"#/{place}")
@@ -37,6 +38,7 @@ def test_every_page_opens_and_the_browser_has_no_complaint(page):
         assert page.complaints() == []
 
 
+@pytest.mark.slow
 def test_every_page_fits_a_phone(page):
     page.size(390, 844)
     for place in PAGES:
@@ -45,6 +47,7 @@ def test_every_page_fits_a_phone(page):
         assert page.driver.execute_script(wide) <= 0, place
 
 
+@pytest.mark.slow
 def test_dark_and_light_follow_the_system_and_the_switch(page):
     def lightness():
         colour = page.driver.execute_script("return getComputedStyle(document.documentElement).backgroundColor")
@@ -93,6 +96,7 @@ def test_hostile_tokens_are_seen_and_do_nothing(page):
         page.driver.switch_to.alert.accept()
 
 
+@pytest.mark.slow
 def test_a_hostile_label_too(page, server, store):
     from expander_sae.latents import LabelFile, LatentStore
 
@@ -106,6 +110,7 @@ def test_a_hostile_label_too(page, server, store):
     assert page.complaints() == []
 
 
+@pytest.mark.slow
 def test_quarters_of_activation_and_other_readings(page):
     page.open("#/latent/1?part=2")
     assert page.find("[role=tab][aria-selected=true]").text == "2nd quarter"
@@ -115,6 +120,7 @@ def test_quarters_of_activation_and_other_readings(page):
     page.wait("return document.querySelectorAll('.readings .side').length === 2")
 
 
+@pytest.mark.slow
 def test_by_keyboard_alone(page):
     page.open("#/overview")
     page.keys("/")
@@ -153,6 +159,7 @@ def test_by_keyboard_alone(page):
     page.wait("return /^Latent \\d+$/.test(document.querySelector('h1')?.textContent)")
 
 
+@pytest.mark.slow
 def test_the_map_is_clicked(page):
     from selenium.webdriver import ActionChains
 
@@ -171,6 +178,7 @@ def test_the_map_is_clicked(page):
     raise AssertionError("no click opened a latent")
 
 
+@pytest.mark.slow
 def test_a_text_shows_what_fires_on_each_token(page):
     page.open("#/text")
     box = page.find("#prompt")
@@ -188,6 +196,7 @@ def test_a_text_shows_what_fires_on_each_token(page):
     assert page.complaints() == []
 
 
+@pytest.mark.slow
 def test_steering_writes_beside_the_unsteered_text(page):
     page.open("#/steer?latent=5&strength=4&tokens=8")
     page.says("residual stream after block 1", ".hook")
@@ -202,6 +211,7 @@ def test_steering_writes_beside_the_unsteered_text(page):
     page.says("never did", ".actions")
 
 
+@pytest.mark.slow
 def test_taking_a_latent_away_shows_probabilities(page):
     page.open(f"#/ablate?latent=5&text={TEXT.replace(' ', '%20')}")
     page.wait("return document.querySelectorAll('tbody tr').length > 5", seconds=60)
@@ -236,6 +246,7 @@ def test_a_label_in_two_tabs(page, chromium):
     page.says("first or third")
 
 
+@pytest.mark.slow
 def test_labels_come_in_from_a_file(page, folder, store):
     from expander_sae.latents import LatentStore
 
@@ -251,6 +262,7 @@ def test_labels_come_in_from_a_file(page, folder, store):
     page.says("not JSON")
 
 
+@pytest.mark.slow
 def test_twenty_readers_in_the_page_while_another_process_rebuilds(page, folder):
     path = folder / "rebuilt.db"
     made = Path(__file__).parents[1] / "latents" / "made_up.py"
@@ -290,6 +302,7 @@ def test_twenty_readers_in_the_page_while_another_process_rebuilds(page, folder)
         server.process.kill()
 
 
+@pytest.mark.slow
 def test_a_server_stopped_in_mid_request_leaves_everything_whole(page, folder, store):
     from rooms import tiny_live
 
@@ -317,6 +330,7 @@ def test_a_server_stopped_in_mid_request_leaves_everything_whole(page, folder, s
         assert again.stop(signal.SIGINT) == 0
 
 
+@pytest.mark.slow
 def test_the_pages_as_files(page, folder, store):
     site = folder / "site"
     run = [sys.executable, "-m", "expander_sae.cli.main", "browse", str(store), "--export", str(site)]

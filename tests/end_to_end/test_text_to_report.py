@@ -54,7 +54,8 @@ def test_text_to_report(family, tmp_path):
     run("train", "acts", "--out", "saes", "--degree", "3", "--dense", "--json", "t.json", *shared, folder=tmp_path)
     assert [record["name"] for record in read_json(tmp_path / "t.json")] == ["expander-d3", "dense"]
     run("eval", "acts", "saes/expander-d3", "--model", model, "--json", "e.json", folder=tmp_path)
-    assert read_json(tmp_path / "e.json")["expander-d3"]["decoder_values"] == 3 * 8 * D_IN
+    found = read_json(tmp_path / "e.json")["expander-d3"]
+    assert (found["degree"], found["decoder_values"]) == (3, 3 * 8 * D_IN)
     run("encode", "saes/expander-d3", "--acts", "acts", "--out", "codes.safetensors", folder=tmp_path)
     assert load_file(tmp_path / "codes.safetensors")["indices"].shape[1] == 4
     irregular = read_json(tmp_path / "saes" / "expander-d3" / "config.json")

@@ -20,7 +20,7 @@ from expander_sae.records import (
     warn_of_differences,
 )
 from expander_sae.records.progress import Bars
-from expander_sae.saes import AbstractSae
+from expander_sae.saes import AbstractSae, IrregularSae
 from expander_sae.saes.init import OUTLIER_MEDIANS, norm_limit, token_norms
 
 from .cross_entropy import SPLICES, CrossEntropyMetrics, spliced_cross_entropy, spread_blocks
@@ -145,7 +145,7 @@ def describe_sae(sae: AbstractSae) -> dict[str, Any]:
         "kind": sae.kind,
         "d_in": sae.d_in,
         "n_latents": sae.n_latents,
-        "degree": int(getattr(sae, "degree", sae.d_in)),
+        "degree": round(sae.entries / sae.n_latents) if isinstance(sae, IrregularSae) else getattr(sae, "degree", sae.d_in),
         "k": sae.k,
         "signed": sae.signed,
         "construction": None if mask is None else mask.construction,

@@ -76,7 +76,7 @@ class EvaluationRecord(_Record):
     d_in: int
     n_latents: int
     degree: int
-    """Learned numbers per decoder column; d_in for a dense SAE."""
+    """Learned numbers per decoder column, their mean where columns differ; d_in for a dense SAE."""
     k: int
     signed: bool
     construction: str | None
