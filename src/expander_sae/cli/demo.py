@@ -78,12 +78,12 @@ def demo(
 
 
 def _features(out: Path, degrees: str) -> None:
-    """The latents of the SAE of degree 7, or of the first one, as it reads and on the supports its encoder finds."""
+    """Of the SAE of degree 7, or of the first one: by its encoder, which says what is there, and as it reads."""
     from expander_sae.saes import load_sae
 
     chosen = degrees.split(",")
     folder = out / "frontier" / "seed0" / f"expander-d{'7' if '7' in chosen else chosen[0].strip()}"
-    readings = dict.fromkeys((str(load_sae(folder).reading), "refit"))
+    readings = dict.fromkeys(("encoder", str(load_sae(folder).reading)))
     features(
         [folder],
         out / "latents.db",

@@ -141,11 +141,12 @@ def evaluate(
 def describe_sae(sae: AbstractSae) -> dict[str, Any]:
     """The fields of an `EvaluationRecord` that the SAE alone decides."""
     mask = getattr(sae, "mask", None)
+    mean = round(sae.entries / sae.n_latents) if isinstance(sae, IrregularSae) else None
     return {
         "kind": sae.kind,
         "d_in": sae.d_in,
         "n_latents": sae.n_latents,
-        "degree": round(sae.entries / sae.n_latents) if isinstance(sae, IrregularSae) else getattr(sae, "degree", sae.d_in),
+        "degree": mean if mean is not None else int(getattr(sae, "degree", sae.d_in)),
         "k": sae.k,
         "signed": sae.signed,
         "construction": None if mask is None else mask.construction,
