@@ -173,6 +173,7 @@ arguments = "--tokens 2000 --batch-size 100 --n-latents 64 --k 4 --seeds 0 --no-
 """
 
 
+@pytest.mark.slow
 def test_the_command_line_runs_a_plan_side_by_side_and_trains_each_sae_once(tmp_path):
     (tmp_path / "plan.toml").write_text(REAL_PLAN)
     shared, runs = grid.read_plan(tmp_path / "plan.toml")
