@@ -227,3 +227,19 @@ def test_a_checkpoint_has_the_names_of_the_first_releases(tmp_path):
     member = {"sae", "optimizer", "history", "generator", "diverged", "last"}
     assert set(state) == member | {"moved", "requests"} | {"energy"}  # and of the parts beside them
     assert set(state["history"]) == {"tokens_since", "firings"}
+
+
+@torch.no_grad()
+def test_a_dictionary_is_ordered_once_and_again_when_anything_changes():
+    sae = irregular().eval()
+    first = sae.dictionary()
+    assert sae.dictionary().decoder is first.decoder
+    full = first.dense()
+    latent, slot = sae.present().nonzero()[7].tolist()
+    sae.columns.raw.data[latent, slot] *= 2.0
+    changed = sae.dictionary().dense()
+    assert not torch.equal(changed[latent], full[latent])
+    assert torch.equal(changed, dictionary_of(sae))
+    rows = sae.rows.long().roll(1, dims=0)
+    sae.set_mask(mask_from_rows(rows.numpy(), d_in=48))
+    assert torch.equal(sae.dictionary().dense(), dictionary_of(sae))

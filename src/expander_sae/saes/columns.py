@@ -78,7 +78,7 @@ class _Kept:
     @classmethod
     def of(cls, raw: nn.Parameter, columns: Tensor) -> "_Kept":
         """The columns of a parameter as it is now."""
-        return cls(raw, columns, _version(raw))
+        return cls(raw, columns, version_of(raw))
 
     def is_of(self, raw: nn.Parameter) -> bool:
         """The same parameter (`load_state_dict(assign=True)` puts another in its place) on the same memory (`.to`
@@ -87,11 +87,11 @@ class _Kept:
         The version misses what writes through `.data` or a fused optimiser, so the numbers are summed as well.
         """
         same_memory = self.storage.data_ptr() == raw.data_ptr() and self.storage.dtype == raw.dtype
-        same = raw is self.raw and same_memory and _version(raw) == self.version
+        same = raw is self.raw and same_memory and version_of(raw) == self.version
         return same and _sum_of_bits(raw) == self.sum
 
 
-def _version(tensor: Tensor) -> int | None:
+def version_of(tensor: Tensor) -> int | None:
     """How often autograd saw it written to; tensors made in inference mode do not count."""
     return None if tensor.is_inference() else tensor._version
 

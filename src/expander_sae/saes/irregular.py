@@ -11,6 +11,7 @@ from expander_sae.graphs import mask_from_rows
 from expander_sae.ops import Dictionary
 from expander_sae.records import ExpanderSaeError
 
+from .columns import version_of
 from .expander import ExpanderSae
 
 
@@ -79,11 +80,11 @@ class IrregularSae(ExpanderSae):
         """As an Expander SAE's, with the entries of every column before its empty slots; dense while it has all."""
         w = super().dictionary()
         kept = self._arranged
-        if kept is None or not kept.is_of(self):
+        if kept is None or not kept.is_of(self, w.decoder):
             kept = self._arranged = _Arranged(self)
         if kept.entries == self.n_latents * self.d_in:
             return replace(w, rows=None)
-        return replace(w, rows=kept.rows, decoder=w.decoder.gather(1, kept.order))
+        return replace(w, rows=kept.rows, decoder=kept.decoder(w.decoder))
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_arranged": None}
@@ -135,22 +136,28 @@ class _Arranged:
     @torch.inference_mode(False)  # kept longer than that may last
     @torch.no_grad()
     def __init__(self, sae: IrregularSae) -> None:
-        self.row_bytes, self.version = sae.row_bytes, _version(sae.row_bytes)
+        self.row_bytes, self.version = sae.row_bytes, version_of(sae.row_bytes)
         present = sae.present()
         self.entries = int(present.sum())
         self.order = present.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
         small = sae.rows.dtype == torch.uint16  # which torch cannot index
         rows = sae.rows.view(torch.int16) if small else sae.rows
         self.rows = rows.gather(1, self.order).view(sae.rows.dtype)
+        self._values = self._decoder = torch.empty(0, device="cpu")
 
-    def is_of(self, sae: IrregularSae) -> bool:
+    def is_of(self, sae: IrregularSae, values: Tensor) -> bool:
         """Whether the rows are those of then, and as many slots are empty."""
-        same = self.row_bytes is sae.row_bytes and self.version == _version(sae.row_bytes)
-        return same and self.entries == int(sae.present().sum())
+        same = self.row_bytes is sae.row_bytes and self.version == version_of(sae.row_bytes)
+        return same and (values is self._values or self.entries == int(sae.present().sum()))
 
-
-def _version(tensor: Tensor) -> int | None:
-    return None if tensor.is_inference() else tensor._version
+    def decoder(self, values: Tensor) -> Tensor:
+        """Columns in that order. Those that are read again and again (`UnitColumns` keeps them) are ordered once."""
+        if values.requires_grad:
+            return values.gather(1, self.order)
+        if values is not self._values:
+            with torch.inference_mode(False), torch.no_grad():
+                self._values, self._decoder = values, values.gather(1, self.order)
+        return self._decoder
 
 
 def _start(raw: Tensor, entries: int) -> None:
