@@ -8,12 +8,12 @@ import typer
 from expander_sae.records import ExpanderSaeError
 
 from .console import output
-from .options import ComputeDtype, Device, Overwrite
+from .options import ComputeDtype, Device, FeatureStore, Overwrite
 from .results import there_already
 
 
 def browse(
-    store: Annotated[Path, typer.Argument(help="A feature store that `expander-sae features` wrote.")],
+    store: FeatureStore,
     model: Annotated[
         str | None,
         typer.Option(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import unicodedata
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,8 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from expander_sae.records.files import is_standard_output
-
-_BIDIRECTIONAL = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+from expander_sae.records.shown import spelt
 
 
 def visible(text: str) -> str:
@@ -23,18 +21,7 @@ def visible(text: str) -> str:
         >>> visible("a\\x1b[31mb")
         'a\\\\x1b[31mb'
     """
-    return "".join(_spelt(c) if _hidden(c) else c for c in text)
-
-
-def _hidden(character: str) -> bool:
-    if character in "\n\t":
-        return False
-    return unicodedata.category(character) in ("Cc", "Cs") or character in _BIDIRECTIONAL
-
-
-def _spelt(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    return "".join(c if c in "\n\t" else spelt(c) for c in text)
 
 
 class Output(Console):

@@ -13,7 +13,7 @@ from expander_sae.records import ExpanderSaeError, write_json
 from expander_sae.records.progress import Bars
 
 from .console import Output, errors, output, visible
-from .options import Quiet
+from .options import FeatureStore, Quiet
 
 if TYPE_CHECKING:
     from expander_sae.latents.explain.run import Explained, Explanation
@@ -23,7 +23,7 @@ _KEY = "EXPANDER_SAE_JUDGE_KEY"
 
 
 def explain(
-    store: Annotated[Path, typer.Argument(help="Feature store that `expander-sae features` wrote.")],
+    store: FeatureStore,
     method: Annotated[
         str,
         typer.Option(

@@ -13,7 +13,7 @@ from expander_sae.records import ExpanderSaeError, write_json
 from expander_sae.records.progress import Bars
 
 from .console import output
-from .options import Quiet
+from .options import FeatureStore, Quiet
 
 if TYPE_CHECKING:
     from expander_sae.latents import LatentStore, View
@@ -23,7 +23,7 @@ _KEY = "NEURONPEDIA_API_KEY"
 
 
 def export_latents(
-    store: Annotated[Path, typer.Argument(help="Feature store that `expander-sae features` wrote.")],
+    store: FeatureStore,
     to: Annotated[
         str,
         typer.Option(

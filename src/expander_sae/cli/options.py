@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 Activations = Annotated[Path, typer.Argument(help="Folder of activations that `expander-sae harvest` wrote.")]
+FeatureStore = Annotated[Path, typer.Argument(help="Feature store that `expander-sae features` wrote.")]
 
 K = Annotated[int, typer.Option("--k", help="Active latents per token.")]
 Expansion = Annotated[int, typer.Option(help="Latents as a multiple of the activations' width.")]

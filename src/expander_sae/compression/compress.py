@@ -12,10 +12,10 @@ from torch import Tensor
 from expander_sae.activations import ActivationStore
 from expander_sae.graphs import mask_from_rows
 from expander_sae.ops import Codes, Dictionary
-from expander_sae.pursuit import DEFAULT_READING, Encoder, Reading, Stages, as_numbers
+from expander_sae.pursuit import DEFAULT_READING, Encoder, Reading, as_numbers
 from expander_sae.records import ExpanderSaeError, Provenance, check_provenance, read_json
 from expander_sae.saes import ExpanderSae, IrregularSae, load_sae, ordinary_tokens
-from expander_sae.training import Anneal, OnePass, StoreBatches, TrainConfig, train
+from expander_sae.training import PRESETS, Anneal, OnePass, StoreBatches, TrainConfig, train
 from expander_sae.training.checkpointing import remove_checkpoint_of
 from expander_sae.training.finished import PASS
 
@@ -97,7 +97,7 @@ class Recipe:
     def __post_init__(self) -> None:
         trained = self.support == "error" and self.tokens != 0
         encoder = ("both" if trained else "pursuit") if self.encoder is None else self.encoder
-        reading = self.reading or (Stages(8, spare=0) if encoder == "both" else DEFAULT_READING)
+        reading = self.reading or (PRESETS["meaning"].reading if encoder == "both" else DEFAULT_READING)
         object.__setattr__(self, "encoder", encoder)
         object.__setattr__(self, "reading", reading)
         if self.encoder not in ENCODERS:

@@ -20,7 +20,7 @@ from expander_sae.records import (
     warn_of_differences,
 )
 from expander_sae.records.progress import Bars
-from expander_sae.saes import AbstractSae, IrregularSae
+from expander_sae.saes import AbstractSae
 from expander_sae.saes.init import OUTLIER_MEDIANS, norm_limit, token_norms
 
 from .cross_entropy import SPLICES, CrossEntropyMetrics, spliced_cross_entropy, spread_blocks
@@ -141,12 +141,11 @@ def evaluate(
 def describe_sae(sae: AbstractSae) -> dict[str, Any]:
     """The fields of an `EvaluationRecord` that the SAE alone decides."""
     mask = getattr(sae, "mask", None)
-    mean = round(sae.entries / sae.n_latents) if isinstance(sae, IrregularSae) else None
     return {
         "kind": sae.kind,
         "d_in": sae.d_in,
         "n_latents": sae.n_latents,
-        "degree": mean if mean is not None else int(getattr(sae, "degree", sae.d_in)),
+        "degree": round(sae.decoder_values() / sae.n_latents),
         "k": sae.k,
         "signed": sae.signed,
         "construction": None if mask is None else mask.construction,
