@@ -42,8 +42,9 @@ check: $(STAMP)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# A file of tests stays with one process. Threads that wait do not spin, since the other process needs the core.
 test: check
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # The browser's pages in a real Chromium; `make test` runs them too where there is one.
 CHROMIUM := chromium chromium-driver

@@ -159,7 +159,7 @@ def test_an_interrupted_call_goes_on_with_the_same_sae(tmp_path, monkeypatch, fi
         ([torch.randn(50, D_IN), torch.randn(50, D_IN + 1)], "one d_in"),
         ([[1.0, 2.0]], "got list"),
     ],
-    ids=str,
+    ids=["a path", "integers", "one axis", "another d_in", "no row", "nan", "no batch", "two d_in", "lists"],
 )
 def test_what_cannot_be_trained_on_is_one_clear_error(x, says):
     with pytest.raises(ExpanderSaeError, match=says):
