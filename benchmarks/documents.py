@@ -1,6 +1,6 @@
 """Tables and figures of the documents, from the pages of the records in docs/results.
 
-    python benchmarks/documents.py            # fills every table below a marker in docs/*.md, draws docs/figures
+    python benchmarks/documents.py            # fills every table below a marker in docs/**/*.md, draws docs/figures
     python benchmarks/documents.py --check    # fails if a table is not what the records say
 
 A marker is a comment on a line of its own, with the lines of its table below:
@@ -400,7 +400,7 @@ def main() -> None:
         kind, _, text = given.show.partition(":")
         print("\n".join(table(kind, text, DOCS / "results")))
         return
-    for path in sorted(DOCS.glob("*.md")):
+    for path in sorted(DOCS.rglob("*.md")):
         before = path.read_text(encoding="utf-8").splitlines()
         after = filled(before, DOCS / "results")
         if given.check and before != after:

@@ -1,4 +1,4 @@
-"""Every run behind docs/results.md by one command: harvest once, then experiments side by side, resumable at any point.
+"""Every run behind docs/results by one command: harvest once, then experiments side by side, resumable at any point.
 
     python benchmarks/grid.py                        # all of grid.toml into grid/, two runs at a time
     python benchmarks/grid.py --only k64,n18432      # groups, or records by name

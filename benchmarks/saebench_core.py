@@ -3,7 +3,8 @@
     make saebench SAES="demo-out/frontier/seed0/expander-d7" MODEL=demo-out/base/model TEXT=demo-out/base/text.jsonl
 
 runs in `.venv-saebench`, which has the releases that SAEBench pins. It calls SAEBench's `run_evals` with nothing
-ignored, remembers which tokens it drew, and computes our metrics on those. docs/interop.md says where the two agree.
+ignored, remembers which tokens it drew, and computes our metrics on those. docs/guides/from-saelens.md
+says where the two agree.
 """
 
 import argparse
@@ -100,7 +101,7 @@ PAIRS = (
     ("l0", lambda result, loss: result.l0, True),
     ("cossim", lambda result, loss: result.cosine, True),
     ("frac_alive", lambda result, loss: 1 - result.dead_fraction, "nearly: latents with negative codes count as dead"),
-    ("explained_variance", lambda result, loss: result.explained_variance, "no: see docs/interop.md"),
+    ("explained_variance", lambda result, loss: result.explained_variance, "no: see docs/guides/from-saelens.md"),
     ("ce_loss_without_sae", lambda result, loss: loss.ce_clean, True),
     ("ce_loss_with_sae", lambda result, loss: loss.ce_recon, True),
     ("ce_loss_with_ablation", lambda result, loss: loss.ce_zero, True),

@@ -26,7 +26,7 @@ def make_batch(tokens, d_in, seed, offset=0.0, dtype=torch.float32):
 
 
 def direct(x, x_hat, codes):
-    """The formulas of docs/metrics.md, token by token, in Python floats."""
+    """The formulas of docs/reference/metrics.md, token by token, in Python floats."""
     x, x_hat = x.double(), x_hat.double()
     error = x - x_hat
     fvu = float(error.square().sum() / (x - x.mean(0)).square().sum())

@@ -1,5 +1,5 @@
-"""The Python of docs/hooks.md is run as it stands, on tiny models; that of docs/interop.md, which needs other
-libraries, takes of ours only what there is."""
+"""The Python of docs/guides/hooks-and-vllm.md is run as it stands, on tiny models; that of
+docs/guides/from-saelens.md, which needs other libraries, takes of ours only what there is."""
 
 import ast
 import re
@@ -33,7 +33,7 @@ def test_the_python_of_hooks_runs(tmp_path, monkeypatch):
     store = harvest(make_tiny_model(tmp_path / "model"), text, tmp_path / "acts", context=32, progress=False)
     assert store.d_in == D_IN
     ExpanderSae(d_in=D_IN, n_latents=64, degree=4, k=4).save("SAE")
-    hooks, items, pushed = blocks("hooks.md")
+    hooks, items, pushed = blocks("guides/hooks-and-vllm.md")
     names = run(hooks)
     assert names["seen"][0].indices.shape == (*names["input_ids"].shape, 4)
     found = run(items.replace('"acts"', '"patches"'))["store"]
@@ -50,12 +50,12 @@ def run(block):
     for there, here in TINY.items():
         block = block.replace(there, here.replace("{block}", module))
     names = {}
-    exec(compile(block, "hooks.md", "exec"), names)
+    exec(compile(block, "hooks-and-vllm.md", "exec"), names)
     return names
 
 
 def test_the_python_of_interop_takes_what_there_is():
-    found = blocks("interop.md")
+    found = blocks("guides/from-saelens.md")
     assert len(found) == 3
     for block in found:
         for node in ast.walk(ast.parse(block)):

@@ -1,4 +1,4 @@
-"""The table of metrics: every entry is a field of a record and has its line in docs/metrics.md."""
+"""The table of metrics: every entry is a field of a record and has its line in docs/reference/metrics.md."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from expander_sae.records import EvaluationRecord, FrontierRecord
 from expander_sae.records.metrics import METRIC, METRICS, QUALITY
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 
 
 def test_every_metric_is_measured_and_documented():

@@ -53,7 +53,7 @@ def browse(
 ) -> None:
     """Look at latents: overview, search, contexts, comparison, labels, and live on the model: text, steering, ablation.
 
-    Ctrl-C ends it; labels are saved as they are written. docs/browser.md says what each page shows.
+    Ctrl-C ends it; labels are saved as they are written. docs/guides/browser.md says what each page shows.
     """
     from expander_sae.dashboard.current import CurrentStore  # a web server that no other verb needs
     from expander_sae.dashboard.live import Live

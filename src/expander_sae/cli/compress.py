@@ -34,7 +34,7 @@ def compress(
         str, typer.Option(help="ce_recovered (both forms; runs the language model) or explained_variance.")
     ] = "ce_recovered",
     support: Annotated[
-        str, typer.Option(help="Which rows a column keeps: magnitude, balanced or error; see docs/compress.md.")
+        str, typer.Option(help="Which rows a column keeps: magnitude, balanced or error; see docs/guides/compress.md.")
     ] = "error",
     encoder: Annotated[
         str | None,
@@ -72,7 +72,7 @@ def compress(
         int | None, typer.Option("--k", help="Active latents per token.", show_default="the dense SAE's")
     ] = None,
     inference: Annotated[
-        str | None, typer.Option(help="Also measure it read by these, with commas; see docs/pursuit.md.")
+        str | None, typer.Option(help="Also measure it read by these, with commas; see docs/concepts/readings.md.")
     ] = None,
     model: Model = None,
     ce: CrossEntropy = True,

@@ -57,7 +57,7 @@ def encode(
         str | None,
         typer.Option(
             help="How codes are read: encoder, refit, stages:T, omp, warm:M, nnomp, mp, gradient, cosamp, niht; see "
-            "docs/pursuit.md.",
+            "docs/concepts/readings.md.",
             show_default="the SAE's own",
         ),
     ] = None,

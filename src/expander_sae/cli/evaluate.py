@@ -53,7 +53,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="How codes are read, one or more with commas: encoder, refit, stages:T, omp, warm:M, nnomp, mp, "
-            "gradient, cosamp, niht; see docs/pursuit.md.",
+            "gradient, cosamp, niht; see docs/concepts/readings.md.",
             show_default="the SAE's own",
         ),
     ] = None,
@@ -63,7 +63,7 @@ def evaluate(
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure trained SAEs on text they were not trained on; docs/metrics.md defines every number."""
+    """Measure trained SAEs on text they were not trained on; docs/reference/metrics.md defines every number."""
     from expander_sae.activations import ActivationStore, load_language_model  # torch takes seconds to import
     from expander_sae.evaluation import evaluate as run
     from expander_sae.interop import read_sae

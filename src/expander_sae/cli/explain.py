@@ -66,7 +66,7 @@ def explain(
     quiet: Quiet = False,
 ) -> None:
     """Label the latents of a feature store, and score the labels by detection and fuzzing on text that they were not
-    made from, beside the labels of other latents; docs/explain.md says how.
+    made from, beside the labels of other latents; docs/guides/explain.md says how.
 
     Labels go into the label file beside the store, where the browser and `encode --labels` find them. A person's label
     is never touched.

@@ -35,7 +35,10 @@ def export(
     json: Annotated[Path | None, typer.Option(help="Also write the format and the sizes as JSON to this file.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
 ) -> None:
-    """Write an SAE for SAELens, sparsify, dictionary_learning or OpenAI's code; docs/interop.md says what is kept."""
+    """Write an SAE for SAELens, sparsify, dictionary_learning or OpenAI's code.
+
+    docs/guides/from-saelens.md says what is kept.
+    """
     from expander_sae.interop import dense_bytes, read_sae, write_sae  # torch takes seconds to import
     from expander_sae.interop.saelens_files import check_dtype
     from expander_sae.pursuit import parse_reading
@@ -54,7 +57,7 @@ def export(
         write_json(json, {"format": to, "dtype": dtype, "bytes": {str(sae): before, str(out): _size(out)}})
     console.print(f"{_size(out) / 1e6:,.1f} MB for {to}: {out}")
     if to == "openai":
-        console.print("their from_state_dict normalises the input of every TopK SAE: see docs/interop.md")
+        console.print("their from_state_dict normalises the input of every TopK SAE: see docs/guides/from-saelens.md")
 
 
 def _size(path: Path) -> int:

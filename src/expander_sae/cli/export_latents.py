@@ -71,8 +71,10 @@ def export_latents(
     json: Annotated[Path | None, typer.Option(help="Also write what was written as JSON to this file.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write the latents of a feature store for Neuronpedia, SAEDashboard or delphi; docs/exports-of-latents.md says
-    what each gets. Files that are there are written anew."""
+    """Write the latents of a feature store for Neuronpedia, SAEDashboard or delphi.
+
+    docs/guides/exports-of-latents.md says what each gets. Files that are there are written anew.
+    """
     from expander_sae.latents import LatentStore
 
     if to not in _FORMATS:

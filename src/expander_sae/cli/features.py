@@ -37,7 +37,7 @@ def features(
             "--reading",
             "--inference",
             help="How codes are read, one or more with commas, each a view of its own: encoder, refit, stages:T, omp, "
-            "and so on; see docs/pursuit.md.",
+            "and so on; see docs/concepts/readings.md.",
             show_default="the SAE's own",
         ),
     ] = None,
@@ -79,8 +79,9 @@ def features(
 ) -> None:
     """Read a text once and write everything that is shown of the latents into one file.
 
-    Contexts, histograms, tokens, similar latents, a map: docs/latent-store.md defines them. `expander-sae browse` shows
-    the file, `expander-sae encode --labels` reads it too. An interrupted run goes on where it stopped.
+    Contexts, histograms, tokens, similar latents, a map: docs/guides/latent-store.md defines them.
+    `expander-sae browse` shows the file, `expander-sae encode --labels` reads it too. An interrupted run goes
+    on where it stopped.
     """
     from expander_sae.activations import ActivationStore, load_language_model, load_tokenizer
     from expander_sae.interop import read_sae

@@ -51,8 +51,8 @@ def frontier(
     controls: Annotated[
         str,
         typer.Option(
-            help=f"What to compare with, with commas: {controls_in_words()}; or none. docs/experiments.md says what "
-            "each is.",
+            help=f"What to compare with, with commas: {controls_in_words()}; or none. "
+            "docs/developers/experiments.md says what each is.",
         ),
     ] = "dense,matched",
     k: K = 32,
@@ -71,7 +71,7 @@ def frontier(
         str,
         typer.Option(
             help="Also read every SAE by these, with commas, for the figure of quality against speed: encoder, refit, "
-            "stages:T, omp, warm:M, nnomp, mp, gradient, cosamp, niht; see docs/pursuit.md."
+            "stages:T, omp, warm:M, nnomp, mp, gradient, cosamp, niht; see docs/concepts/readings.md."
         ),
     ] = "",
     irregular: Irregular = None,

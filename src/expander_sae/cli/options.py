@@ -17,9 +17,9 @@ Preset = Annotated[
         "--preset",
         "--goal",
         help="meaning: latents that tell concepts (columns start on many rows, and the encoder is trained too; "
-        "docs/meaning.md); fidelity: the least variance left unexplained, by pursuit from random columns; or paper: "
-        "the recipe of arXiv 2607.01799 (its training, signed TopK, latent bias, uniform masks, all tokens kept, "
-        "spliced everywhere). Options that are given stand above it.",
+        "docs/concepts/meaning.md); fidelity: the least variance left unexplained, by pursuit from random columns; or "
+        "paper: the recipe of arXiv 2607.01799 (its training, signed TopK, latent bias, uniform masks, all tokens "
+        "kept, spliced everywhere). Options that are given stand above it.",
     ),
 ]
 Tokens = Annotated[
@@ -86,7 +86,7 @@ ProbeTokens = Annotated[
     int,
     typer.Option(
         help="Held-out tokens on which latents are probed for concepts, beside what was never trained "
-        "(docs/meaning.md); 0 leaves that out, as --no-ce does."
+        "(docs/concepts/meaning.md); 0 leaves that out, as --no-ce does."
     ),
 ]
 MaxTokens = Annotated[int | None, typer.Option(help="Evaluate on the first so many tokens only.", show_default="all")]

@@ -63,7 +63,7 @@ def probe(
         str | None,
         typer.Option(
             help="How codes are read, one or more with commas: encoder, refit, stages:T, omp, and so on; see "
-            "docs/pursuit.md.",
+            "docs/concepts/readings.md.",
             show_default="the SAE's own",
         ),
     ] = None,
@@ -115,7 +115,7 @@ def probe(
     """Say how well the best latents of trained SAEs tell concepts, beside an untrained dictionary, Expander SAEs with
     shuffled rows or random values, raw coordinates, principal components and shuffled labels.
 
-    A dictionary whose latents mean something is ahead of all of these; docs/meaning.md says what is measured.
+    A dictionary whose latents mean something is ahead of all of these; docs/concepts/meaning.md says what is measured.
     """
     _check_options(ctx, {"acts": acts is not None, "labelled": labelled is not None, "first_letters": first_letters})
     if first_letters:

@@ -30,7 +30,7 @@ ENCODERS = {
 }
 """How a compressed SAE finds its codes, in words."""
 LEARNING_RATES = {"pursuit": 5e-3, "own": 2e-3, "both": 1e-2}
-"""Those that docs/compress.md was measured with."""
+"""Those that docs/guides/compress.md was measured with."""
 SETTLE = 0.3
 """Share of the training for which columns keep all the entries they start with, under the encoder "both"."""
 

@@ -1,4 +1,4 @@
-"""How good an SAE is: reconstruction, and cross entropy under the splice; docs/metrics.md defines them."""
+"""How good an SAE is: reconstruction, and cross entropy under the splice; docs/reference/metrics.md defines them."""
 
 from .cross_entropy import SPLICES, CrossEntropyMetrics, cross_entropy, spread_blocks
 from .evaluate import bytes_on_disk, evaluate

@@ -51,7 +51,7 @@ def evaluate(
     outlier_medians: float | None = OUTLIER_MEDIANS,
     progress: bool = True,
 ) -> dict[str, EvaluationRecord]:
-    """Measure every SAE on the same tokens of `store`: the formulas are in `docs/metrics.md`.
+    """Measure every SAE on the same tokens of `store`: the formulas are in `docs/reference/metrics.md`.
 
     Args:
         saes: by name; all of the store's d_in.

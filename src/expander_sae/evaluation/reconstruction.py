@@ -13,7 +13,7 @@ from expander_sae.saes.init import token_norms
 
 
 class ReconstructionMetrics(NamedTuple):
-    """The reconstruction metrics of one SAE on `tokens` tokens; `docs/metrics.md` has the formulas."""
+    """The reconstruction metrics of one SAE on `tokens` tokens; `docs/reference/metrics.md` has the formulas."""
 
     tokens: int
     fvu: float

@@ -1,7 +1,8 @@
 """Every family of SAEs once: what it is, how it is built and named, and how it is drawn.
 
 A new family is one entry of `FAMILIES`. `plan` trains it, `Variant.build` makes it, pages list it in this order,
-figures take colour and marker from it, and `--controls`, `docs/experiments.md` and the tables of documents its words.
+figures take colour and marker from it, and `--controls`, `docs/developers/experiments.md` and the tables of
+documents its words.
 No torch is imported here, so that `--help` can read it.
 """
 

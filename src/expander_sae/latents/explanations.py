@@ -28,7 +28,7 @@ _COLUMNS = "sha256, reading, latent, method, text, scores, made_by, created"
 
 @dataclass(frozen=True)
 class Explanation:
-    """One explanation of a latent and how well it tells held-out text (docs/explain.md)."""
+    """One explanation of a latent and how well it tells held-out text (docs/guides/explain.md)."""
 
     sha256: str
     """Of the SAE."""

@@ -129,7 +129,7 @@ class Summary(_Shown):
 
 @dataclass(frozen=True, eq=False)
 class Latent(_Shown):
-    """Everything a store says of one latent; docs/latent-store.md defines the numbers."""
+    """Everything a store says of one latent; docs/guides/latent-store.md defines the numbers."""
 
     view: str
     index: int

@@ -1,5 +1,5 @@
 -- The feature store, format 1: everything that is shown of the latents of one or more SAEs, in one SQLite file.
--- docs/latent-store.md defines every number. Blobs are little-endian. A view is one SAE read in one way.
+-- docs/guides/latent-store.md defines every number. Blobs are little-endian. A view is one SAE read in one way.
 
 CREATE TABLE meta(          -- one JSON value a key: format, made_by, model_id, revision, layer, hook, split, tokens,
     key   TEXT PRIMARY KEY, -- documents, context, text_source, created, logit_lens

@@ -53,7 +53,7 @@ class Pursuit(Reading):
     @op
     @torch.no_grad()
     def codes(self, dictionary: Dictionary, x: Tensor, k: int, *, backend: str = "auto") -> Codes:
-        """At most k codes of x [batch, d_in]; see the class, and docs/pursuit.md for which to pick."""
+        """At most k codes of x [batch, d_in]; see the class, and docs/concepts/readings.md for which to pick."""
         return self._pursue(dictionary, x, k, None, backend)
 
     def definition(self, x: Tensor, dictionary: Dictionary, k: int, start: Codes | None) -> Codes:

@@ -12,7 +12,7 @@ from expander_sae.records import ExpanderSaeError, whole_number
 from .reading import MOST, Reading
 
 USUAL_SPARE = 2
-"""Spare columns that pay for themselves, for each column that a stage adds (docs/pursuit.md has the measurement)."""
+"""Spare columns that pay for themselves, for each column that a stage adds (measured in docs/concepts/readings.md)."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Every metric once: where it is in the records, how it is called and written, and which way is better.
 
-`docs/metrics.md` has the formulas. A new metric is a field of `EvaluationRecord` and one entry here: tables, figures
-and reports take their headings, digits and directions from it.
+`docs/reference/metrics.md` has the formulas. A new metric is a field of `EvaluationRecord` and one entry here: tables,
+figures and reports take their headings, digits and directions from it.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def _read(value: Any, hint: Any, where: str) -> Any:
 
 @dataclass(frozen=True)
 class EvaluationRecord(_Record):
-    """Every metric of one SAE on one set of held-out tokens; `docs/metrics.md` has the formulas.
+    """Every metric of one SAE on one set of held-out tokens; `docs/reference/metrics.md` has the formulas.
 
     The `ce_*`, `delta_ce` and `kl` fields, in nats per predicted token, are None where no language model ran.
     """
@@ -184,7 +184,7 @@ NULLS = ("half untrained", "untrained", "coordinates")
 
 @dataclass(frozen=True)
 class ProbeRecord(_Record):
-    """How well the features of one dictionary tell concepts; `docs/metrics.md` has the definitions.
+    """How well the features of one dictionary tell concepts; `docs/reference/metrics.md` has the definitions.
 
     Every F1 is of the half of the text on which nothing was chosen or fitted, and the mean of both ways round.
     """
@@ -234,7 +234,7 @@ class ProbeRecord(_Record):
 
 @dataclass(frozen=True)
 class LabelledProbeRecord(_Record):
-    """How well the features of one dictionary tell the classes of labelled texts; docs/meaning.md has the definitions.
+    """How well the features of one dictionary tell the classes of labelled texts (docs/concepts/meaning.md).
 
     Accuracies are means over balanced one-vs-rest tasks, on texts on which nothing was chosen or fitted: chance is 1/2.
     """
@@ -268,7 +268,7 @@ class LabelledProbeRecord(_Record):
 
 @dataclass(frozen=True)
 class AbsorptionRecord(_Record):
-    """How much of the first letters of words is absorbed by other latents; docs/meaning.md has the definitions."""
+    """How much of the first letters of words is absorbed by other latents (docs/concepts/meaning.md)."""
 
     name: str
     kind: str

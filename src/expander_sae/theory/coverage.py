@@ -18,7 +18,8 @@ def unique_by_coverage(codes: Codes, rows: Tensor, *, d_in: int) -> Tensor:
     Raises:
         ExpanderSaeError: an index outside the mask.
 
-    Source: dimension count: a second support's codes fill a proper subspace of R^S. See docs/certificates.md.
+    Source: dimension count: a second support's codes fill a proper subspace of R^S
+    (docs/concepts/what-is-guaranteed.md).
 
     Example:
         >>> codes = Codes(torch.tensor([[0]]), torch.ones(1, 1))

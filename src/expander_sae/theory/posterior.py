@@ -76,7 +76,7 @@ def posterior_certificates(
         ExpanderSaeError: shapes that do not fit, NaN, a repeated active index, or a zero column.
 
     Source: Fuchs, IEEE Trans. Information Theory 50, 2004 (b and the l1 minimiser; KKT for the Lasso
-    interval); Tropp 2004 (exact recovery condition). Proofs in docs/certificates.md.
+    interval); Tropp 2004 (exact recovery condition). Proofs in docs/concepts/what-is-guaranteed.md.
 
     Example:
         >>> w = Dictionary.of_matrix(torch.eye(2))

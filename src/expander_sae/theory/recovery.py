@@ -155,7 +155,7 @@ def welch_ceiling(d_in: int, n_latents: int) -> int | None:
     energy the sum of the k largest, k <= sqrt(n - 1), is least for the constant one: mu_1(k) >= k omega.
     So mu_1(k - 1) + mu_1(k) < 1 needs (2 k - 1) omega < 1. For k > sqrt(n - 1), n >= 2 m makes it fail too.
 
-    Source: Welch 1974; the extension to cumulative coherence is proved in docs/certificates.md.
+    Source: Welch 1974; the extension to cumulative coherence is proved in docs/concepts/what-is-guaranteed.md.
 
     Example:
         >>> welch_ceiling(512, 4096)

@@ -123,7 +123,7 @@ def show(measured: Measured) -> Page:
             "latents are drawn evenly over four quarters of firing rate among those that fire eight times at least.",
             "The score says how well the words around predict a firing, not whether a person would find the latent "
             "meaningful. Untrained dictionaries score high: what counts is the distance to the untrained twin of the "
-            "same kind, sizes and reading (docs/meaning.md has probes that measure more).",
+            "same kind, sizes and reading (docs/concepts/meaning.md has probes that measure more).",
             *diverged(measured["frontier"]),
         ],
     )

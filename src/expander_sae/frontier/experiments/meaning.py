@@ -116,7 +116,7 @@ def show(measured: Measured) -> Page:
         f"{first['broad_concepts']} broad concepts (best one and best five latents, logistic regression) and "
         f"{first['narrow_concepts']} narrow ones (best latent and threshold); chosen and fitted on one half of the "
         "documents, tested on the other. Shuffled: labels at other tokens. Mean over seeds ± half width of the 95% "
-        "interval. docs/meaning.md has the definitions."
+        "interval. docs/concepts/meaning.md has the definitions."
     )
     return Page(
         claim=_claim(trained, empty),

@@ -170,8 +170,8 @@ def show(measured: Measured) -> Page:
         for (recipe, degree, tokens, reading), mine in groups.items()
     ]
     note = (
-        "F1 of the best latents (docs/meaning.md). Tokens of what is cut from dense: after the cut; its CPU seconds "
-        "count the dense SAE's. Mean over seeds ± half width of the 95% interval, below it every seed."
+        "F1 of the best latents (docs/concepts/meaning.md). Tokens of what is cut from dense: after the cut; its CPU "
+        "seconds count the dense SAE's. Mean over seeds ± half width of the 95% interval, below it every seed."
     )
     notes = [
         "0 tokens: an untrained dictionary, and a dense one cut and not trained on. Points that leave more than the "

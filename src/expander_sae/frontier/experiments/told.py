@@ -33,7 +33,7 @@ def told_table(rows: Sequence[Row], summaries: Sequence[Summary]) -> Table:
         f"{first['broad_concepts']} broad concepts by the best one and the best five latents, "
         f"{first['narrow_concepts']} narrow ones by the best; chosen and fitted on one half of the documents, tested "
         "on the other. Untrained: same kind, sizes and reading. Shuffled: labels at other tokens. Mean over seeds ± "
-        "half width of the 95% interval. docs/meaning.md has the definitions."
+        "half width of the 95% interval. docs/concepts/meaning.md has the definitions."
     )
     return Table("Do latents tell concepts?", columns, cells, note)
 

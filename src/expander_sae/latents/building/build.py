@@ -46,7 +46,7 @@ def build_store(
     """Read activations once and write a feature store of every view; `LatentStore.open` reads it.
 
     An interrupted run leaves its state beside `out`, and the same call goes on from there and ends with the same bytes;
-    a finished store is left as it is. docs/latent-store.md defines what is in it.
+    a finished store is left as it is. docs/guides/latent-store.md defines what is in it.
 
     Args:
         views: what is read; see `sources`.

@@ -25,7 +25,7 @@ ENCODED_AT_ONCE = 2_048
 
 
 class Collected:
-    """Small arrays a latent; see docs/latent-store.md.
+    """Small arrays a latent; see docs/guides/latent-store.md.
 
     Args:
         source: the view.

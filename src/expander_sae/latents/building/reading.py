@@ -155,7 +155,7 @@ class Pass:
         self.tokens += len(chunk.token)
 
     def fvu(self, view: Collected) -> float:
-        """Fraction of variance unexplained, as docs/metrics.md has it; NaN where all tokens are equal."""
+        """Fraction of variance unexplained, as docs/reference/metrics.md has it; NaN where all tokens are equal."""
         shift = self._sum / self.tokens
         variance = self._square - self.tokens * float(shift @ shift)
         return view.error / variance if variance > 1e-14 * self._square else float("nan")

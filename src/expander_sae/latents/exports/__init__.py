@@ -1,1 +1,1 @@
-"""Latents for other tools: Neuronpedia, SAEDashboard, delphi. docs/exports-of-latents.md says what each gets."""
+"""Latents for other tools: Neuronpedia, SAEDashboard, delphi. docs/guides/exports-of-latents.md says what each gets."""

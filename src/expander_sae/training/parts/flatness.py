@@ -19,7 +19,7 @@ class Flatness:
     """Magnitudes of a column differ by at most this factor (`expander_sae.theory.flatness`)."""
     since: float = 0.8
     """Share of the steps after which that begins; 1: once, at the end. Before entries have settled it makes columns
-    crowd on few rows (docs/certificates.md)."""
+    crowd on few rows (docs/concepts/what-is-guaranteed.md)."""
 
     def __post_init__(self) -> None:
         if not self.beta >= 1 or not 0 <= self.since <= 1:
