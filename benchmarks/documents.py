@@ -3,7 +3,8 @@
     python benchmarks/documents.py            # fills every table below a marker in docs/**/*.md, draws docs/figures
     python benchmarks/documents.py --check    # fails if a table is not what the records say
 
-A marker is a comment on a line of its own, with the lines of its table below:
+A number of a document's prose may name its record behind it (`prose.py`); it is filled too. A marker is a comment on a
+line of its own, with the lines of its table below:
 
     <!-- page: RECORD | title of a table of its page | column; column; ... | column=cell, cell, ...; column=... -->
     <!-- quality: RECORD [RECORD ...] | variant, variant, ... | column; column; ... -->
@@ -29,23 +30,34 @@ degrees and k. Took: minutes of one core by group of `grid.toml`, out of docs/re
 
 import argparse
 import csv
-import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from expander_sae.frontier.experiments import Page, Table, find_experiment
-from expander_sae.frontier.experiments.quality import records_from
-from expander_sae.frontier.experiments.run import checked, page_of
-from expander_sae.frontier.families import CONTROLS, title_of
-from expander_sae.frontier.page import Cell, Number, Sae, plain
-from expander_sae.paper import select
-from expander_sae.records.metrics import METRIC, METRICS
+from prose import with_numbers
+from recorded import (
+    DOCS,
+    HEADED,
+    Row,
+    mean,
+    page_of_record,
+    parts,
+    read,
+    rows_of,
+    saes,
+    short,
+    title,
+    variant,
+    whole,
+)
 
-DOCS = Path(__file__).parent.parent / "docs"
+from expander_sae.frontier.families import CONTROLS, title_of
+from expander_sae.frontier.page import Cell, Number
+from expander_sae.paper import select
+from expander_sae.records.metrics import METRIC
+
 FIGURES = {
     # name in docs/figures: record, figure of its page
     "fvu_by_learned_values": ("smollm2-135m-layer14-k32", "fvu_by_learned_values"),
@@ -75,7 +87,6 @@ FIGURES = {
 MARKER = re.compile(
     r"^<!-- (?P<kind>page|quality|readings|along|tuning|budgets|seeds|took|families)(: (?P<text>.+))? -->$"
 )
-HEADED = {metric.heading: metric for metric in METRICS}
 FVU, REL_ERR, DELTA, KL, ZERO, MEAN, DEAD, SPEED = (
     METRIC[name].heading
     for name in ("fvu", "rel_err", "delta_ce", "kl", "ce_recovered_zero", "ce_recovered_mean", "dead_fraction",
@@ -84,17 +95,6 @@ FVU, REL_ERR, DELTA, KL, ZERO, MEAN, DEAD, SPEED = (
 USUAL = ("learned values", "bytes on disk", FVU, DELTA, KL, ZERO, MEAN, "retention, zero", "retention, mean", DEAD)
 WITHOUT_INTERVAL = (KL, "retention, zero", "retention, mean")
 """Columns that documents are wide enough for without it."""
-Row = dict[str, Cell]
-
-
-def short(value: float, digits: int) -> str:
-    """Without the zero before the point."""
-    return f"{value:.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.{digits}f}"
-
-
-def mean(cell: Cell, digits: int) -> str:
-    """A cell's mean over seeds, nothing where it has none."""
-    return short(cell.found.mean, digits) if isinstance(cell, Number) else ""
 
 
 def narrow(heading: str, cell: Cell) -> str:
@@ -107,62 +107,6 @@ def narrow(heading: str, cell: Cell) -> str:
         return f"{100 * cell.found.mean:.1f}%"
     digits, half = HEADED[heading].narrow, cell.found.interval
     return mean(cell, digits) + ("" if half is None or heading in WITHOUT_INTERVAL else f" ± {short(half, digits)}")
-
-
-def whole(cell: Cell) -> str:
-    """A cell as its page has it, without the single seeds."""
-    shown = plain(cell)
-    if shown is None or isinstance(shown, str):
-        return (shown or "").partition("\n")[0]
-    return f"{shown:,}" if isinstance(shown, int) else f"{shown:.4g}"
-
-
-def title(cell: Cell) -> str:
-    """What documents call an SAE; other cells as they are."""
-    return cell.title() if isinstance(cell, Sae) else title_of(whole(cell))
-
-
-def read(name: str, results: Path) -> dict[str, Any]:
-    """A record; for a name A+B that of A with the evaluations that `expander-sae eval --json` wrote to B."""
-    name, _, other = name.partition("+")
-    path = results / f"{name}.json"
-    record = checked(json.loads(path.read_text(encoding="utf-8")), path)
-    if other:
-        anew = json.loads((results / f"{other}.json").read_text(encoding="utf-8"))
-        records = record["measured"]["records"]
-        kept = [one | {"evaluation": anew[one["folder"]]} for one in records if one["folder"] in anew]
-        retained = [one.to_dict() for one in records_from(kept)]  # against the dense SAE measured in the same way
-        record = record | {"measured": record["measured"] | {"records": retained}}
-    return record
-
-
-@cache
-def page_of_record(name: str, results: Path) -> Page:
-    """The page of a record."""
-    record = read(name, results)
-    return page_of(find_experiment(record["experiment"]), record)
-
-
-def rows_of(table: Table) -> list[Row]:
-    """The rows of a table, cells by heading."""
-    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
-
-
-def saes(name: str, results: Path) -> dict[str, Row]:
-    """The rows of a page's table of SAEs, by variant."""
-    table = next(one for one in page_of_record(name, results).tables if {"SAE", "learned values"} <= {*one.columns})
-    return {variant(row): row for row in rows_of(table)}
-
-
-def variant(row: Row) -> str:
-    """Which SAE a row is of."""
-    sae = row["SAE"]
-    return sae.variant if isinstance(sae, Sae) else str(sae)
-
-
-def parts(text: str, between: str = ",") -> list[str]:
-    """What stands between separators."""
-    return [part.strip() for part in text.split(between) if part.strip()]
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -377,8 +321,8 @@ def filled(lines: Sequence[str], results: Path) -> list[str]:
     made: list[str] = []
     at = 0
     while at < len(lines):
-        made.append(lines[at])
         marker = MARKER.match(lines[at])
+        made.append(lines[at] if marker else with_numbers(lines[at], results))
         at += 1
         if marker is not None:
             while at < len(lines) and lines[at].startswith("|"):

@@ -1,7 +1,3 @@
-import runpy
-import zipfile
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -230,15 +226,3 @@ def test_items_that_cannot_be_harvested(tmp_path):
     ):
         with pytest.raises(ExpanderSaeError, match=says):
             harvest_items(vit, batches, tmp_path / out, **{"module": module, "name": "tiny-vit", **options})
-
-
-def test_the_worked_example_on_sentence_embeddings_runs_without_a_hub(tmp_path, capsys):
-    model, text = make_tiny_model(tmp_path / "m"), write_jsonl(tmp_path / "text.jsonl", make_documents(16))
-    with zipfile.ZipFile(tmp_path / "some-1.0-py3-none-any.whl", "w") as wheel:  # as encoders ship on the index
-        for file in model.iterdir():
-            wheel.write(file, f"some/model/{file.name}")
-    example = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "examples" / "sentence_embeddings.py"))
-    arguments = [str(tmp_path / "some-1.0-py3-none-any.whl"), str(text), str(tmp_path / "out"), "--epochs", "20"]
-    assert 0 < example["main"]([*arguments, "--sentences", "180"])["fvu"] < 0.9
-    assert f"d_in {D_IN}" in capsys.readouterr().out
-    assert load_sae(tmp_path / "out" / "saes" / "sae").n_latents == 2 * D_IN

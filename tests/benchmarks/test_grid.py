@@ -29,6 +29,8 @@ def load(name):
 
 load("machine")
 grid = load("grid")
+load("recorded")
+prose = load("prose")
 documents = load("documents")
 PLAN = """
 [shared]

@@ -76,7 +76,8 @@ def measure(
         store: the activations' held-out split is used.
         readings: more ways to read the compressed SAE.
         language_model: for the cross entropy; None leaves it out.
-        ce_tokens, max_tokens: as in `evaluate`.
+        ce_tokens: as in `evaluate`.
+        max_tokens: as in `evaluate`.
         progress: draw progress bars.
 
     Raises:
