@@ -9,7 +9,7 @@ line of its own, with the lines of its table below:
     <!-- page: RECORD | title of a table of its page | column; column; ... | column=cell, cell, ...; column=... -->
     <!-- quality: RECORD [RECORD ...] | variant, variant, ... | column; column; ... -->
     <!-- readings: RECORD | variant, variant, ... -->
-    <!-- along: RECORD | heading of the axis -->
+    <!-- along: RECORD | heading of the axis | heading; heading -->
     <!-- tuning: RECORD RECORD ... | variant, variant, ... -->
     <!-- budgets: RECORD -->
     <!-- seeds: RECORD | model of the paper, layer -->
@@ -20,9 +20,10 @@ Page: the table as the experiment's own page has it, without the single seeds; a
 is named. Quality: the page's table of SAEs in fewer digits, a row for each of the variants named (of the first record
 that has it), all where none is; A+B are the SAEs of record A as `expander-sae eval --json` measured them for B; the
 columns of `USUAL` where none is named. Readings: fvu / delta_ce (where measured) / tokens per second, a row for each
-inference, a column for each variant. Along: what an experiment along an axis (steps, data-efficiency, active-latents)
-measured, three rows for each place, a column for each SAE. Tuning: seed 0's held-out fvu by batch and rate, a row for
-each record (A,B: the SAEs of both), and dead latents of the full dense SAE. Budgets: an `encoders` record, as
+inference, a column for each variant. Along: what an experiment
+along an axis (steps, data-efficiency, active-latents) measured, a row for each place and heading (fvu; Δ CE, KL; CE
+recovered, zero / mean), a column for each SAE. Tuning: seed 0's held-out fvu by batch and rate, a row for each record
+(A,B: the SAEs of both), and dead latents of the full dense SAE. Budgets: an `encoders` record, as
 readings, a column for each budget. Seeds: every seed of the Expander SAEs, with the paper's means for the same
 degrees and k. Took: minutes of one core by group of `grid.toml`, out of docs/results/TABLE.csv, which `grid.py
 --keep` writes. Families: every control in words.
@@ -36,6 +37,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from overview import fidelity_against_size
 from prose import with_numbers
 from recorded import (
     DOCS,
@@ -189,7 +191,6 @@ BUDGET_ROWS = (
     ("one pass: half in an encoder, taught", "expander-d{h} + encoder, taught", "encoder"),
     ("one pass: half in an encoder, end to end", "expander-d{h} + encoder, end to end", "encoder"),
     ("the same support, least squares on it", "expander-d{h} + encoder, end to end", "refit"),
-    ("dictionary alone, `refit`", "expander-d{d}", "refit"),
     ("dictionary alone, `stages:2`", "expander-d{d}", "stages:2"),
     ("half in a taught encoder, its 8 best columns, then OMP", "expander-d{h} + encoder, taught", "warm:8"),
     ("dictionary alone, `stages:4+16`", "expander-d{d}", "stages:4+16"),
@@ -212,7 +213,8 @@ ALONG = {FVU: (FVU,), "Δ CE, KL": (DELTA, KL), "CE recovered, zero / mean": (ZE
 
 def along(text: str, results: Path) -> list[str]:
     """Fidelity at every place of an axis."""
-    record, _, axis = (part.strip() for part in text.partition("|"))
+    record, axis, headings = [*(part.strip() for part in text.split("|")), ""][:3]
+    kept = parts(headings, ";") or list(ALONG)
     places = {
         one.title.rpartition(": ")[2]: {variant(row): row for row in rows_of(one)}
         for one in page_of_record(record, results).tables
@@ -220,7 +222,8 @@ def along(text: str, results: Path) -> list[str]:
     names = {name: title(row["SAE"]) for of in places.values() for name, row in of.items()}
     rows: list[list[str]] = []
     for at, of in places.items():
-        for place, (heading, columns) in enumerate(ALONG.items()):
+        for place, heading in enumerate(kept):
+            columns = ALONG[heading]
             between = " / " if "/" in heading else ", "
             cells = []
             for name in names:
@@ -308,6 +311,10 @@ def table(kind: str, text: str, results: Path) -> list[str]:
     return KINDS[kind](text, results)
 
 
+OVERVIEW = "fidelity_against_size"
+"""The figure of several records."""
+
+
 def draw(record: str, name: str, results: Path) -> bytes:
     """One figure of a record's page, as SVG."""
     found = {figure.name: figure.svg for figure in page_of_record(record, results).figures if figure is not None}
@@ -344,7 +351,7 @@ def main() -> None:
         kind, _, text = given.show.partition(":")
         print("\n".join(table(kind, text, DOCS / "results")))
         return
-    for path in sorted(DOCS.rglob("*.md")):
+    for path in [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))]:
         before = path.read_text(encoding="utf-8").splitlines()
         after = filled(before, DOCS / "results")
         if given.check and before != after:
@@ -353,6 +360,7 @@ def main() -> None:
         if not given.check and before != after:
             path.write_text("\n".join(after) + "\n", encoding="utf-8")
     if not given.check and not given.tables:
+        (DOCS / "figures" / f"{OVERVIEW}.svg").write_bytes(fidelity_against_size(DOCS / "results").svg)
         for name, (record, figure) in FIGURES.items():
             (DOCS / "figures" / f"{name}.svg").write_bytes(draw(record, figure, DOCS / "results"))
 

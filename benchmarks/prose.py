@@ -3,13 +3,13 @@
 A comment behind a number says which it is, and no reader sees it:
 
     degree 7 leaves .259<!-- k32; expander-d7; fvu --> of the variance, .245 ± .001<!-- ... --> with its interval
-    81<!-- k32; dense; learned values / k32; expander-d7; learned values --> times fewer values
+    81<!-- k32; dense; learned values over k32; expander-d7; learned values --> times fewer values
 
 Record; SAE; column, and where a page has several tables or rows of an SAE more of them: `read by=omp`, or
 `at=1,400,000` for the place along an axis that a table's title ends with. A record's name may lack
-`smollm2-135m-layer14-` or `smollm2-135m-`; a column is a metric's name or a heading. Two of them with ` / ` or ` - `
-between are divided or subtracted. The number is written in the digits that it has: as many behind the point, with
-commas, in percent.
+`smollm2-135m-layer14-` or `smollm2-135m-`; a column is a metric's name or a heading. Two of them with ` over ` or
+` less ` between are divided or subtracted. The number is written in the digits that it has: as many behind the point,
+with commas, in percent.
 """
 
 import re
@@ -21,8 +21,10 @@ from expander_sae.frontier.page import Number
 from expander_sae.records.metrics import METRIC
 from expander_sae.records.spread import Rate
 
-NAMED = re.compile(r"(?P<shown>\d[\d,]*(?:\.\d+)?%?|\.\d+%?)(?P<half> ± (?:\d*\.)?\d+)?<!-- (?P<of>[^<>]*;[^<>]*) -->")
-BETWEEN = re.compile(r" (/|-) (?=[^;/]+;)")
+NAMED = re.compile(
+    r"(?P<shown>\d[\d,]*(?:\.\d+)?%?|\.\d+%?)(?P<half> ± (?:\d*\.)?\d+)?<!-- (?P<of>(?:(?!-->).)*;(?:(?!-->).)*) -->"
+)
+BETWEEN = re.compile(r" (over|less) ")
 PREFIXES = ("", "smollm2-135m-layer14-", "smollm2-135m-")
 
 
@@ -55,7 +57,7 @@ def value_of(of: str, results: Path) -> tuple[float, float | None]:
     value, half = _cell(first, results)
     for sign, address in zip(more[::2], more[1::2], strict=True):
         other, half = _cell(address, results)[0], None
-        value = value / other if sign == "/" else value - other
+        value = value / other if sign == "over" else value - other
     return value, half
 
 

@@ -119,6 +119,23 @@ def test_links_between_documents_lead_somewhere():
 
 def test_the_navigation_has_every_page():
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    inside = set(re.findall(r": (\S+\.(?:md|py))$", text.partition("\nnav:\n")[2], re.MULTILINE))
+    inside = set(re.findall(r"^ +- (?:[^\n]*: )?(\S+\.(?:md|py))$", text.partition("\nnav:\n")[2], re.MULTILINE))
     pages = {path.relative_to(DOCS).as_posix() for ending in ("*.md", "*.py") for path in DOCS.rglob(ending)}
     assert inside == pages
+
+
+def test_the_version_is_said_once():
+    version = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
+    assert re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text("utf-8"), re.MULTILINE) == version
+    assert f"## {version[0]}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_a_short_map_for_language_models_leads_to_pages_that_are_there():
+    """`llms.txt` names built pages; each has its source, or is made."""
+    text = (DOCS / "llms.txt").read_text(encoding="utf-8")
+    targets = [target for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]
+    assert len(targets) >= 12
+    for target in targets:
+        source = target.removesuffix(".html")
+        made = ("reference/api/index", "reference/command-line")
+        assert source in made or any((DOCS / f"{source}{ending}").is_file() for ending in (".md", ".py")), target
