@@ -69,6 +69,8 @@ FIGURES = {
     "fvu_by_learned_values_k64": ("smollm2-135m-layer14-k64", "fvu_by_learned_values"),
     "delta_ce_by_learned_values_k64": ("smollm2-135m-layer14-k64", "delta_ce_by_learned_values"),
     "fvu_by_bytes_of_values": ("smollm2-135m-layer14-k32-storage", "fvu_by_bytes"),
+    "fvu_by_training_tokens": ("smollm2-135m-layer14-k32-learning-curves", "heldout_fvu_by_tokens"),
+    "support_kept_by_noise": ("smollm2-135m-layer14-k32-stability", "support_kept_by_noise"),
     "fvu_by_k": ("smollm2-135m-layer14-active-latents", "fvu_along"),
     "delta_ce_by_k": ("smollm2-135m-layer14-active-latents", "delta_ce_along"),
     "fvu_by_diversity": ("smollm2-135m-layer14-k32-support", "fvu_by_diversity"),

@@ -21,7 +21,7 @@ from expander_sae.activations import harvest_items
 
 ENCODER = Path("demo-out/base/model")  # any encoder of transformers
 TEXT = Path("demo-out/base/text.jsonl")
-SENTENCES, EPOCHS = 1_500, 60
+SENTENCES, EPOCHS = 800, 80
 
 # %% [markdown]
 # ## Sentences, embedded

@@ -23,7 +23,7 @@ TINY = {
         "TOKENS, SAMPLE = 60_000, 8_192": "TOKENS, SAMPLE = 20_000, 2_048",
     },
     "tutorials/pursuit-for-compressed-sensing": {"TRIALS = 256, 1_024, 8, 200": "TRIALS = 256, 1_024, 8, 20"},
-    "tutorials/embeddings": {"SENTENCES, EPOCHS = 1_500, 60": "SENTENCES, EPOCHS = 200, 30"},
+    "tutorials/embeddings": {"SENTENCES, EPOCHS = 800, 80": "SENTENCES, EPOCHS = 200, 30"},
 }
 """The sizes that are smaller here."""
 

@@ -139,3 +139,30 @@ def test_a_short_map_for_language_models_leads_to_pages_that_are_there():
         source = target.removesuffix(".html")
         made = ("reference/api/index", "reference/command-line")
         assert source in made or any((DOCS / f"{source}{ending}").is_file() for ending in (".md", ".py")), target
+
+
+def claims():
+    """The pages of the eight claims, in the order of their numbers."""
+    paths = [path for path in (DOCS / "results").glob("*.md") if re.match(r"# \d\. ", path.read_text("utf-8"))]
+    return sorted(paths, key=lambda path: path.read_text("utf-8")[:4])
+
+
+def test_there_are_eight_claims_and_the_overview_leads_to_each():
+    assert [path.read_text("utf-8")[2] for path in claims()] == list("12345678")
+    overview = (DOCS / "results" / "index.md").read_text("utf-8")
+    assert re.findall(r"^\| \d \| \[.*\]\((\S+\.md)\)", overview, re.MULTILINE) == [path.name for path in claims()]
+
+
+@pytest.mark.parametrize("path", claims(), ids=lambda path: path.stem)
+def test_a_claim_has_a_number_a_figure_a_verdict_a_small_table_and_its_records(path):
+    text, _, more = path.read_text(encoding="utf-8").partition("<details")
+    _, number, *rest = [part for part in text.split("\n\n") if part.strip()]
+    assert re.match(r"\*\*[^*]*\d[^*]*\*\*|\*\*Half ", number)  # in bold, and first
+    assert any("**Verdict" in part for part in rest)
+    assert "![" in text
+    assert re.search(r"\]\((records/[\w-]+\.md|\.\./reference/kernels\.md)\)", text)
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert len(tables) == 1
+    assert len(tables[0].splitlines()) - 2 <= 8
+    assert more.rstrip().endswith("</details>")
+    assert not re.search(r"-(b1024|onebatch|tuning)", text + more)  # no page mixes two rules of training
