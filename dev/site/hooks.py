@@ -23,6 +23,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         if title == "Reference":
             rooms = [{room: f"reference/api/{api.file_of(room)}"} for room in api.ROOMS]
             below[1:1] = [{"Command line": "reference/command-line.md"}, {"API": ["reference/api/index.md", *rooms]}]
+        if title == "Developers":
+            below.append({"Log": "developers/log.md"})
         if title == "Results":
             below.append({"Records": ["results/records/index.md"]})
     return config
@@ -32,6 +34,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds them."""
     made = {f"reference/api/{name}": text for name, text in api.pages().items()}
     made["reference/command-line.md"] = command_line.page()
+    made["developers/log.md"] = (HERE.parent / "LOG.md").read_text(encoding="utf-8")
     made |= {f"results/records/{name}": text for name, text in record_pages.pages().items()}
     for path, text in made.items():
         files.append(File.generated(config, path, content=text))
