@@ -125,7 +125,7 @@ $(DEMO_STORE):
 	$(MAKE) demo
 
 docs: $(DOCS_STAMP) $(DEMO_STORE)
-	NO_MKDOCS_2_WARNING=1 OMP_WAIT_POLICY=passive PATH=$(abspath $(BIN)):$$PATH $(BIN)/mkdocs build -q --strict
+	NO_MKDOCS_2_WARNING=1 TQDM_DISABLE=1 PYTHONWARNINGS=ignore OMP_WAIT_POLICY=passive PATH=$(abspath $(BIN)):$$PATH $(BIN)/mkdocs build -q --strict
 	$(BIN)/python dev/site/links.py build/site
 
 bench: $(STAMP)

@@ -46,3 +46,8 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
     if not page.file.src_uri.endswith(".py"):
         return output
     return re.sub(r'(<a [^>]*href="(?![a-z]+:)[^"#]+)\.(?:md|py)(#[^"]*)?"', r'\1.html\2"', output)
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """A number and its interval stay on one line."""
+    return markdown.replace(" ± ", "\u00a0±\u00a0")

@@ -12,6 +12,7 @@ import torch
 
 from expander_sae import ActivationStore, load_sae
 from expander_sae.compression import Recipe, compress
+from expander_sae.pursuit import Encoder
 
 DEMO = Path("demo-out")  # where `make demo` wrote
 OUT = Path("build/compressed")
@@ -35,7 +36,8 @@ def fvu(sae):
 # %% [markdown]
 # ## Cut
 #
-# Keep the `degree` rows of each column whose loss costs least, and nothing else: no training. This takes seconds.
+# Keep those `degree` rows of each column without which the error would grow most, and nothing else: no training. This
+# takes seconds.
 
 
 # %%
@@ -75,11 +77,11 @@ figure.tight_layout()
 # %% [markdown]
 # ## Do latents stay themselves?
 #
-# The share of a latent's firings that the compressed one has too. `--encoder own` trains for this, and keeps labels;
-# see [compressing](../guides/compress.md).
+# The share of a latent's firings that the compressed one has too, each by one pass. After so short a training it is
+# not much; `--encoder own` trains for it, and keeps labels ([compressing](../guides/compress.md)).
 
 # %%
-both = [sae.encode(heldout) for sae in (dense, tuned)]
+both = [sae.encode(heldout, reading=Encoder()) for sae in (dense, tuned)]
 fired = [
     torch.zeros(len(heldout), dense.n_latents, dtype=torch.bool).scatter_(1, one.indices, one.values > 0)
     for one in both

@@ -73,12 +73,12 @@ print(f"{store.n_tokens('train'):,} sentences to train on, d_in {store.d_in}")
 # %% [markdown]
 # ## Train
 #
-# What all sentences share is taken away first: it says nothing of any of them.
+# What all sentences share is taken away first, and their lengths are made equal: neither says what one is about.
 
 # %%
 x = torch.cat([block.float() for block in store.blocks("train")])
 which = store.tokens("train").input_ids[:, 0].tolist()
-x = x - x.mean(0)
+x = nn.functional.normalize(x - x.mean(0), dim=1)
 torch.manual_seed(0)
 sae = ExpanderSae(d_in=store.d_in, n_latents=store.d_in, degree=16, k=8)
 record = fit(sae, x, tokens=EPOCHS * len(x), progress=False)
@@ -87,14 +87,15 @@ print(f"fvu of the last batch {record.final_fvu:.3f}")
 # %% [markdown]
 # ## What latents gather
 #
-# The sentences on which a latent is strongest.
+# The sentences on which a latent is strongest. Some say something to a person (numbers, joining, contests), some do
+# not: an average of hidden states is no good sentence encoder, and 700 sentences are few.
 
 # %%
 codes = sae.encode(x)
 wide = torch.zeros(len(x), sae.n_latents).scatter_(1, codes.indices, codes.values)
 fires = (wide > 0).sum(0)
 busy = (fires >= 5) & (fires <= len(x) // 10)
-strongest = torch.where(busy, wide.topk(5, dim=0).values.mean(0), 0.0).topk(3).indices.tolist()
+strongest = torch.where(busy, wide.topk(4, dim=0).values.mean(0), 0.0).topk(4).indices.tolist()
 for latent in strongest:
     print(f"\nlatent {latent}, on {int(fires[latent])} sentences")
     for place in wide[:, latent].topk(4).indices.tolist():
@@ -103,13 +104,13 @@ for latent in strongest:
 # %% [markdown]
 # ## A map
 #
-# Sentences in the plane of two principal directions; coloured, those of the three latents above.
+# Sentences in the plane of two principal directions; coloured, those of the four latents above.
 
 # %%
 plane = x @ torch.linalg.svd(x, full_matrices=False).Vh[:2].T
 figure, axes = plt.subplots(figsize=(6.5, 4.4))
 axes.scatter(plane[:, 0], plane[:, 1], s=4, color="#cccccc")
-for latent, colour in zip(strongest, ("#d84315", "#00796b", "#5e35b1"), strict=True):
+for latent, colour in zip(strongest, ("#d84315", "#00796b", "#5e35b1", "#f9a825"), strict=True):
     on = wide[:, latent] > 0
     axes.scatter(
         plane[on, 0],
@@ -118,6 +119,6 @@ for latent, colour in zip(strongest, ("#d84315", "#00796b", "#5e35b1"), strict=T
         color=colour,
         label=f"latent {latent}",
     )
-axes.set(xticks=[], yticks=[], title="Sentences, and three latents")
+axes.set(xticks=[], yticks=[], title="Sentences, and four latents")
 axes.legend()
 figure.tight_layout()

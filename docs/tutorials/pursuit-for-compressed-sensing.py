@@ -30,7 +30,7 @@ values /= values.norm(dim=1, keepdim=True)
 sensing = Dictionary(torch.from_numpy(mask.rows.copy()), values, d_in=D_IN, signed=True)
 
 figure, axes = plt.subplots(figsize=(9, 2.6))
-axes.imshow((sensing.dense() != 0)[:, :300].numpy(), aspect="auto", cmap="Greens", interpolation="nearest")
+axes.imshow((sensing.dense()[:300] != 0).T.numpy(), aspect="auto", cmap="Greens", interpolation="nearest")
 axes.set(xlabel="column", ylabel="row", title="Where the entries of the first 300 columns are")
 figure.tight_layout()
 

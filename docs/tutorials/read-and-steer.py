@@ -53,13 +53,16 @@ for name, log in zip(("plain", "spliced"), logs, strict=True):
 # %% [markdown]
 # ## Steer
 #
-# A multiple of one column is added at every position. Which one? Here the latent that is strongest at the word
-# *gods*. The figure shows what happens to the next token as it is pushed.
+# A multiple of one column is added at every position. Which one? Some latents fire on every token; here
+# it is the one that stands out most at the word *gods*, above all other words. The figure shows the next token as it
+# is pushed.
 
 # %%
 gods = len(tokenizer("The Greek gods").input_ids) - 1
-latent = int(codes.indices[0, gods, 0])
-typical = float(codes.values[0, gods, 0])
+wide = torch.zeros(input_ids.shape[1], sae.n_latents).scatter_(1, codes.indices[0], codes.values[0])
+others = torch.cat([wide[1:gods], wide[gods + 1 :]])  # but for the first position
+latent = int((wide[gods] - others.amax(0)).argmax())
+typical = float(wide[gods, latent])
 strengths = [0.0, 0.5, 1.0, 2.0, 3.0, 4.0]
 moved = []
 for strength in strengths:
