@@ -1,4 +1,4 @@
-"""The Python of docs/guides/hooks-and-vllm.md is run as it stands, on tiny models; that of
+"""The Python of the guides on hooks, activations and the hub is run as it stands, on tiny models; that of
 docs/guides/from-saelens.md, which needs other libraries, takes of ours only what there is."""
 
 import ast
@@ -13,6 +13,7 @@ from expander_sae import ExpanderSae, harvest
 from expander_sae.interop import hub
 
 DOCS = Path(__file__).parents[2] / "docs"
+GUIDES = ("guides/hooks-and-vllm.md", "guides/your-own-activations.md", "guides/hub.md")
 TINY = {
     "HuggingFaceTB/SmolLM2-135M": "model",
     "model.layers.14": "model.layers.1",
@@ -33,7 +34,8 @@ def test_the_python_of_hooks_runs(tmp_path, monkeypatch):
     store = harvest(make_tiny_model(tmp_path / "model"), text, tmp_path / "acts", context=32, progress=False)
     assert store.d_in == D_IN
     ExpanderSae(d_in=D_IN, n_latents=64, degree=4, k=4).save("SAE")
-    hooks, items, pushed = blocks("guides/hooks-and-vllm.md")
+    (hooks,), (fitted, items), (pushed,) = map(blocks, GUIDES)
+    assert run(fitted)["sae"].n_latents == 512
     names = run(hooks)
     assert names["seen"][0].indices.shape == (*names["input_ids"].shape, 4)
     found = run(items.replace('"acts"', '"patches"'))["store"]
@@ -50,7 +52,7 @@ def run(block):
     for there, here in TINY.items():
         block = block.replace(there, here.replace("{block}", module))
     names = {}
-    exec(compile(block, "hooks-and-vllm.md", "exec"), names)
+    exec(compile(block, "a guide", "exec"), names)
     return names
 
 
