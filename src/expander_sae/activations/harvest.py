@@ -15,6 +15,7 @@ from torch import Tensor
 from expander_sae.records import ExpanderSaeError, read_json, sha256_file, write_json
 from expander_sae.records.locks import alone_in
 from expander_sae.records.progress import Bars
+from expander_sae.records.sealed import write_sealed
 
 from .documents import SPLITS, TextSource
 from .models import LanguageModel, d_in_of, load_language_model, n_blocks
@@ -281,7 +282,7 @@ class _Writer:
                     self.folder / MANIFEST,
                     {**self.manifest, "shards": [*self.manifest["shards"], *later]},
                 )
-        write_json(self.folder / MANIFEST, {**self.manifest, "complete": True})
+        write_sealed(self.folder / MANIFEST, {**self.manifest, "complete": True})
 
     def _write(self, job: _Job, advance: Any) -> dict[str, Any]:
         pieces: list[Tensor] = []

@@ -12,6 +12,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError, read_json, sha256_file, write_atomically
+from expander_sae.records.fields import shown
+from expander_sae.records.sealed import unseal
 
 from .documents import SPLITS
 from .tokens import TokenBlocks
@@ -91,16 +93,16 @@ class ActivationStore:
                 f"expected a harvest in {folder}; got no {MANIFEST}. Run `expander-sae harvest` first."
             )
         try:
-            manifest = read_json(folder / MANIFEST)
+            manifest = unseal(read_json(folder / MANIFEST), folder / MANIFEST, _AGAIN)
             store = cls(folder, manifest)
             if manifest["format_version"] != FORMAT_VERSION:
                 raise ExpanderSaeError(
-                    f"expected harvest format {FORMAT_VERSION} in {folder}; got "
-                    f"{manifest['format_version']}. Harvest again with this version."
+                    f"expected harvest format {FORMAT_VERSION} in {folder / MANIFEST}; got "
+                    f"{shown(manifest['format_version'])}. Harvest again with this version."
                 )
             if not manifest["complete"]:
                 raise ExpanderSaeError(
-                    f"expected a finished harvest in {folder}; got one that was interrupted after "
+                    f"expected a finished harvest in {folder / MANIFEST}; got one that was interrupted after "
                     f"{len(manifest['shards'])} shards. Run the same harvest command again; it goes on from "
                     "there."
                 )
@@ -110,6 +112,7 @@ class ActivationStore:
                     if counts[key] != sum(int(entry[count]) for entry in store._entries(split)):
                         raise KeyError(f"tokens of {split} do not add up")
                 store._check_size(counts["file"], counts["bytes"])
+                _ = counts["sha256"]
             for entry in manifest["shards"]:
                 store._check_shard(entry)
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -274,7 +277,7 @@ class ActivationStore:
 
     def _check_shard(self, entry: dict[str, Any]) -> None:
         """Size, names, shapes and dtypes, from the header alone."""
-        path = self.path / entry["file"]
+        path, _ = self.path / entry["file"], entry["sha256"]
         self._check_size(entry["file"], entry["bytes"])
         try:
             with safe_open(path, framework="pt") as tensors:
@@ -295,8 +298,11 @@ def _check_split(split: str) -> None:
         raise ExpanderSaeError(f"expected a split out of {', '.join(SPLITS)}; got {split!r}")
 
 
+_AGAIN = (
+    "Run the same harvest command again with the same --out: it keeps the intact shards and writes the others anew; if "
+    "that does not help, delete the folder first."
+)
+
+
 def _damaged(path: Path, why: str) -> ExpanderSaeError:
-    return ExpanderSaeError(
-        f"the harvest is damaged: {path}: {why}. Run the same harvest command again with the same --out: it "
-        "keeps the intact shards and writes the others anew; if that does not help, delete the folder first."
-    )
+    return ExpanderSaeError(f"the harvest is damaged: {path}: {why}. {_AGAIN}")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError, arrays_of, read_json, sha256_file, write_pair, write_tensors
+from expander_sae.records.sealed import seal, unseal
 
 from .tensor_files import read_tensors
 
@@ -25,6 +26,9 @@ PRECISIONS = {
 }
 """How dictionary values can be stored. int8 needs no scales: 127 stands for the largest value of a column, and columns
 have unit length. An encoder of its own has no unit columns, so there int8 is refused; biases stay float32."""
+
+
+_CHANGED = "Copy it again; if it was changed by hand on purpose, remove its field sha256."
 
 
 def write_folder(
@@ -51,7 +55,7 @@ def write_folder(
         ARRAYS,
         CONFIG,
         write=lambda path: write_tensors(path, dict(arrays)),
-        describe=lambda path: config | {"arrays_sha256": sha256_file(path), "metadata": metadata},
+        describe=lambda path: seal(config | {"arrays_sha256": sha256_file(path), "metadata": metadata}),
     )
 
 
@@ -108,7 +112,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
         except FileNotFoundError:  # renamed in between
             continue
         if arrays is not None and settled:
-            return config, arrays, path
+            return unseal(config, folder / CONFIG, _CHANGED), arrays, path
         if arrays is None and settled and read_json(folder / CONFIG) == config:
             break
     raise ExpanderSaeError(

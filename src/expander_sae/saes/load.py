@@ -8,6 +8,7 @@ from torch import Tensor
 
 from expander_sae.graphs import Mask, make_mask, mask_from_rows
 from expander_sae.records import ExpanderSaeError
+from expander_sae.records.files import naming
 
 from .base import AbstractSae
 from .config import check_sizes_of, checked_config, unpacked_rows
@@ -36,13 +37,16 @@ def load_sae(folder: str | Path) -> AbstractSae:
     """
     folder = Path(folder)
     config, arrays, path = read_folder(folder)
-    checked = checked_config(config, folder / CONFIG, tuple(CLASSES))
+    with naming(folder / CONFIG):
+        checked = checked_config(config, folder / CONFIG, tuple(CLASSES))
     check_sizes_of(checked, arrays, path)
     if checked["kind"] == IrregularSae.kind:
-        arrays = unpack(arrays, checked["degree"], checked["d_in"])
+        with naming(path):
+            arrays = unpack(arrays, checked["degree"], checked["d_in"])
     elif PACKED in arrays:
         arrays["rows"] = unpacked_rows(checked, arrays, path)
-    sae = _build(checked, arrays)
+    with naming(folder / CONFIG):
+        sae = _build(checked, arrays)
     _fill(sae, arrays, path, checked["values"])
     sae.metadata = checked["metadata"]
     sae.folder = folder
