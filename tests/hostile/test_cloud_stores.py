@@ -215,8 +215,8 @@ def test_the_cache_is_bounded_and_what_is_damaged_in_it_is_fetched_again(cache, 
     path.write_bytes(b"\xff" * 1000)
     remote._intact.clear()  # as another process
     assert there.cached("4", sums[4]).read_bytes() == bytes([4]) * 1000
+    monkeypatch.setenv("EXPANDER_SAE_PATIENCE", "0")
     with pytest.raises(ExpanderSaeError, match="expected to read memory://cached/0; got OSError: a file of sha256"):
-        monkeypatch.setenv("EXPANDER_SAE_PATIENCE", "0")
         there.cached("0", "0" * 64)
     with pytest.raises(ExpanderSaeError, match="below memory://cached"):
         there.read("../secret")

@@ -11,7 +11,8 @@ from typing import Any, ParamSpec, TypeVar
 from .files import finished
 from .remote import RemoteFolder, cache_folder, is_remote, url_digest
 
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _mirrors: dict[Path, RemoteFolder] = {}
 _LAST = (".json", ".jsonl")
 """Endings of files that say of others that they are finished."""
