@@ -21,7 +21,7 @@ WHEEL_STAMP := $(WHEEL_DIR)/.built
 WHEEL_BUILD ?= build/{wheel_tag}
 PACKAGE := $(shell find src -name '*.py' -o -name '*.j2' -o -name '*.sql' -o -path '*/static/*')
 
-.PHONY: setup demo docs coverage test test-browser test-driver test-arm fuzz kills test-interop test-saebench test-vllm check wheels results bench \
+.PHONY: setup demo docs coverage test test-browser test-driver test-arm fuzz kills soak test-interop test-saebench test-vllm check wheels results bench \
 	bench-peers screenshots saebench labelled sweep-families clean
 
 # Without --no-compile, pip makes bytecode of all packages, a minute of one core; Python does it for what it imports.
@@ -82,6 +82,11 @@ fuzz: $(STAMP)
 # Every verb killed fifty times at random moments and run to its end: the same bits. A short form is among the tests.
 kills: $(STAMP)
 	PYTHONPATH=tests OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python tests/hostile/kills.py --kills 50
+
+# An hour of train, evaluate, encode and reading a store in one process: nothing that a process holds may grow.
+MINUTES ?= 60
+soak: $(STAMP)
+	PYTHONPATH=tests OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python tests/hostile/soak.py --minutes $(MINUTES)
 
 # The kernels without Python: every instruction set of this machine against plain loops.
 CMAKE ?= $(firstword $(wildcard $(BIN)/cmake) cmake)

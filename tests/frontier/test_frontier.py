@@ -20,7 +20,8 @@ from expander_sae.frontier import (
 from expander_sae.frontier.experiments import find_experiment, write_reports
 from expander_sae.frontier.experiments.frontier import headline, verdict
 from expander_sae.pursuit import Stages
-from expander_sae.records import ExpanderSaeError, read_json, write_json
+from expander_sae.records import ExpanderSaeError, read_json
+from expander_sae.records.sealed import write_sealed
 from expander_sae.saes import load_sae
 from expander_sae.training import Inputs, TrainConfig
 
@@ -209,7 +210,7 @@ def test_damaged_files_are_refused(finished, tmp_path):
         ({"records": [{}]}, "missing"),
         ({"notes": None}, "garbles"),
     ):
-        write_json(tmp_path / "frontier.json", data | change)
+        write_sealed(tmp_path / "frontier.json", data | change)
         with pytest.raises(ExpanderSaeError, match=said):
             load_frontier(tmp_path)
 

@@ -19,6 +19,7 @@ def rewrite(folder: Path, arrays=None, without=(), **fields) -> None:
         save_file(arrays, path)
     config = read_json(folder / "config.json") | {"arrays_sha256": sha256_file(path)} | fields
     config = {name: value for name, value in config.items() if name not in without}
+    config.pop("sha256", None)  # as files of earlier releases are
     (folder / "config.json").write_text(json.dumps(config))
 
 

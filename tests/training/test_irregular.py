@@ -126,14 +126,15 @@ def test_a_damaged_file_is_refused(tmp_path):
 def test_counts_that_do_not_fit_are_refused(tmp_path):
     import safetensors.torch
 
-    from expander_sae.records import read_json, sha256_file, write_json
+    from expander_sae.records import read_json, sha256_file
+    from expander_sae.records.sealed import write_sealed
 
     folder = irregular().save(tmp_path / "sae")
     path = folder / "sae.safetensors"
     arrays = safetensors.torch.load_file(path)
     arrays["counts"][0] += 1
     safetensors.torch.save_file(arrays, path)
-    write_json(folder / "config.json", read_json(folder / "config.json") | {"arrays_sha256": sha256_file(path)})
+    write_sealed(folder / "config.json", read_json(folder / "config.json") | {"arrays_sha256": sha256_file(path)})
     with pytest.raises(ExpanderSaeError, match="counts"):
         load_sae(folder)
 

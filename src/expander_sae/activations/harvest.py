@@ -14,7 +14,10 @@ from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError, read_json, sha256_file, write_json
 from expander_sae.records.locks import alone_in
+from expander_sae.records.mirror import mirrored
 from expander_sae.records.progress import Bars
+from expander_sae.records.remote import is_remote
+from expander_sae.records.sealed import write_sealed
 
 from .documents import SPLITS, TextSource
 from .models import LanguageModel, d_in_of, load_language_model, n_blocks
@@ -149,10 +152,10 @@ def harvest(
         "shard_tokens": shard_tokens,
         "requested_dtype": dtype,
     }
-    writer = _Writer(lm, Path(out), settings, tokenized)
-    if not writer.folder.exists():  # else what an earlier run left counts
-        writer.check_space()
-    with alone_in(Path(out), WRITER, "harvests"), own_run(lm.model):
+    if not is_remote(out) and not Path(out).exists():  # else what an earlier run left counts
+        _Writer(lm, Path(out), settings, tokenized).check_space()
+    with mirrored(out) as folder, alone_in(folder, WRITER, "harvests"), own_run(lm.model):
+        writer = _Writer(lm, folder, settings, tokenized)
         writer.start(source_name(text))
         writer.run(progress)
     return ActivationStore.open(out)
@@ -281,7 +284,7 @@ class _Writer:
                     self.folder / MANIFEST,
                     {**self.manifest, "shards": [*self.manifest["shards"], *later]},
                 )
-        write_json(self.folder / MANIFEST, {**self.manifest, "complete": True})
+        write_sealed(self.folder / MANIFEST, {**self.manifest, "complete": True})
 
     def _write(self, job: _Job, advance: Any) -> dict[str, Any]:
         pieces: list[Tensor] = []

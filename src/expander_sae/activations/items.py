@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expander_sae.records import ExpanderSaeError, write_json
+from expander_sae.records import ExpanderSaeError
 from expander_sae.records.locks import alone_in
+from expander_sae.records.sealed import write_sealed
 
 from .documents import SPLITS
 from .modules import output_of
@@ -206,7 +207,7 @@ class _ItemWriter:
             "tokens": tokens,
             "shards": self.shards,
         }
-        write_json(self.folder / MANIFEST, manifest)
+        write_sealed(self.folder / MANIFEST, manifest)
 
 
 def _as_blocks(items: list[tuple[int, Tensor]]) -> TokenBlocks:

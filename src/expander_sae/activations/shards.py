@@ -12,6 +12,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError, read_json, sha256_file, write_atomically
+from expander_sae.records.fields import shown
+from expander_sae.records.remote import RemoteFolder, cache_folder, is_remote, url_digest
+from expander_sae.records.sealed import unseal
 
 from .documents import SPLITS
 from .tokens import TokenBlocks
@@ -71,36 +74,42 @@ class ActivationStore:
         >>> x = store.sample("train", 4096, seed=0)  # doctest: +SKIP
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, path: Path, manifest: dict[str, Any], remote: RemoteFolder | None = None) -> None:
         self.path = path
         self.manifest = manifest
+        self._remote = remote
         self._intact: set[str] = set()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "ActivationStore":
         """Open a harvest after a cheap check: manifest, presence and size of every file, shapes and dtypes.
 
-        Checksums are compared when a shard is read for the first time, or all at once by `verify`.
+        Checksums are compared when a shard is read for the first time, or all at once by `verify`. Of one at a URL
+        only the manifest is read; each shard is fetched into the cache when it is asked for (`records.remote`).
 
         Raises:
             ExpanderSaeError: there is no finished harvest here, or a file is damaged; says which and what to do.
         """
-        folder = Path(path)
+        folder, remote = Path(path), None
+        if is_remote(path):
+            remote = RemoteFolder(path)
+            folder = cache_folder() / "stores" / url_digest(remote.url)
+            remote.download(MANIFEST, folder / MANIFEST)
         if not (folder / MANIFEST).is_file():
             raise ExpanderSaeError(
                 f"expected a harvest in {folder}; got no {MANIFEST}. Run `expander-sae harvest` first."
             )
         try:
-            manifest = read_json(folder / MANIFEST)
-            store = cls(folder, manifest)
+            manifest = unseal(read_json(folder / MANIFEST), folder / MANIFEST, _AGAIN)
+            store = cls(folder, manifest, remote)
             if manifest["format_version"] != FORMAT_VERSION:
                 raise ExpanderSaeError(
-                    f"expected harvest format {FORMAT_VERSION} in {folder}; got "
-                    f"{manifest['format_version']}. Harvest again with this version."
+                    f"expected harvest format {FORMAT_VERSION} in {folder / MANIFEST}; got "
+                    f"{shown(manifest['format_version'])}. Harvest again with this version."
                 )
             if not manifest["complete"]:
                 raise ExpanderSaeError(
-                    f"expected a finished harvest in {folder}; got one that was interrupted after "
+                    f"expected a finished harvest in {folder / MANIFEST}; got one that was interrupted after "
                     f"{len(manifest['shards'])} shards. Run the same harvest command again; it goes on from "
                     "there."
                 )
@@ -110,6 +119,7 @@ class ActivationStore:
                     if counts[key] != sum(int(entry[count]) for entry in store._entries(split)):
                         raise KeyError(f"tokens of {split} do not add up")
                 store._check_size(counts["file"], counts["bytes"])
+                _ = counts["sha256"]
             for entry in manifest["shards"]:
                 store._check_shard(entry)
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -164,7 +174,7 @@ class ActivationStore:
         """
         self._check_sum(file)
         try:
-            with safe_open(self.path / file, framework="pt") as tensors:
+            with safe_open(self._file(file), framework="pt") as tensors:
                 x = tensors.get_slice("x")[start:stop]
                 special = tensors.get_slice("special")[start:stop]
         except (OSError, SafetensorError) as error:
@@ -174,7 +184,7 @@ class ActivationStore:
     def read_column(self, file: str, name: str) -> Tensor:
         """One of position, block, token_id (int32) and special (bool) of a shard, [tokens]."""
         self._check_sum(file)
-        with safe_open(self.path / file, framework="pt") as tensors:
+        with safe_open(self._file(file), framework="pt") as tensors:
             column = tensors.get_tensor(name)
         return column.to(torch.bool) if name == "special" else column
 
@@ -207,7 +217,7 @@ class ActivationStore:
         _check_split(split)
         counts = self.manifest["tokens"][split]
         self._check_sum(counts["file"], counts["sha256"])
-        return TokenBlocks.load(self.path / counts["file"])
+        return TokenBlocks.load(self._file(counts["file"]))
 
     def sample(self, split: str, n: int, seed: int, *, keep_special_tokens: bool = False) -> Tensor:
         """`n` activations spread over a split, drawn without replacement: x [n, d_in] float32.
@@ -255,6 +265,12 @@ class ActivationStore:
     def _check_sum(self, file: str, expected: str | None = None) -> None:
         if file in self._intact:
             return
+        if self._remote is not None:
+            self._file(file)  # compared there, and fetched again where it differs
+            if file not in self._intact:
+                self._intact.add(file)
+                self._check_header(file)
+            return
         try:
             found = sha256_file(self.path / file)
         except OSError as error:
@@ -263,10 +279,18 @@ class ActivationStore:
             raise _damaged(self.path / file, "its checksum is not the one in the manifest")
         self._intact.add(file)
 
+    def _file(self, file: str) -> Path:
+        """Where a file is, on this machine."""
+        if self._remote is None:
+            return self.path / file
+        return self._remote.cached(file, self._expected_sum(file))
+
     def _check_size(self, file: str, expected: int) -> None:
         path = self.path / file
         if Path(file).name != file:
             raise _damaged(self.path / MANIFEST, f"it names a file outside the folder, {file}")
+        if self._remote is not None:
+            return
         if not path.is_file():
             raise _damaged(path, "it is missing")
         if path.stat().st_size != expected:
@@ -274,8 +298,16 @@ class ActivationStore:
 
     def _check_shard(self, entry: dict[str, Any]) -> None:
         """Size, names, shapes and dtypes, from the header alone."""
-        path = self.path / entry["file"]
+        _ = entry["sha256"]
         self._check_size(entry["file"], entry["bytes"])
+        if self._remote is None:
+            self._check_header(entry["file"])
+
+    def _check_header(self, file: str) -> None:
+        entry = next((entry for entry in self.manifest["shards"] if entry["file"] == file), None)
+        if entry is None:
+            return  # tokens
+        path = self._file(file)
         try:
             with safe_open(path, framework="pt") as tensors:
                 for name, dtype in _DTYPES.items():
@@ -295,8 +327,11 @@ def _check_split(split: str) -> None:
         raise ExpanderSaeError(f"expected a split out of {', '.join(SPLITS)}; got {split!r}")
 
 
+_AGAIN = (
+    "Run the same harvest command again with the same --out: it keeps the intact shards and writes the others anew; if "
+    "that does not help, delete the folder first."
+)
+
+
 def _damaged(path: Path, why: str) -> ExpanderSaeError:
-    return ExpanderSaeError(
-        f"the harvest is damaged: {path}: {why}. Run the same harvest command again with the same --out: it "
-        "keeps the intact shards and writes the others anew; if that does not help, delete the folder first."
-    )
+    return ExpanderSaeError(f"the harvest is damaged: {path}: {why}. {_AGAIN}")

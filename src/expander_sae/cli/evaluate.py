@@ -9,6 +9,7 @@ from rich.table import Table
 
 from expander_sae.records import EvaluationRecord, ExpanderSaeError, write_json
 from expander_sae.records.metrics import METRICS
+from expander_sae.records.remote import is_remote
 
 from .console import output
 from .options import (
@@ -117,7 +118,7 @@ def sae_names(folders: list[Path]) -> dict[str, Path]:
     Raises:
         ExpanderSaeError: a folder is given twice.
     """
-    paths = [folder.resolve() for folder in folders]
+    paths = [folder if is_remote(folder) else folder.resolve() for folder in folders]
     if len(set(paths)) < len(paths):
         raise ExpanderSaeError("expected every SAE folder once; got one twice")
     parts = 1

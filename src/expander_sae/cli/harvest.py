@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 
 from expander_sae.records import write_json
+from expander_sae.records.remote import RemoteFolder, is_remote
 
 from .console import output
 from .options import ComputeDtype, Device
@@ -101,7 +102,9 @@ def harvest(
         "folder": str(out),
         **{key: value for key, value in store.manifest.items() if key not in ("shards", "complete")},
         "shards": len(store.manifest["shards"]),
-        "bytes_on_disk": sum(file.stat().st_size for file in out.iterdir() if file.is_file()),
+        "bytes_on_disk": sum(RemoteFolder(out).sizes().values())
+        if is_remote(out)
+        else sum(file.stat().st_size for file in out.iterdir() if file.is_file()),
     }
     if json is not None:
         write_json(json, record)

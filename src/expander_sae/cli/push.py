@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from expander_sae.records import EvaluationRecord, ExpanderSaeError, ProbeRecord, read_json
+from expander_sae.records.files import naming
 
 from .console import output
 from .options import Overwrite
@@ -68,7 +69,8 @@ def _records(path: Path) -> dict[str, EvaluationRecord]:
         raise ExpanderSaeError(
             f"expected records by name in {path}, as `expander-sae eval --json` writes them; got {type(found).__name__}"
         )
-    return {name: EvaluationRecord.from_dict(record) for name, record in found.items()}
+    with naming(path):
+        return {name: EvaluationRecord.from_dict(record) for name, record in found.items()}
 
 
 def _probes(path: Path) -> list[ProbeRecord]:
@@ -78,4 +80,5 @@ def _probes(path: Path) -> list[ProbeRecord]:
             f"expected a list of records in {path}, as `expander-sae probe --acts ACTS --json` writes it; got "
             f"{type(found).__name__}"
         )
-    return [ProbeRecord.from_dict(record) for record in found]
+    with naming(path):
+        return [ProbeRecord.from_dict(record) for record in found]

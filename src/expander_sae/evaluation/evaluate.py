@@ -20,6 +20,7 @@ from expander_sae.records import (
     warn_of_differences,
 )
 from expander_sae.records.progress import Bars
+from expander_sae.records.remote import RemoteFolder, is_remote
 from expander_sae.saes import AbstractSae
 from expander_sae.saes.init import OUTLIER_MEDIANS, norm_limit, token_norms
 
@@ -160,6 +161,9 @@ def describe_sae(sae: AbstractSae) -> dict[str, Any]:
 
 def bytes_on_disk(folder: str | Path) -> int:
     """Size in bytes of the two files of a saved SAE."""
+    if is_remote(folder):
+        sizes = RemoteFolder(folder).sizes()
+        return sum(sizes[name] for name in ("config.json", "sae.safetensors"))
     return sum((Path(folder) / name).stat().st_size for name in ("config.json", "sae.safetensors"))
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from expander_sae.records import ExpanderSaeError, FrontierRecord, read_json, write_json
+from expander_sae.records import ExpanderSaeError, FrontierRecord, read_json
+from expander_sae.records.files import naming
 from expander_sae.records.metrics import METRICS
+from expander_sae.records.sealed import unseal, write_sealed
 from expander_sae.records.spread import Spread, spread
 
 from .families import FAMILIES
@@ -62,7 +64,7 @@ class Frontier:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `frontier.json` into `folder` and return its path."""
         path = Path(folder) / FILE
-        write_json(path, self.to_dict())
+        write_sealed(path, self.to_dict())
         return path
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,12 +100,14 @@ def from_dict(data: Any, where: str = "the record") -> Frontier:
     """
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ExpanderSaeError(f"expected {where} to be an {FORMAT!r} file; got something else")
+    data = unseal(data, where, "Make it again with the same command.")
     try:
-        records = [FrontierRecord.from_dict(record) for record in data["records"]]
-        readings = [FrontierRecord.from_dict(record) for record in data.get("readings", [])]
+        with naming(where):
+            records = [FrontierRecord.from_dict(record) for record in data["records"]]
+            readings = [FrontierRecord.from_dict(record) for record in data.get("readings", [])]
         told = [dict(row) for row in data.get("concepts", [])]
         return Frontier(dict(data["settings"]), dict(data["versions"]), list(data["notes"]), records, readings, told)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ExpanderSaeError(f"{where} lacks or garbles a field: {error}") from error
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from expander_sae.records import ExpanderSaeError, Fields, write_pair, write_torch
-from expander_sae.records.fields import object_in
+from expander_sae.records.fields import object_in, shown
 
 from .tensors import Arrays, read_pair, read_pickle
 from .weights import DenseWeights
@@ -53,7 +53,7 @@ def read_dictionary_learning(path: str | Path) -> DenseWeights:
     fields = Fields(trainer, f"{folder / CONFIG}, trainer")
     kind = fields.text("dict_class", None) or _class_of(arrays)
     if kind not in CLASSES:
-        raise ExpanderSaeError(f"expected one of {', '.join(CLASSES)} in {file}; got {kind!r}")
+        raise ExpanderSaeError(f"expected one of {', '.join(CLASSES)} in {file}; got {shown(kind)}")
     weights = _READERS[kind](arrays)
     arrays.done()
     if weights.k is not None and not 1 <= weights.k <= weights.n_latents:

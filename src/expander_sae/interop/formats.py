@@ -5,6 +5,7 @@ from pathlib import Path
 
 from expander_sae.pursuit import Reading
 from expander_sae.records import ExpanderSaeError
+from expander_sae.records.remote import is_remote
 from expander_sae.saes import AbstractSae, load_sae
 
 from . import dictionary_learning, openai, saelens_files, sparsify
@@ -31,6 +32,8 @@ def detect_format(path: str | Path) -> str:
         ExpanderSaeError: none that is known.
     """
     path = Path(path)
+    if is_remote(path):
+        return "expander-sae"  # other libraries' files are read here only
     if path.is_file():
         if path.name == dictionary_learning.ARRAYS:
             return "dictionary_learning"

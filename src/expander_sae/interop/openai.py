@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError, write_torch
+from expander_sae.records.fields import shown
 
 from .tensors import Arrays, read_pickle
 from .weights import DenseWeights
@@ -34,12 +35,12 @@ def read_openai(path: str | Path) -> DenseWeights:
     if activation == "TopK":
         options = options if isinstance(options, dict) else {}
         if options.get("postact_fn", "ReLU") != "ReLU":
-            raise ExpanderSaeError(f"expected TopK with a ReLU in {path}; got {options['postact_fn']!r}")
+            raise ExpanderSaeError(f"expected TopK with a ReLU in {path}; got {shown(options['postact_fn'])}")
         chosen = Arrays(options, path)
         k = chosen.integer("k")
         chosen.done(ignore=("postact_fn",))
     elif activation != "ReLU":
-        raise ExpanderSaeError(f"expected activation 'TopK' or 'ReLU' in {path}; got {activation!r}")
+        raise ExpanderSaeError(f"expected activation 'TopK' or 'ReLU' in {path}; got {shown(activation)}")
     encoder = arrays.take("encoder.weight", (None, None))
     n_latents, d_in = encoder.shape
     # A tied decoder is stored as its encoder once more, under the name of the wrapped layer.

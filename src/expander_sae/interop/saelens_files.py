@@ -8,7 +8,7 @@ from torch import Tensor
 
 from expander_sae.pursuit import Reading
 from expander_sae.records import ExpanderSaeError, Fields, write_pair, write_tensors
-from expander_sae.records.fields import object_in
+from expander_sae.records.fields import object_in, shown
 from expander_sae.saes import AbstractSae, ExpanderSae
 from expander_sae.saes.tensor_files import read_tensors
 
@@ -159,7 +159,7 @@ def _read_dense(config: dict[str, Any], fields: Fields, found: Arrays, where: st
     if architecture not in ("standard", "topk", "jumprelu", "batchtopk", "matryoshka_batchtopk"):
         raise ExpanderSaeError(
             f"expected architecture {ARCHITECTURE}, standard, topk, jumprelu or batchtopk in {where}; "
-            f"got {architecture!r}"
+            f"got {shown(architecture)}"
         )
     decoder = found.take("W_dec", (None, None))
     n_latents, d_in = decoder.shape

@@ -28,7 +28,7 @@ def read_sparsify(folder: str | Path) -> DenseWeights:
     config, path = read_pair(folder, ARRAYS, CONFIG)
     fields, arrays = Fields(config, folder / CONFIG), Arrays(read_tensors(path), path)
     if config.get("transcode") or config.get("skip_connection") or "W_skip" in arrays:
-        raise ExpanderSaeError(f"expected an autoencoder in {folder}; got a transcoder or a skip connection")
+        raise ExpanderSaeError(f"expected an autoencoder in {folder / CONFIG}; got a transcoder or a skip connection")
     for name in _OFF:
         fields.one_of(name, (False,))
     fields.one_of("activation", ("topk",))

@@ -1,4 +1,4 @@
-"""What is in a feature store: views, latents, contexts, searches. SQLite and NumPy alone: it opens in milliseconds."""
+"""What is in a feature store: views, latents, contexts, searches. SQLite and NumPy alone: no torch."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from .latent import (
 from .pool import PoolWindow, read_pool
 from .search import statement
 from .tables import arrow, frame
+from .whole import check_file
 from .writing import BINS, FORMAT
 
 _VIEW = (
@@ -68,6 +69,7 @@ class LatentStore(StoreFile):
                 f"expected a feature store at {path}; got no file. `expander-sae features` makes one."
             )
         try:
+            check_file(store.path)
             store.meta = {key: json.loads(value) for key, value in store.rows("SELECT key, value FROM meta")}
             version = store.meta.get("format")
             if not isinstance(version, int) or not 1 <= version <= FORMAT:

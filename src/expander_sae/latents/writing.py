@@ -14,6 +14,8 @@ import numpy as np
 from expander_sae.records import ExpanderSaeError
 from expander_sae.records.files import plain
 
+from .whole import seal_file
+
 FORMAT = 1
 BINS = 32
 """Of a latent's histogram."""
@@ -57,6 +59,8 @@ class StoreWriter:
             self._connection.close()
         if isinstance(error, sqlite3.Error):
             raise self._cannot(error) from error
+        if error is None:
+            seal_file(self._path)
 
     def meta(self, values: Mapping[str, Any]) -> None:
         """What the store is of; NaN becomes null."""

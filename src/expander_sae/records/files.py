@@ -12,7 +12,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,10 @@ def disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
             f"cannot write {os.fspath(path)}: {error.strerror or error}. The old file, if any, is untouched; "
             "free some space or choose another place."
         ) from error
+
+
+finished: list[Callable[[Path], None]] = []
+"""Told of every file that has got its name: `records.mirror` uploads it."""
 
 
 @contextmanager
@@ -74,6 +78,8 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
+    for tell in finished:
+        tell(target)
 
 
 def _descriptor(path: str | os.PathLike[str]) -> int | None:
@@ -174,10 +180,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
     Raises:
         ExpanderSaeError: the file is missing, cannot be read, or is not JSON (UTF-8, not nested beyond Python's depth,
-            no number of thousands of digits).
+            no number of thousands of digits, no NaN or infinity, no name twice in an object).
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        return json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number)
     except FileNotFoundError as error:
         raise ExpanderSaeError(f"expected a JSON file at {path}; got none") from error
     except RecursionError as error:
@@ -186,6 +193,34 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise ExpanderSaeError(f"expected JSON in {path}; got a damaged file: {error}") from error
     except OSError as error:
         raise ExpanderSaeError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; Python's own reader would take the last of two fields of one name."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"a field stands twice in an object, {max(names, key=names.count)[:80]!r}")
+    return found
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Put the file before what is said of its content.
+
+    Raises:
+        ExpanderSaeError: that of the block, with the file's name in it.
+    """
+    try:
+        yield
+    except ExpanderSaeError as error:
+        if os.fspath(path) in str(error):
+            raise
+        raise ExpanderSaeError(f"{os.fspath(path)}: {error}") from error
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

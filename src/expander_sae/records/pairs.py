@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .files import disk_errors, json_text, write_atomically
+from .files import disk_errors, finished, json_text, write_atomically
 
 try:
     import fcntl
@@ -46,14 +46,18 @@ def write_pair(
             waiting = _waiting(folder, arrays, text.encode())
             os.replace(written, waiting)
             _sync(folder)
-            with write_atomically(folder / config) as temporary:
+            with write_atomically(folder / f".{config}.written") as temporary:
                 temporary.write_text(text, encoding="utf-8")
+            os.replace(folder / f".{config}.written", folder / config)
             os.replace(waiting, folder / arrays)
             _sync(folder)
         except BaseException:
             with suppress(OSError):
                 remove_leftovers(folder, arrays, config)
             raise
+    for name in (arrays, config):  # the config last: what it names is there
+        for tell in finished:
+            tell(folder / name)
 
 
 def arrays_of(folder: Path, arrays: str, config: str) -> Path:

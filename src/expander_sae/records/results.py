@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from .errors import ExpanderSaeError
+from .fields import shown
 
 
 class _Record:
@@ -35,11 +37,16 @@ class _Record:
         missing = sorted(required - set(data))
         if unknown or missing:
             raise ExpanderSaeError(
-                f"expected exactly the fields of a {cls.__name__}; got some missing: {missing or 'none'}, "
-                f"unknown {unknown or 'none'}. Was it written by another version of expander-sae?"
+                f"expected exactly the fields of a {cls.__name__}; got some missing: {_few(missing)}, "
+                f"unknown {_few(unknown)}. Was it written by another version of expander-sae?"
             )
         where = cls.__name__
         return cls(**{name: _read(value, hints[name], f"{where}.{name}") for name, value in data.items()})
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{shown(', '.join(names[:5]))}{more}" if names else "none"
 
 
 def _read(value: Any, hint: Any, where: str) -> Any:
@@ -54,14 +61,16 @@ def _read(value: Any, hint: Any, where: str) -> Any:
     if plain is float:
         if value is None:
             return float("nan")
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, float):
+            return value
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
             return float(value)
     elif plain is int:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
     elif isinstance(value, plain):
         return value
-    raise ExpanderSaeError(f"expected {getattr(hint, '__name__', hint)} for {where}; got {value!r}")
+    raise ExpanderSaeError(f"expected {getattr(hint, '__name__', hint)} for {where}; got {shown(value)}")
 
 
 @dataclass(frozen=True)

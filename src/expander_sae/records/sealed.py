@@ -19,19 +19,23 @@ def seal(value: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, _SEAL: _digest(found)}
 
 
-def unseal(value: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
+def unseal(
+    value: Any, path: str | os.PathLike[str], advice: str = "Delete it: what it holds is made anew."
+) -> dict[str, Any]:
     """What was sealed, or an object of an earlier release, which has no checksum.
 
+    Args:
+        value: as it was read.
+        path: the file that it was read from.
+        advice: what to do if it is damaged.
+
     Raises:
-        ExpanderSaeError: it is no object, or another one than was sealed; `path` is the file that it was read from.
+        ExpanderSaeError: it is no object, or another one than was sealed.
     """
     found = dict(value) if isinstance(value, dict) else {_SEAL: ""}
     digest = found.pop(_SEAL, None)
     if digest is not None and digest != _digest(found):
-        raise ExpanderSaeError(
-            f"{os.fspath(path)} is damaged: its checksum is not that of its content. Delete it: what it holds is made "
-            "anew."
-        )
+        raise ExpanderSaeError(f"{os.fspath(path)} is damaged: its checksum is not that of its content. {advice}")
     return found
 
 

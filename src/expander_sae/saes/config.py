@@ -11,6 +11,7 @@ from expander_sae.graphs import unpack_rows
 from expander_sae.pursuit import Reading, of_numbers, parse_reading
 from expander_sae.pursuit.reading import checked_reading
 from expander_sae.records import ExpanderSaeError, Fields
+from expander_sae.records.fields import shown
 
 from .files import PACKED, PRECISIONS, VERSION
 
@@ -22,12 +23,12 @@ def checked_config(config: dict[str, Any], where: Path, kinds: Collection[str]) 
     version = fields.take("version", None)
     if isinstance(version, bool) or version not in range(1, VERSION + 1):
         raise ExpanderSaeError(
-            f"expected format version 1 to {VERSION} in {where}; got {config.get('version')!r}. "
+            f"expected format version 1 to {VERSION} in {where}; got {shown(config.get('version'))}. "
             "Use the release that wrote it."
         )
     kind = fields.text("kind")
     if kind not in kinds:
-        raise ExpanderSaeError(f"expected kind as one of {', '.join(map(repr, kinds))}; got {kind!r}")
+        raise ExpanderSaeError(f"expected kind as one of {', '.join(map(repr, kinds))}; got {shown(kind)}")
     found: dict[str, Any] = {"kind": kind}
     for name in ("d_in", "n_latents", "k"):
         found[name] = fields.integer(name, 1, huge)

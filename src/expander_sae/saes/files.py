@@ -1,6 +1,8 @@
 """The two files of an SAE: `config.json` (what it is) and `sae.safetensors` (what it learned)."""
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,9 @@ import torch
 from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError, arrays_of, read_json, sha256_file, write_pair, write_tensors
+from expander_sae.records.files import naming
+from expander_sae.records.remote import RemoteFolder, is_remote
+from expander_sae.records.sealed import seal, unseal
 
 from .tensor_files import read_tensors
 
@@ -27,16 +32,19 @@ PRECISIONS = {
 have unit length. An encoder of its own has no unit columns, so there int8 is refused; biases stay float32."""
 
 
+_CHANGED = "Copy it again; if it was changed by hand on purpose, remove its field sha256."
+
+
 def write_folder(
     folder: Path, description: Mapping[str, Any], arrays: Mapping[str, Tensor], values: str, metadata: Mapping[str, Any]
 ) -> None:
     """Write an SAE's config and arrays into a folder, both replaced at one moment.
 
     Whatever happens, the folder holds the old SAE or the new one (`expander_sae.records.write_pair`); other files in it
-    are left alone.
+    are left alone. At a URL the arrays are uploaded first; until the config follows, a reader is told that they differ.
 
     Args:
-        folder: made if need be.
+        folder: made if need be; a URL, or here.
         description: what `config.json` says of it, but for the files themselves.
         arrays: as they are stored (`stored`).
         values: the type of the dictionary's values among them, one of `PRECISIONS`.
@@ -46,13 +54,18 @@ def write_folder(
         ExpanderSaeError: the folder cannot be written.
     """
     config = {"format": FORMAT, "version": VERSION, **description, "values": values}
-    write_pair(
-        folder,
-        ARRAYS,
-        CONFIG,
-        write=lambda path: write_tensors(path, dict(arrays)),
-        describe=lambda path: config | {"arrays_sha256": sha256_file(path), "metadata": metadata},
-    )
+    with tempfile.TemporaryDirectory() as aside:
+        place = Path(aside) if is_remote(folder) else folder
+        write_pair(
+            place,
+            ARRAYS,
+            CONFIG,
+            write=lambda path: write_tensors(path, dict(arrays)),
+            describe=lambda path: seal(config | {"arrays_sha256": sha256_file(path), "metadata": metadata}),
+        )
+        if is_remote(folder):
+            for name in (ARRAYS, CONFIG):  # the config last: what it names is there
+                RemoteFolder(folder).upload(place / name, name)
 
 
 def check_precision(values: str) -> None:
@@ -91,6 +104,26 @@ def _rounded(array: Tensor, precision: str, name: str) -> Tensor:
     return (array * (127 / largest)).round().to(torch.int8)
 
 
+@contextmanager
+def fetched(url: str | Path) -> Iterator[Path]:
+    """A local folder with the two files of an SAE at a URL; arrays that are mapped outlive it.
+
+    Raises:
+        ExpanderSaeError: there is none, or the store does not answer.
+    """
+    remote = RemoteFolder(url)
+    with tempfile.TemporaryDirectory() as place:
+        text = remote.read(CONFIG)
+        (Path(place) / CONFIG).write_bytes(text)
+        with naming(f"{remote}/{CONFIG}"):
+            config = read_json(Path(place) / CONFIG)
+            if not isinstance(config, dict) or not isinstance(config.get("arrays_sha256"), str):
+                raise ExpanderSaeError("expected it to describe an expander-sae SAE; got something else")
+        cached = remote.cached(ARRAYS, config["arrays_sha256"])
+        (Path(place) / ARRAYS).symlink_to(cached.absolute())
+        yield Path(place)
+
+
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
     """Config, arrays, and the arrays' file; both are of one SAE, even while another is saved over it."""
     for _ in range(5):
@@ -108,7 +141,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
         except FileNotFoundError:  # renamed in between
             continue
         if arrays is not None and settled:
-            return config, arrays, path
+            return unseal(config, folder / CONFIG, _CHANGED), arrays, path
         if arrays is None and settled and read_json(folder / CONFIG) == config:
             break
     raise ExpanderSaeError(

@@ -8,11 +8,13 @@ from torch import Tensor
 
 from expander_sae.graphs import Mask, make_mask, mask_from_rows
 from expander_sae.records import ExpanderSaeError
+from expander_sae.records.files import naming
+from expander_sae.records.remote import is_remote
 
 from .base import AbstractSae
 from .config import check_sizes_of, checked_config, unpacked_rows
 from .expander import ExpanderSae
-from .files import CONFIG, PACKED, PRECISIONS, read_folder
+from .files import CONFIG, PACKED, PRECISIONS, fetched, read_folder
 from .irregular import IrregularSae, unpack
 from .registry import CLASSES
 
@@ -21,7 +23,8 @@ from .registry import CLASSES
 def load_sae(folder: str | Path) -> AbstractSae:
     """Read an SAE back from a folder that `save` wrote.
 
-    The file is mapped into memory, not copied: arrays stored as float32 are read from it when they are used.
+    The file is mapped into memory, not copied: arrays stored as float32 are read from it when they are used. From a URL
+    (`s3://bucket/sae`, whatever fsspec opens) it goes through the cache of `records.remote`.
 
     Raises:
         ExpanderSaeError: the folder is not an SAE, a file is missing or damaged, a shape or dtype is not what the
@@ -34,15 +37,23 @@ def load_sae(folder: str | Path) -> AbstractSae:
         ...     load_sae(folder).learned_values()
         2112
     """
+    if is_remote(folder):
+        with fetched(folder) as place:
+            sae = load_sae(place)
+        sae.folder = Path(folder)
+        return sae
     folder = Path(folder)
     config, arrays, path = read_folder(folder)
-    checked = checked_config(config, folder / CONFIG, tuple(CLASSES))
+    with naming(folder / CONFIG):
+        checked = checked_config(config, folder / CONFIG, tuple(CLASSES))
     check_sizes_of(checked, arrays, path)
     if checked["kind"] == IrregularSae.kind:
-        arrays = unpack(arrays, checked["degree"], checked["d_in"])
+        with naming(path):
+            arrays = unpack(arrays, checked["degree"], checked["d_in"])
     elif PACKED in arrays:
         arrays["rows"] = unpacked_rows(checked, arrays, path)
-    sae = _build(checked, arrays)
+    with naming(folder / CONFIG):
+        sae = _build(checked, arrays)
     _fill(sae, arrays, path, checked["values"])
     sae.metadata = checked["metadata"]
     sae.folder = folder

@@ -12,6 +12,7 @@ import torch
 
 from expander_sae.records import ExpanderSaeError, write_atomically, write_torch
 from expander_sae.records.interrupts import held_back
+from expander_sae.records.mirror import withdraw
 from expander_sae.records.tensors import check_seal
 
 CHECKPOINT = "checkpoint.pt"
@@ -86,7 +87,7 @@ def remove_checkpoint_of(folder: Path, mark: str | None, names: Collection[str])
     state, _ = read
     finished = state["fingerprint"] == mark if mark is not None else set(state["members"]) == set(names)
     if finished:
-        (folder / CHECKPOINT).unlink(missing_ok=True)
+        withdraw(folder / CHECKPOINT)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], bool] | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from expander_sae.records import ExpanderSaeError, read_json
+from expander_sae.records.files import naming
 from expander_sae.records.results import TrainingRecord
 from expander_sae.saes import AbstractSae, ExpanderSae, load_sae
 
@@ -66,7 +67,8 @@ def recorded(folder: Path) -> dict[str, TrainingRecord]:
         raise ExpanderSaeError(
             f"expected records by name in {path}; got {type(found).__name__}: it is damaged. Delete it."
         )
-    return {name: TrainingRecord.from_dict(record) for name, record in found.items()}
+    with naming(path):
+        return {name: TrainingRecord.from_dict(record) for name, record in found.items()}
 
 
 def _become(sae: AbstractSae, trained: AbstractSae) -> None:

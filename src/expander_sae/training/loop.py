@@ -12,6 +12,7 @@ from expander_sae.records import ExpanderSaeError, Provenance, check_provenance,
 from expander_sae.records.files import remove_leftovers
 from expander_sae.records.interrupts import held_back
 from expander_sae.records.locks import alone_in
+from expander_sae.records.mirror import at_a_url, withdraw
 from expander_sae.records.results import TrainingRecord
 from expander_sae.saes import AbstractSae, ExpanderSae, InputStatistics, IrregularSae, input_statistics
 
@@ -28,6 +29,7 @@ from .run import METRICS, BatchSource, Run, bar
 
 @own_precision
 @torch.inference_mode(False)  # with gradients, whatever is around it
+@at_a_url
 def train(
     saes: Mapping[str, AbstractSae],
     stream: BatchSource,
@@ -54,7 +56,8 @@ def train(
         saes: by name; trained in place.
         stream: endless shuffled activations.
         config: the settings of the pass.
-        folder: gets one folder per SAE, `metrics.jsonl`, `training.json` and, meanwhile, the checkpoint.
+        folder: gets one folder per SAE, `metrics.jsonl`, `training.json` and, meanwhile, the checkpoint. At a URL
+            each goes there when it is written (`records.mirror`).
         progress: show a progress bar.
         extra_losses: by SAE name, added to its own loss, such as one that keeps it near another SAE.
         wide: by SAE name, where an annealed one begins (`config.anneal`), instead of random columns: an SAE of the same
@@ -205,7 +208,7 @@ def _finish(
             member.sae.save(run.folder / member.name)
     together = recorded(run.folder) | records  # other passes may have trained other SAEs here
     write_json(run.folder / RECORDS, {name: record.to_dict() for name, record in together.items()})
-    (run.folder / CHECKPOINT).unlink(missing_ok=True)
+    withdraw(run.folder / CHECKPOINT)
     for member in run.members:
         end(member.sae)
     return records

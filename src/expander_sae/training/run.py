@@ -12,6 +12,7 @@ from torch import Tensor
 
 from expander_sae.records import ExpanderSaeError, disk_errors
 from expander_sae.records.interrupts import held_back
+from expander_sae.records.mirror import withdraw
 from expander_sae.records.progress import Bars
 from expander_sae.saes.init import token_norms
 
@@ -73,7 +74,7 @@ class Run:
         except ExpanderSaeError:
             if not overwrite:
                 raise
-            (self.folder / CHECKPOINT).unlink()
+            withdraw(self.folder / CHECKPOINT)
             state = None
         names = {member.name for member in self.members}
         truncate_metrics(self.folder / METRICS, state["step"] if state else 0, names)

@@ -13,6 +13,7 @@ from expander_sae.activations import ActivationStore, LanguageModel
 from expander_sae.paper import Paper
 from expander_sae.records import ExpanderSaeError, read_json, write_atomically, write_json
 from expander_sae.records.locks import alone_in
+from expander_sae.records.sealed import unseal, write_sealed
 from expander_sae.records.versions import versions
 
 from ..page import Page, caution, plain
@@ -89,7 +90,7 @@ def run_experiment(
             "seconds": time.perf_counter() - started,
             "measured": measured,
         }
-        write_json(folder / RECORDS, record)
+        write_sealed(folder / RECORDS, record)
         return write_page(experiment, read_record(folder / RECORDS), folder)
 
 
@@ -112,7 +113,7 @@ def checked(stored: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
         return _of_frontier(from_dict(stored, str(path)))
     if not is_record(stored) or "measured" not in stored:
         raise ExpanderSaeError(f"expected {path} to be an {FORMAT!r} file; got something else")
-    return stored
+    return unseal(stored, path, "Make it again with the same command.")
 
 
 def is_record(stored: object) -> bool:
