@@ -3,7 +3,8 @@
 python benchmarks/in_graph.py [--model FOLDER --layer 14] [--backend inductor] [--out benchmarks/results/in_graph.csv]
 
 Without --model a random Llama (256 wide, 6 blocks) is made. Forward passes of `--batch` texts of `--length` tokens;
-every kind is run once before it is timed, kinds take turns, and the median and the range of `--repeats` turns are written.
+every kind is run once before it is timed, kinds take turns, and the median and the range of `--repeats` turns are
+written.
 """
 
 import argparse

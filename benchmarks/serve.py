@@ -5,8 +5,8 @@ python benchmarks/serve.py [--seconds 5] [--d-in 576] [--n-latents 24576] [--out
 The server is a process of its own with one thread of the core; the clients are threads of this one, each with a
 connection that it keeps. Activations: 16 tokens a request as float32 bytes, safetensors back, every answer compared
 with `sae.encode` to the bit. Texts: a tiny random model, a sentence a request, two SAEs. The last line is a server
-whose queue holds `--queue-past` requests, asked by far more clients than fit: the share that is refused, how quickly, and
-that every other request was answered with the right codes.
+whose queue holds `--queue-past` requests, asked by far more clients than fit: the share that is refused, how quickly,
+and that every other request was answered with the right codes.
 """
 
 import argparse
