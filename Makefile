@@ -77,6 +77,7 @@ fuzz: $(STAMP)
 # Every verb killed fifty times at random moments and run to its end: the same bits. A short form is among the tests.
 kills: $(STAMP)
 	PYTHONPATH=tests OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python tests/hostile/kills.py --kills 50
+	PYTHONPATH=tests:tests/serving OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python tests/serving/kill_server.py --kills 100
 
 # The kernels without Python: every instruction set of this machine against plain loops.
 CMAKE ?= $(firstword $(wildcard $(BIN)/cmake) cmake)
