@@ -82,6 +82,7 @@ fuzz: $(STAMP)
 # Every verb killed fifty times at random moments and run to its end: the same bits. A short form is among the tests.
 kills: $(STAMP)
 	PYTHONPATH=tests OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python tests/hostile/kills.py --kills 50
+	PYTHONPATH=tests:tests/serving OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python tests/serving/kill_server.py --kills 100
 
 # An hour of train, evaluate, encode and reading a store in one process: nothing that a process holds may grow.
 MINUTES ?= 60

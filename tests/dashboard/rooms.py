@@ -8,9 +8,9 @@ from starlette.testclient import TestClient
 
 from expander_sae.dashboard.current import CurrentStore
 from expander_sae.dashboard.live import Live
-from expander_sae.dashboard.security import Access
 from expander_sae.dashboard.server import make_app
 from expander_sae.latents import LabelFile
+from expander_sae.web.guard import Access
 
 BASE = "http://127.0.0.1:7341"
 WRITES = {"origin": BASE, "content-type": "application/json"}

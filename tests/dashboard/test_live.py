@@ -11,10 +11,11 @@ from rooms import WRITES, server, tiny_live
 
 from expander_sae.activations import load_language_model
 from expander_sae.activations.models import residual_after_block, splice_after_block
-from expander_sae.dashboard.live import WAITING, BusyError, Live, NoModelError
+from expander_sae.dashboard.live import WAITING, Live, NoModelError
 from expander_sae.dashboard.sampling import Sampler, Spoken
 from expander_sae.pursuit import Encoder
 from expander_sae.saes import load_sae
+from expander_sae.web.answers import BusyError
 
 TEXT = "The old river holds the bright stone."
 

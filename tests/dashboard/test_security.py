@@ -4,7 +4,8 @@ import pytest
 from made_up import make_store
 from rooms import BASE, WRITES, put_label, server
 
-from expander_sae.dashboard.security import HEADERS, MAX_BODY, MAX_QUERY, Access, is_loopback
+from expander_sae.dashboard.security import HEADERS, MAX_BODY
+from expander_sae.web.guard import MAX_QUERY, Access, is_loopback
 
 LABEL = {"text": "x", "note": "", "star": False, "seen": 0}
 

@@ -16,10 +16,11 @@ from typer.testing import CliRunner
 
 from expander_sae.cli.main import app
 from expander_sae.dashboard.export import SHARD, export_site
-from expander_sae.dashboard.security import Access
-from expander_sae.dashboard.serving import address_of, listen
+from expander_sae.dashboard.opening import PORT, address_of
 from expander_sae.latents import LabelFile, LatentStore
 from expander_sae.records import ExpanderSaeError
+from expander_sae.web.guard import Access
+from expander_sae.web.listening import listen
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_another_address_asks_for_the_printed_token(store):
 def test_looking_needs_no_torch(store):
     code = (
         "import sys\nfrom pathlib import Path\nfrom expander_sae.dashboard.current import CurrentStore\n"
-        "from expander_sae.dashboard.live import Live\nfrom expander_sae.dashboard.security import Access\n"
+        "from expander_sae.dashboard.live import Live\nfrom expander_sae.web.guard import Access\n"
         "from expander_sae.dashboard.server import make_app\nfrom expander_sae.latents import LabelFile\n"
         f"path = Path({str(store)!r})\nmake_app(CurrentStore(path), LabelFile.beside(path), Live('m'), Access())\n"
         "print({'torch', 'transformers', 'matplotlib'} & set(sys.modules))"
@@ -77,12 +78,12 @@ def test_a_taken_port_is_one_error_and_the_usual_one_gives_way():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(ExpanderSaeError, match="another --port"):
-            listen("127.0.0.1", taken.getsockname()[1])
+            listen("127.0.0.1", taken.getsockname()[1], usual=PORT)
     with pytest.raises(ExpanderSaeError, match="from 0 to 65535"):
-        listen("127.0.0.1", 99999)
+        listen("127.0.0.1", 99999, usual=PORT)
     with pytest.raises(ExpanderSaeError, match="--host"):
-        listen("203.0.113.1", 0)  # of nobody: not an address of this machine
-    with listen("127.0.0.1", None) as first, listen("127.0.0.1", None) as second:
+        listen("203.0.113.1", 0, usual=PORT)  # of nobody: not an address of this machine
+    with listen("127.0.0.1", None, usual=PORT) as first, listen("127.0.0.1", None, usual=PORT) as second:
         assert first.getsockname() != second.getsockname()
 
 

@@ -19,6 +19,7 @@ TINY = {
     "model.layers.14": "model.layers.1",
     "{1234: 40.0}": "{12: 40.0}",
     "encoder.layer.6": "{block}",
+    "fullgraph=True)": 'fullgraph=True, backend="aot_eager")',
 }
 """What the documents have, and what there is here."""
 
@@ -34,9 +35,11 @@ def test_the_python_of_hooks_runs(tmp_path, monkeypatch):
     store = harvest(make_tiny_model(tmp_path / "model"), text, tmp_path / "acts", context=32, progress=False)
     assert store.d_in == D_IN
     ExpanderSae(d_in=D_IN, n_latents=64, degree=4, k=4).save("SAE")
-    (hooks,), (fitted, items), (pushed,) = map(blocks, GUIDES)
+    (hooks, compiled, in_vllm), (fitted, items), (pushed,) = map(blocks, GUIDES)
     assert run(fitted)["sae"].n_latents == 512
     names = run(hooks)
+    assert run(compiled)["held"].codes(5).indices.shape == (5, 4)
+    compile(in_vllm, "hooks.md", "exec")  # there is no vLLM here
     assert names["seen"][0].indices.shape == (*names["input_ids"].shape, 4)
     found = run(items.replace('"acts"', '"patches"'))["store"]
     assert found.d_in == 96

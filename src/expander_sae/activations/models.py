@@ -221,7 +221,7 @@ def _explain_loading(name: str) -> Iterator[None]:
         ) from error
 
 
-def _block(model: Any, layer: int) -> tuple[nn.Module, str]:
+def named_block(model: Any, layer: int) -> tuple[nn.Module, str]:
     """A block, and what to call it."""
     blocks = decoder_blocks(model)
     if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < len(blocks):
@@ -248,8 +248,18 @@ def residual_after_block(model: Any, input_ids: Tensor, attention_mask: Tensor |
         ExpanderSaeError: `layer` is out of range, or the block returns no one vector for each token.
     """
     model = uncompiled(model)
-    block, name = _block(model, layer)
-    hidden = hidden_of(stopped_at(model, block, name, text_inputs(model, input_ids, attention_mask)))
+    block, name = named_block(model, layer)
+    output = stopped_at(model, block, name, text_inputs(model, input_ids, attention_mask))
+    return stream_of(output, model, name, input_ids)
+
+
+def stream_of(output: Any, model: Any, name: str, input_ids: Tensor) -> Tensor:
+    """The residual stream [batch, position, d_in] in what a block returned for tokens [batch, position].
+
+    Raises:
+        ExpanderSaeError: it is no one vector for each token.
+    """
+    hidden = hidden_of(output)
     if hidden.shape[:-1] != input_ids.shape:
         raise ExpanderSaeError(
             f"expected {name} of {type(model).__name__} to return a vector for each of {list(input_ids.shape)} tokens; "
@@ -272,5 +282,5 @@ def splice_after_block(model: Any, layer: int, fn: Callable[[Tensor], Tensor | N
         >>> with splice_after_block(lm.model, 3, torch.zeros_like):  # doctest: +SKIP
         ...     logits = lm.model(input_ids).logits
     """
-    block, name = _block(model, layer)
+    block, name = named_block(model, layer)
     return changed(model, block, name, fn)

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from expander_sae.records import ExpanderSaeError
 
-from .models import residual_after_block
+from .models import named_block, stream_of
 from .outputs import hidden_of
 from .running import ORIGINAL, text_inputs, uncompiled
-from .watch import changed, stopped_at
+from .watch import changed, stopped_at, stopped_behind
 
 _WRAPPED = re.compile(rf"(^|\.){ORIGINAL}(?=\.|$)")
 
@@ -57,14 +57,19 @@ def output_of(model: nn.Module, name: str, **inputs: Any) -> Tensor:
         ExpanderSaeError: there is no such module, it returns no activations, or the model never ran it or ran it more
             than once.
     """
-    model, module = uncompiled(model), named_module(model, name)
+    model = uncompiled(model)
+    return hidden_of(stopped_at(model, _used_once(model, name, inputs), repr(name), inputs))
+
+
+def _used_once(model: nn.Module, name: str, inputs: dict[str, Any]) -> nn.Module:
+    module = named_module(model, name)
     known = _USED_ONCE.setdefault(model, WeakKeyDictionary())
     places = sum(module is other for _, other in model.named_modules(remove_duplicate=False))
     if known.get(module) != places:
         first = {key: value[:1] if isinstance(value, Tensor) and value.ndim else value for key, value in inputs.items()}
         stopped_at(model, module, repr(name), first, whole=True)
         known[module] = places
-    return hidden_of(stopped_at(model, module, repr(name), inputs))
+    return module
 
 
 _USED_ONCE: WeakKeyDictionary[nn.Module, WeakKeyDictionary[nn.Module, int]] = WeakKeyDictionary()
@@ -79,15 +84,41 @@ def activations_at(model: Any, place: int | str, input_ids: Tensor, attention_ma
     Raises:
         ExpanderSaeError: there is no such place, or what the module returns is not one vector per token.
     """
-    if isinstance(place, int):
-        return residual_after_block(model, input_ids, attention_mask, place)
-    hidden = output_of(model, place, **text_inputs(uncompiled(model), input_ids, attention_mask))
-    if hidden.ndim != 3 or hidden.shape[:2] != input_ids.shape:
-        raise ExpanderSaeError(
-            f"expected {place!r} to return a vector for each of {list(input_ids.shape)} tokens; got "
-            f"{list(hidden.shape)}. `expander_sae.activations.harvest_items` takes vectors of whole items."
-        )
-    return hidden
+    return activations_at_all(model, [place], input_ids, attention_mask)[place]
+
+
+def activations_at_all(
+    model: Any, places: Iterable[int | str], input_ids: Tensor, attention_mask: Tensor | None
+) -> dict[int | str, Tensor]:
+    """What a language model computes at several places in one forward pass, each [batch, position, d_in]; see
+    `activations_at`. The pass ends behind the last of them.
+
+    Raises:
+        ExpanderSaeError: as there.
+    """
+    model = uncompiled(model)
+    inputs = text_inputs(model, input_ids, attention_mask)
+    modules: dict[str, nn.Module] = {}
+    called: dict[int | str, str] = {}
+    for place in places:
+        if isinstance(place, int):
+            block, name = named_block(model, place)
+        else:
+            block, name = _used_once(model, place, inputs), repr(place)
+        modules[name], called[place] = block, name
+    outputs = stopped_behind(model, modules, inputs)
+    found: dict[int | str, Tensor] = {}
+    for place, name in called.items():
+        if isinstance(place, int):
+            found[place] = stream_of(outputs[name], model, name, input_ids)
+            continue
+        found[place] = hidden = hidden_of(outputs[name])
+        if hidden.ndim != 3 or hidden.shape[:2] != input_ids.shape:
+            raise ExpanderSaeError(
+                f"expected {place!r} to return a vector for each of {list(input_ids.shape)} tokens; got "
+                f"{list(hidden.shape)}. `expander_sae.activations.harvest_items` takes vectors of whole items."
+            )
+    return found
 
 
 @contextmanager

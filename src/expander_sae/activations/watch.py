@@ -6,8 +6,8 @@ hook of this package is set here.
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -172,14 +172,32 @@ def stopped_at(model: nn.Module, module: nn.Module, name: str, inputs: dict[str,
     Raises:
         ExpanderSaeError: the module did not run, or (in a whole pass) ran more than once.
     """
-    caught: list[Any] = []
+    return stopped_behind(model, {name: module}, inputs, whole=whole)[name]
 
-    def stop(_watch: _Watch, output: Any) -> None:
-        caught.append(output)
-        if not whole:
-            raise _ForwardStoppedError
 
-    with own_run(model), _watched(model, module, name, stop) as watch, suppress(_ForwardStoppedError):
-        model(**inputs)
-    watch.ended()
-    return caught[0]
+def stopped_behind(
+    model: nn.Module, modules: Mapping[str, nn.Module], inputs: dict[str, Any], *, whole: bool = False
+) -> dict[str, Any]:
+    """What several modules return in one forward pass of ours, by what each is called; it ends behind the last of them.
+
+    Raises:
+        ExpanderSaeError: one of them did not run, or (in a whole pass, or before the last one) ran more than once.
+    """
+    caught: dict[str, Any] = {}
+
+    def catch(name: str) -> Callable[[_Watch, Any], None]:
+        def stop(_watch: _Watch, output: Any) -> None:
+            caught[name] = output
+            if not whole and len(caught) == len(modules):
+                raise _ForwardStoppedError
+
+        return stop
+
+    with ExitStack() as stack:
+        stack.enter_context(own_run(model))
+        watches = [stack.enter_context(_watched(model, module, name, catch(name))) for name, module in modules.items()]
+        with suppress(_ForwardStoppedError):
+            model(**inputs)
+    for watch in watches:
+        watch.ended()
+    return caught

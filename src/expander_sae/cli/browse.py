@@ -57,10 +57,11 @@ def browse(
     """
     from expander_sae.dashboard.current import CurrentStore  # a web server that no other verb needs
     from expander_sae.dashboard.live import Live
-    from expander_sae.dashboard.security import Access, is_loopback
+    from expander_sae.dashboard.opening import PORT, address_of, open_in_browser
     from expander_sae.dashboard.server import make_app
-    from expander_sae.dashboard.serving import address_of, listen, open_in_browser, serve
     from expander_sae.latents import LabelFile
+    from expander_sae.web.guard import Access, is_loopback
+    from expander_sae.web.listening import listen, serve
 
     if sae and model is None:
         raise ExpanderSaeError("expected --model with --sae, which is for the live pages; got --sae alone")
@@ -75,7 +76,7 @@ def browse(
         console.print(f"{wrote.files:,} files, {wrote.bytes / 1e6:,.1f} MB: open {export / 'index.html'}")
         return
     current = CurrentStore(store)
-    listening = listen(host, port)
+    listening = listen(host, port, usual=PORT)
     number = listening.getsockname()[1]
     access = Access.to(host, number)
     address = address_of(host, number, access)

@@ -32,6 +32,7 @@ from expander_sae.cli import (
     probe,
     push,
     report,
+    serve,
     train,
 )
 from expander_sae.cli.warned import warnings_in_one_line
@@ -140,6 +141,7 @@ app.command("encode", cls=Verb)(encode.encode)
 app.command("features", cls=Verb)(features.features)
 app.command("offline", cls=Verb)(offline.offline)
 app.command("browse", cls=Verb)(browse.browse)
+app.command("serve", cls=Verb)(serve.serve)
 app.command("convert", cls=Verb)(convert.convert)
 app.command("export", cls=Verb)(export.export)
 app.command("import", cls=Verb)(import_.import_)

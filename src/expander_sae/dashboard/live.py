@@ -9,11 +9,11 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expander_sae.records import ExpanderSaeError
+from expander_sae.web.answers import BusyError, Job
 
 if TYPE_CHECKING:
     from .model_work import Session
@@ -23,25 +23,18 @@ WAITING = 4
 Work = Callable[["Session", threading.Event], Any]
 
 
-class BusyError(ExpanderSaeError):
-    """The queue for the model is full."""
-
-    status = 429
-
-
 class NoModelError(ExpanderSaeError):
     """The server was started without a model."""
 
     status = 404
 
 
-class Job:
-    """One piece of work: its result, and a way to call it off."""
+class ModelJob(Job):
+    """Work for the model."""
 
     def __init__(self, work: Work) -> None:
+        super().__init__()
         self.work = work
-        self.future: Future[Any] = Future()
-        self.cancelled = threading.Event()
 
 
 class Live:
@@ -58,11 +51,11 @@ class Live:
         self, model: str | None, saes: Sequence[Path] = (), *, device: str = "cpu", dtype: str = "auto"
     ) -> None:
         self.model, self.saes, self.device, self.dtype = model, list(saes), device, dtype
-        self._queue: queue.Queue[Job | None] = queue.Queue(WAITING)
+        self._queue: queue.Queue[ModelJob | None] = queue.Queue(WAITING)
         self._thread: threading.Thread | None = None
         self._session: Session | None = None
         self._lock = threading.Lock()
-        self._running: Job | None = None
+        self._running: ModelJob | None = None
         self._closed = False
 
     def state(self) -> dict[str, Any]:
@@ -70,7 +63,7 @@ class Live:
         name = None if self.model is None else Path(self.model).name if Path(self.model).is_dir() else self.model
         return {"enabled": self.model is not None, "model": name, "ready": self._session is not None}
 
-    def submit(self, work: Work) -> Job:
+    def submit(self, work: Work) -> ModelJob:
         """Have `work(session, cancelled)` done by the model's thread.
 
         Raises:
@@ -79,7 +72,7 @@ class Live:
         """
         if self.model is None:
             raise NoModelError("expected a language model; this server has none. Start it with --model FOLDER")
-        job = Job(work)
+        job = ModelJob(work)
         with self._lock:
             if self._closed:
                 raise BusyError("the server is stopping")

@@ -13,18 +13,17 @@ from starlette.routing import Route
 
 from expander_sae.latents import LabelFile, View
 from expander_sae.records import ExpanderSaeError
+from expander_sae.web.answers import finished, json_answer
 
 from .asked import Asked, body_of
 from .current import CurrentStore
-from .live import Job, Live
+from .live import Live, ModelJob
 from .pages import Pages, checked_latent
 
 TEXT = 4_000
 """Characters of a prompt or a text."""
 TOKENS = 128
 """That are generated at most."""
-_LOOK = 0.5
-"""Seconds after which it is looked whether the visitor is still there."""
 
 
 def live_routes(current: CurrentStore, labels: LabelFile, live: Live) -> list[Route]:
@@ -45,19 +44,19 @@ def live_routes(current: CurrentStore, labels: LabelFile, live: Live) -> list[Ro
     async def fire(request: Request) -> Response:
         view, meta = await view_of(request)
         text = (await body_of(request)).text("text", least=1, most=TEXT)
-        found = await _finished(request, live.submit(lambda session, _: session.fire(view, meta, text)))
+        found = await finished(request, live.submit(lambda session, _: session.fire(view, meta, text)))
         known = await lines(view, [one["latent"] for one in found["latents"]])
         here = [{**known[one["latent"]], **one} for one in found["latents"]]
         here.sort(key=lambda one: -abs(one["here"]) / (one["max"] or abs(one["here"]) or 1.0) * (one["specific"] or 0))
-        return _answer({**found, "latents": here})
+        return json_answer({**found, "latents": here})
 
     async def ablate(request: Request) -> Response:
         view, meta = await view_of(request)
         body = await body_of(request)
         prompt = body.text("prompt", least=1, most=TEXT)
         latent = checked_latent(view, body.number("latent", 0, 1 << 31))
-        return _answer(
-            await _finished(request, live.submit(lambda session, _: session.ablate(view, meta, prompt, latent)))
+        return json_answer(
+            await finished(request, live.submit(lambda session, _: session.ablate(view, meta, prompt, latent)))
         )
 
     async def steer(request: Request) -> Response:
@@ -100,21 +99,7 @@ def live_routes(current: CurrentStore, labels: LabelFile, live: Live) -> list[Ro
     ]
 
 
-async def _finished(request: Request, job: Job) -> Any:
-    """The work's result; whoever left has it called off."""
-    waited = asyncio.wrap_future(job.future)
-    try:
-        while True:
-            done, _ = await asyncio.wait({waited}, timeout=_LOOK)
-            if done:
-                return waited.result()
-            if await request.is_disconnected():
-                raise asyncio.CancelledError
-    finally:
-        job.cancelled.set()
-
-
-async def _lines_of(job: Job, parts: asyncio.Queue[dict[str, Any] | None]) -> AsyncIterator[bytes]:
+async def _lines_of(job: ModelJob, parts: asyncio.Queue[dict[str, Any] | None]) -> AsyncIterator[bytes]:
     try:
         while (part := await parts.get()) is not None:
             yield _line(part)
@@ -127,7 +112,3 @@ async def _lines_of(job: Job, parts: asyncio.Queue[dict[str, Any] | None]) -> As
 
 def _line(part: dict[str, Any]) -> bytes:
     return json.dumps(part).encode() + b"\n"
-
-
-def _answer(told: Any) -> Response:
-    return Response(json.dumps(told, allow_nan=False), 200, {"cache-control": "no-store"}, "application/json")

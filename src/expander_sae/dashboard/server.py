@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -17,13 +16,15 @@ from starlette.types import ASGIApp
 
 from expander_sae.latents import Conflict, LabelFile, View
 from expander_sae.records import ExpanderSaeError
+from expander_sae.web.answers import json_answer, no_such_page, problem, unexpected
+from expander_sae.web.guard import Access, TooLargeError
 
 from .asked import Asked, body_of
 from .current import CurrentStore
 from .live import Live
 from .live_routes import live_routes
 from .pages import Pages, checked_latent, label_told
-from .security import Access, Guard, TooLargeError
+from .security import PageGuard
 
 SCRIPTS = (
     "dom", "text", "tip", "api", "router", "charts", "tokens", "labels", "map", "live-parts", "page-overview",
@@ -108,21 +109,15 @@ def make_app(current: CurrentStore, labels: LabelFile, live: Live, access: Acces
             *live_routes(current, labels, live),
         ],
         exception_handlers={
-            ExpanderSaeError: _problem(400),
-            TooLargeError: _problem(413),
-            OSError: _problem(503),  # the file is gone, or the disk
-            HTTPException: _http_problem,
-            Exception: _unexpected,
+            ExpanderSaeError: problem(400),
+            TooLargeError: problem(413),
+            OSError: problem(503),  # the file is gone, or the disk
+            HTTPException: no_such_page,
+            Exception: unexpected,
         },
         lifespan=lifespan,
     )
-    return Guard(app, access)
-
-
-def json_answer(told: Any, status: int = 200) -> Response:
-    """An answer in JSON of ASCII alone: lone surrogates and line separators are spelt out."""
-    text = json.dumps(told, allow_nan=False, separators=(",", ":"))
-    return Response(text, status, {"cache-control": "no-store"}, "application/json")
+    return PageGuard(app, access)
 
 
 def _static_routes() -> list[Route]:
@@ -173,19 +168,3 @@ def _compare(pages: Pages, asked: Asked) -> dict[str, Any]:
         limit=asked.number("limit", 50, most=200),
         offset=asked.number("offset", 0, most=1 << 31),
     )
-
-
-def _problem(status: int) -> Any:
-    async def handler(_request: Request, error: Exception) -> Response:
-        return json_answer({"error": str(error)}, getattr(error, "status", status))
-
-    return handler
-
-
-async def _http_problem(_request: Request, error: Exception) -> Response:
-    status = getattr(error, "status_code", 500)
-    return json_answer({"error": f"there is no such page ({getattr(error, 'detail', '')})"}, status)
-
-
-async def _unexpected(_request: Request, error: Exception) -> Response:
-    return json_answer({"error": f"the server failed: {type(error).__name__}; its terminal says more"}, 500)

@@ -126,7 +126,7 @@ def steer(
         >>> with steer(lm, "model.layers.3", sae, {1234: 40.0}):  # doctest: +SKIP
         ...     lm.generate(input_ids)
     """
-    direction = _direction(sae, strengths)
+    direction = direction_of(sae, strengths)
 
     def add(hidden: Tensor) -> Tensor:
         _check_width(hidden, sae)
@@ -138,7 +138,7 @@ def steer(
         yield
 
 
-def _direction(sae: AbstractSae, strengths: Mapping[int, float]) -> Tensor:
+def direction_of(sae: AbstractSae, strengths: Mapping[int, float]) -> Tensor:
     """sum_j strength_j w_j [d_in]."""
     latents = list(strengths)
     wrong = [j for j in latents if isinstance(j, bool) or not isinstance(j, int) or not 0 <= j < sae.n_latents]

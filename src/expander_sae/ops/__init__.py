@@ -1,5 +1,6 @@
 """The kernels: plain tensors in, plain tensors out."""
 
+from . import library
 from .block_omp import block_omp
 from .codes import Codes
 from .correlate import correlate, support_gram
@@ -18,6 +19,7 @@ __all__ = [
     "correlate",
     "encode_topk",
     "instruction_sets",
+    "library",
     "reconstruction_loss",
     "sparse_decode",
     "support_gram",
