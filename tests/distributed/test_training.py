@@ -184,7 +184,11 @@ def test_ranks_of_different_passes_are_refused(tmp_path):
 def drifting(ranks, folder):
     sae = made(PRESETS["fidelity"])
     if ranks.rank:
-        sae.b_dec.register_post_accumulate_grad_hook(lambda b: b.data.add_(1e-3))
+
+        def drift(parameter):
+            parameter.data.add_(1e-3)
+
+        sae.b_dec.register_post_accumulate_grad_hook(drift)
     config = replace(PASSES["fidelity"], coherence=None, watch=Watch(checkpoint_every=1))
     with pytest.raises(ExpanderSaeError, match="same numbers in 'a' at step 1 on every rank"):
         train({"a": sae}, MemoryBatches(activations(), BATCH, 0), config, folder=folder, progress=False, ranks=ranks)
