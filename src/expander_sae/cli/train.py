@@ -33,6 +33,7 @@ from .options import (
 
 
 def train(
+    ctx: typer.Context,
     activations: Activations,
     out: Annotated[Path, typer.Option(help="Folder for the SAEs, one each. The same command again goes on there.")],
     degree: Annotated[str, typer.Option(help="Non-zeros per column (the paper's d); several with commas.")] = "7",
@@ -76,6 +77,9 @@ def train(
         typer.Option(help="Where entries move: no row gets more columns than this many times the mean."),
     ] = None,
     keep_special_tokens: SpecialTokens = None,
+    accumulate: Annotated[
+        int, typer.Option(help="Sum the gradients of so many pieces of a batch before a step, to save memory.")
+    ] = 1,
     device: Device = "cpu",
     overwrite: Overwrite = False,
     json: Json = None,
@@ -84,9 +88,11 @@ def train(
     """Train Expander SAEs on harvested activations.
 
     All SAEs of one command see the same batches. Ctrl-C leaves a checkpoint; the same command goes on from it. What is
-    finished is not done again, unless by --overwrite.
+    finished is not done again, unless by --overwrite. Started by torchrun, every rank takes a share of each batch
+    (docs/guides/scaling.md).
     """
     from expander_sae.activations import ActivationStore  # torch takes seconds to import
+    from expander_sae.distributed import started
     from expander_sae.saes import AbstractSae, DenseTopKSae, ExpanderSae, IrregularSae
     from expander_sae.training import Coherence, Flatness, StoreBatches, find_preset, heldout_sample
     from expander_sae.training import train as run
@@ -117,6 +123,7 @@ def train(
         coherence=Coherence(coherence) if coherence else None,
         move_supports=None if moves is None else replace(moves, row_cap=row_cap),
     )
+    ranks, device = ctx.with_resource(started(device))
     store = ActivationStore.open(activations)
     shared: dict[str, Any] = {
         "d_in": store.d_in,
@@ -154,11 +161,13 @@ def train(
         progress=not quiet,
         heldout=heldout,
         overwrite=overwrite,
-        say=errors().print,
+        say=errors().print if ranks.first else lambda _text: None,
+        ranks=ranks,
+        accumulate=accumulate,
     )
-    if json is not None:
+    if json is not None and ranks.first:
         write_json(json, [record.to_dict() for record in records.values()])
-    if not quiet:
+    if not quiet and ranks.first:
         table = Table(title=f"Trained in {out}", caption="fvu and dead on the last batch and window of training")
         for column in ("SAE", "learned values", "tokens", "fvu", "dead", "tokens/s"):
             table.add_column(column, justify="left" if column == "SAE" else "right")
@@ -173,5 +182,5 @@ def train(
             )
         output(json, soft_wrap=False).print(table)
     diverged = [name for name, record in records.items() if record.diverged]
-    if diverged:
+    if diverged and ranks.first:
         raise ExpanderSaeError(f"{', '.join(diverged)} diverged and was not saved. Lower --learning-rate.")

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from expander_sae.distributed import ALONE, Ranks
 from expander_sae.ops import Codes
 
 
@@ -18,9 +19,10 @@ class FiringHistory:
         self.tokens_since += tokens
         self.tokens_since[fired.bool()] = 0
 
-    def count(self, codes: Codes) -> None:
-        """Add a batch's firings to the window of the next resampling."""
-        self.firings += torch.bincount(codes.indices[codes.values != 0], minlength=self.firings.numel())
+    def count(self, codes: Codes, ranks: Ranks = ALONE) -> None:
+        """Add a batch's firings, of which each of the ranks has a share, to the window of the next resampling."""
+        counted = torch.bincount(codes.indices[codes.values != 0], minlength=self.firings.numel())
+        self.firings += ranks.total(counted)
 
     def dead(self, after_tokens: int) -> Tensor:
         """int64 indices of latents silent for more than `after_tokens`."""

@@ -1,12 +1,14 @@
 """One pass over the activations trains several SAEs: every batch is read once and shown to all of them."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from expander_sae.distributed import ALONE, Ranks
 from expander_sae.ops.autograd import own_precision
 from expander_sae.records import ExpanderSaeError, Provenance, check_provenance, write_json
 from expander_sae.records.files import remove_leftovers
@@ -42,6 +44,8 @@ def train(
     heldout: Tensor | None = None,
     overwrite: bool = False,
     say: Callable[[str], None] = lambda _text: None,
+    ranks: Ranks = ALONE,
+    accumulate: int = 1,
 ) -> dict[str, TrainingRecord]:
     """Train every SAE on the same batches, where it is (`sae.to("cuda")` first, for a GPU), save each to `folder/NAME`,
     and return how it went.
@@ -65,14 +69,19 @@ def train(
         heldout: activations [tokens, d_in] that are not trained on; every `config.watch.heldout_every` steps and at the
             end each SAE's fvu and rel_err on them go to `metrics.jsonl`. What is learned does not depend on it.
         overwrite: train anew where this or another pass of these SAEs is finished, or another one was interrupted.
-        say: told if this pass is finished already.
+        say: told if this pass is finished already, and what several ranks exchanged.
+        ranks: the processes that train together, each calling this with the same arguments and its share of every
+            batch (docs/guides/scaling.md); the first one writes. The batches are those of one process, and an interrupted
+            pass goes on with any number of ranks.
+        accumulate: gradients of so many pieces of each rank's share are summed before a step, for batches that do not
+            fit into memory at once. Results differ by rounding, as they do with the number of ranks.
 
     Returns:
         One record per SAE.
 
     Raises:
         ExpanderSaeError: widths differ, the folder has work of another pass (interrupted, or finished SAEs of these
-            names), another process trains in it, or it cannot be written.
+            names), another process trains in it, or it cannot be written; ranks were given different passes.
     """
     folder = Path(folder)
     sample = stream.sample(config.inputs.statistics_tokens, seed=config.seed)
@@ -87,9 +96,13 @@ def train(
     starts = {name: one.values for name, one in begun.items()} if hashed else None
     own = dict(extra_losses or {})
     _check_extra_losses(own, saes, config.amortise)
+    _check_accumulate(accumulate, config)
     begins = dict(wide or {})
     _check_wide(begins, saes, config)
-    members = [Member(name, sae, config, statistics, own.get(name), begins.get(name)) for name, sae in saes.items()]
+    members = [
+        Member(name, sae, config, statistics, own.get(name), begins.get(name), ranks, accumulate)
+        for name, sae in saes.items()
+    ]
     description = {
         "config": config.to_dict(),
         "saes": {name: one.recorded for name, one in begun.items()},
@@ -102,9 +115,12 @@ def train(
     before_seals = fingerprint({**description, "config": learned})
     mark = before_seals if starts is None else fingerprint({**description, "config": learned, "starts": starts})
     heldout = None if heldout is None else heldout.float()
-    run = Run(folder, members, stream, config, mark, largest_norm(sample, config), heldout)
-    with alone_in(folder, "training", "trains SAEs"):
-        remove_leftovers(folder, CHECKPOINT, METRICS, RECORDS)
+    run = Run(folder, members, stream, config, mark, largest_norm(sample, config), heldout, ranks)
+    ranks.agree("settings, SAEs and activations", mark)
+    with alone_in(folder, "training", "trains SAEs") if ranks.first else nullcontext():
+        if ranks.first:
+            remove_leftovers(folder, CHECKPOINT, METRICS, RECORDS)
+        ranks.wait()
         if not (overwrite or (folder / CHECKPOINT).exists()):
             records = finished_records(folder, saes, mark, config)
             if records is not None:
@@ -112,12 +128,16 @@ def train(
                 return records
         run.resume(before_seals, overwrite)
         try:
-            with bar(progress, config.steps, run.step) as show:
+            with bar(progress and ranks.first, config.steps, run.step) as show:
                 run.to_the_end(show)
         except (KeyboardInterrupt, BrokenPipeError, SystemExit):  # rich makes the last of the one before
             with held_back():
-                run.save()
+                if ranks.alone:  # else it is saved already, or the ranks are not at one step
+                    run.save()
             raise
+        if not ranks.alone:
+            run.check_copies()
+            say(run.exchanged())
         with held_back():  # a pass that no checkpoint was due in has its SAEs only now
             return _finish(run, statistics, description, mismatches)
 
@@ -126,6 +146,13 @@ def _check_extra_losses(extra_losses: Mapping[str, ExtraLoss], saes: Mapping[str
     wrong = [name for name in extra_losses if amortise or name not in saes]
     if wrong:
         raise ExpanderSaeError(f"expected extra losses for SAEs that are trained and not amortised; got {wrong[0]!r}")
+
+
+def _check_accumulate(accumulate: int, config: TrainConfig) -> None:
+    if accumulate < 1 or (accumulate > 1 and config.amortise):
+        raise ExpanderSaeError(
+            f"expected accumulate >= 1, and 1 beside amortise, whose loss is no sum over tokens; got {accumulate}"
+        )
 
 
 def _check_wide(wide: Mapping[str, ExpanderSae], saes: Mapping[str, AbstractSae], config: TrainConfig) -> None:
@@ -205,10 +232,14 @@ def _finish(
                 PASS: run.mark,
             }
             member.sae.fold_input_scale()
-            member.sae.save(run.folder / member.name)
-    together = recorded(run.folder) | records  # other passes may have trained other SAEs here
-    write_json(run.folder / RECORDS, {name: record.to_dict() for name, record in together.items()})
-    withdraw(run.folder / CHECKPOINT)
+            if run.ranks.first:
+                member.sae.save(run.folder / member.name)
+            member.sae.folder = run.folder / member.name
+    if run.ranks.first:
+        together = recorded(run.folder) | records  # other passes may have trained other SAEs here
+        write_json(run.folder / RECORDS, {name: record.to_dict() for name, record in together.items()})
+        withdraw(run.folder / CHECKPOINT)
+    run.ranks.wait()
     for member in run.members:
         end(member.sae)
     return records

@@ -18,8 +18,8 @@ class Loss(Protocol):
     parameters: list[torch.nn.Parameter]
     """What it trains."""
 
-    def __call__(self, x: Tensor, *, number: int = 0, keep_residual: bool = False) -> Found:
-        """The loss of x [batch, d_in] in a step, 0-based."""
+    def __call__(self, x: Tensor, *, number: int = 0, keep_residual: bool = False, tokens: int | None = None) -> Found:
+        """The loss of x [batch, d_in] in a step, 0-based; as a part of a batch of so many `tokens`, where x is one."""
         ...
 
     def rebuild(self, x: Tensor) -> Tensor:
@@ -56,11 +56,11 @@ class SquaredError:
         self.one_pass = None if isinstance(self.reading, Encoder) else one_pass
         self.alone = 0.0 if self.one_pass is None else self.one_pass.alone * steps
 
-    def __call__(self, x: Tensor, *, number: int = 0, keep_residual: bool = False) -> Found:
-        """The loss of x [batch, d_in] in a step, 0-based."""
+    def __call__(self, x: Tensor, *, number: int = 0, keep_residual: bool = False, tokens: int | None = None) -> Found:
+        """The loss of x [batch, d_in] in a step, 0-based; as a part of a batch of so many `tokens`, where x is one."""
         reading = Encoder() if number < self.alone else self.reading
         out = self.sae.reconstruction_loss(x, keep_residual=keep_residual, reading=reading)
-        tokens, loss = x.shape[0], out.loss
+        tokens, loss = x.shape[0] if tokens is None else tokens, out.loss
         fvu = loss.detach() / (tokens * self.variance)
         if self.one_pass is not None and self.one_pass.weight and number >= self.alone:
             loss = loss + self.one_pass.weight * self.sae.reconstruction_loss(x, reading=Encoder()).loss

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expander_sae.distributed import ALONE, Ranks
+from expander_sae.ops import Codes
 from expander_sae.records import ExpanderSaeError
 from expander_sae.saes import AbstractSae, ExpanderSae, InputStatistics, IrregularSae, initialise, set_input_scale
 from expander_sae.saes.rows import loaded_mask
@@ -21,6 +23,7 @@ from .parts import (
     ExtraLoss,
     ExtraLossPart,
     FlatnessPart,
+    Found,
     IrregularPart,
     MoveSupportsPart,
     Part,
@@ -33,7 +36,11 @@ from .parts import (
 
 class Member:
     """Trains one SAE batch by batch, where its parameters are; everything it needs to go on later is in its
-    `state_dict`."""
+    `state_dict`.
+
+    Over several ranks each has a copy of the SAE, and sees its share of each batch. Their gradients are summed before
+    the optimiser's step, so the copies stay equal.
+    """
 
     def __init__(
         self,
@@ -43,14 +50,17 @@ class Member:
         statistics: InputStatistics,
         extra_loss: ExtraLoss | None = None,
         wide: ExpanderSae | None = None,
+        ranks: Ranks = ALONE,
+        accumulate: int = 1,
     ) -> None:
         self.name, self.sae, self.config = name, sae, config
+        self.ranks, self.accumulate = ranks, accumulate
         self.device = sae.b_dec.device
         self.history = FiringHistory(sae.n_latents, self.device)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.loss = _loss(name, sae, config, statistics.variance, self.history)
+        self.loss = _loss(name, sae, config, statistics.variance, self.history, ranks)
         self.optimizer = config.adam.over(self.loss.parameters, config.learning_rate)
-        trained = Trained(sae, self.optimizer, self.history, self.generator, config.steps)
+        trained = Trained(sae, self.optimizer, self.history, self.generator, config.steps, ranks)
         self.parts = _parts(self.loss, config, trained, extra_loss, wide)
         _start(sae, config, statistics)
         self.begun = self.diverged = False
@@ -58,57 +68,97 @@ class Member:
         self.cpu_seconds = 0.0
         """Of all threads, in this SAE's own steps."""
 
-    def step(self, number: int, x: Tensor) -> None:
-        """One optimiser step on x [batch, d_in]; a loss or a gradient that is not finite stops this SAE for good."""
+    def step(self, number: int, x: Tensor, tokens: int | None = None) -> None:
+        """One optimiser step on x [batch, d_in], this rank's share of a batch of so many `tokens` (None: all of it); a
+        loss or a gradient that is not finite stops this SAE for good."""
         if self.diverged:
             return
         started = time.process_time()
-        self._step(number, x)
+        self._step(number, x, x.shape[0] if tokens is None else tokens)
         self.cpu_seconds += time.process_time() - started
 
-    def _step(self, number: int, x: Tensor) -> None:
+    def _step(self, number: int, x: Tensor, tokens: int) -> None:
         if not self.begun:
             for part in self.parts:
                 part.begin()
             self.begun = True
-        step = Step(number, x, self.history.dead(self.config.dead_after_tokens))
-        found = self.loss(x, number=number, keep_residual=any(part.wants_residual(step) for part in self.parts))
-        if not bool(torch.isfinite(found.loss)):
+        step = Step(number, x, self.history.dead(self.config.dead_after_tokens), tokens)
+        self.optimizer.zero_grad(set_to_none=True)
+        found = self._look(step)
+        if self.ranks.alone and not bool(torch.isfinite(found.loss)):  # of several ranks: once it is summed
             self.diverged = True
             return
         added = [part.before_step(step, found) for part in self.parts]
         loss = sum((term for term in added if term is not None), found.loss)
         rate = self.config.rate(number)
-        gradient_norm = self._descend(loss, rate)
+        loss, fvu, gradient_norm = self._descend(loss, found.fvu, rate)
         if self.diverged:
             return
-        self.history.update(found.fired, x.shape[0])
+        self.history.update(self.ranks.anywhere(found.fired), tokens)
         for part in self.parts:
             part.after_step(step, found)
         self.last = {
             "gradient_norm": gradient_norm,
             "learning_rate": rate,
-            "loss": float(loss.detach()),
-            "fvu": float(found.fvu),
+            "loss": float(loss),
+            "fvu": float(fvu),
             "dead_fraction": step.dead.numel() / self.sae.n_latents,
         }
         for part in self.parts:
             self.last |= part.logged()
 
-    def _descend(self, loss: Tensor, rate: float) -> float:
-        """Backward, clip, one step of Adam; returns the gradient's norm before clipping."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+    def _look(self, step: Step) -> Found:
+        """The loss of this rank's share: in `accumulate` pieces, each gradient made before the next piece is looked
+        at."""
+        keep = any(part.wants_residual(step) for part in self.parts)
+        if self.accumulate == 1:
+            return self.loss(step.x, number=step.number, keep_residual=keep, tokens=step.tokens)
+        pieces = []
+        for x in step.x.tensor_split(self.accumulate):
+            found = self.loss(x, number=step.number, keep_residual=keep, tokens=step.tokens)
+            found.loss.backward()
+            pieces.append(found._replace(loss=found.loss.detach()))
+        losses, fvus, codes, fired, residuals = zip(*pieces, strict=True)
+        return Found(
+            torch.stack(losses).sum(),
+            torch.stack(fvus).sum(),
+            Codes(*(torch.cat(parts) for parts in zip(*codes, strict=True))),
+            torch.stack(fired).amax(0),
+            torch.cat(residuals) if keep else None,
+        )
+
+    def _descend(self, loss: Tensor, fvu: Tensor, rate: float) -> tuple[Tensor, Tensor, float]:
+        """Backward, sum over ranks, clip, one step of Adam; returns the batch's loss and fvu, and the gradient's norm
+        before clipping."""
+        if loss.requires_grad:  # the gradients of pieces are there already
+            loss.backward()
         for part in self.parts:
             part.after_backward()
+        loss, fvu = loss.detach().clone(), fvu.clone()
+        self._add_up(loss, fvu)
         norm = torch.nn.utils.clip_grad_norm_(self.loss.parameters, self.config.adam.clip, foreach=True)
-        if not bool(torch.isfinite(norm)):
+        if not bool(torch.isfinite(norm) & torch.isfinite(loss)):
             self.diverged = True  # before the step: the parameters are still the last finite ones
         else:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.step()
-        return float(norm)
+        return loss, fvu, float(norm)
+
+    def _add_up(self, loss: Tensor, fvu: Tensor) -> None:
+        """Sum the gradients, and these numbers with them, over ranks; of irregular columns the entries they have, not
+        the empty slots."""
+        if self.ranks.alone:
+            return
+        gradients = [parameter.grad for parameter in self.loss.parameters if parameter.grad is not None]
+        if not isinstance(self.sae, IrregularSae):
+            return self.ranks.add_up(loss, fvu, *gradients)
+        slots = self.sae.columns.raw.grad
+        assert slots is not None
+        present = self.sae.present()
+        entries = slots[present]
+        self.ranks.add_up(loss, fvu, entries, *(gradient for gradient in gradients if gradient is not slots))
+        slots[present] = entries
 
     @torch.no_grad()
     def measure(self, x: Tensor) -> dict[str, float | None]:
@@ -132,7 +182,7 @@ class Member:
 
     def state_dict(self) -> dict[str, Any]:
         """Parameters, optimiser, firing history, generator, the last logged numbers, and beside them what the parts
-        keep."""
+        keep; the first rank's is the state of all of them, on any number of ranks."""
         state = {
             "sae": self.sae.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -171,9 +221,11 @@ def _start(sae: AbstractSae, config: TrainConfig, statistics: InputStatistics) -
     sae.train()
 
 
-def _loss(name: str, sae: AbstractSae, config: TrainConfig, variance: float, history: FiringHistory) -> Loss:
+def _loss(
+    name: str, sae: AbstractSae, config: TrainConfig, variance: float, history: FiringHistory, ranks: Ranks
+) -> Loss:
     if config.amortise:
-        return AmortisePart(name, sae, variance, history, config.dead_after_tokens)
+        return AmortisePart(name, sae, variance, history, config.dead_after_tokens, ranks)
     return SquaredError(
         sae, variance, unit=config.loss_unit, reading=config.reading, one_pass=config.one_pass, steps=config.steps
     )

@@ -1,6 +1,7 @@
 """The moving state of one pass: which step it is at, its members, and what is written on the way."""
 
 import json
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +11,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from expander_sae.distributed import ALONE, Ranks
 from expander_sae.records import ExpanderSaeError, disk_errors
 from expander_sae.records.interrupts import held_back
 from expander_sae.records.mirror import withdraw
 from expander_sae.records.progress import Bars
 from expander_sae.saes.init import token_norms
 
-from .checkpointing import CHECKPOINT, load_checkpoint, save_checkpoint, truncate_metrics
+from .checkpointing import CHECKPOINT, load_checkpoint, save_checkpoint, truncate_metrics, values_hash
 from .config import TrainConfig
 from .member import Member
 
@@ -48,7 +50,7 @@ class BatchSource(Protocol):
 
 
 class Run:
-    """The moving state of one pass."""
+    """The moving state of one pass, the same on every rank; the first one writes."""
 
     def __init__(
         self,
@@ -59,12 +61,15 @@ class Run:
         mark: str,
         largest_norm: float | None,
         heldout: Tensor | None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.folder, self.members, self.stream = folder, members, stream
+        self.folder, self.members, self.stream, self.ranks = folder, members, stream, ranks
         self.config, self.mark, self.largest_norm = config, mark, largest_norm
         self.heldout = heldout
         self.step, self.tokens, self.seconds, self.outliers = 0, 0, 0.0, 0
         self.saved: int | None = None
+        self._exchanged: list[int] = []
+        """Bytes handed to collectives, by step."""
 
     def resume(self, before_seals: str, overwrite: bool) -> None:
         """Load the checkpoint of an interrupted pass, if there is one; `overwrite` begins anew where it is not of this
@@ -74,10 +79,13 @@ class Run:
         except ExpanderSaeError:
             if not overwrite:
                 raise
-            withdraw(self.folder / CHECKPOINT)
             state = None
-        names = {member.name for member in self.members}
-        truncate_metrics(self.folder / METRICS, state["step"] if state else 0, names)
+        self.ranks.wait()  # all of them have read it
+        if self.ranks.first:
+            if state is None:
+                withdraw(self.folder / CHECKPOINT)
+            names = {member.name for member in self.members}
+            truncate_metrics(self.folder / METRICS, state["step"] if state else 0, names)
         if state is None:
             return
         self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
@@ -88,23 +96,47 @@ class Run:
             member.cpu_seconds = state.get("cpu_seconds", {}).get(member.name, 0.0)  # earlier releases counted none
 
     def save(self) -> None:
-        """Write a checkpoint, unless the last one is of this step."""
+        """Write a checkpoint, unless the last one is of this step; every rank calls this at the same step.
+
+        Raises:
+            ExpanderSaeError: the ranks' copies of an SAE differ, or the file cannot be written.
+        """
         if self.saved == self.step:
             return
-        save_checkpoint(
-            self.folder,
-            {
-                "fingerprint": self.mark,
-                "step": self.step,
-                "tokens": self.tokens,
-                "seconds": self.seconds,
-                "cpu_seconds": {member.name: member.cpu_seconds for member in self.members},
-                "outliers": self.outliers,
-                "stream": self.stream.state_dict(),
-                "members": {member.name: member.state_dict() for member in self.members},
-            },
-        )
+        self.check_copies()
+        state = {
+            "fingerprint": self.mark,
+            "step": self.step,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "cpu_seconds": {member.name: member.cpu_seconds for member in self.members},
+            "outliers": self.outliers,
+            "stream": self.stream.state_dict(),
+            "members": {member.name: member.state_dict() for member in self.members},
+        }
+        if self.ranks.first:
+            save_checkpoint(self.folder, state)
         self.saved = self.step
+
+    def check_copies(self) -> None:
+        """Compare the ranks' copies of the SAEs: they see the same sums and take the same steps, so they are equal.
+
+        Raises:
+            ExpanderSaeError: they are not.
+        """
+        if not self.ranks.alone:
+            for member in self.members:
+                self.ranks.agree(f"numbers in {member.name!r} at step {self.step}", values_hash(member.sae))
+
+    def exchanged(self) -> str:
+        """What a step exchanges, in words: measured, beside what the gradients of dense SAEs of the sizes would be."""
+        dense = 4 * sum(member.sae.d_in * (member.sae.n_latents + 1) for member in self.members)
+        mean = sum(self._exchanged) / max(1, len(self._exchanged))
+        last = self._exchanged[-1] if self._exchanged else 0
+        return (
+            f"{self.ranks.size} ranks summed {mean / 1e6:,.3f} MB a step, {last / 1e6:,.3f} MB in the last one; the "
+            f"gradients of dense SAEs of the same sizes are {dense / 1e6:,.3f} MB"
+        )
 
     def to_the_end(self, show: "_Show") -> None:
         """Every step that is left."""
@@ -114,15 +146,21 @@ class Run:
         with held_back() as interrupts:
             while self.step < config.steps:
                 started = time.perf_counter()
+                before = self.ranks.bytes
                 self._one_step()
+                self._exchanged.append(self.ranks.bytes - before)
                 self.seconds += time.perf_counter() - started
                 measured = self._measures_heldout()
-                if measured or self.step % watch.log_every == 0 or self.step == config.steps:
+                logged = measured or self.step % watch.log_every == 0 or self.step == config.steps
+                if logged and self.ranks.first:
                     self._log(measured)
                     show(self)
-                if interrupts or (watch.checkpoint_every and self.step % watch.checkpoint_every == 0):
+                interrupted = self.ranks.any(bool(interrupts))  # wherever it came, all ranks stop at one step
+                if interrupted or (watch.checkpoint_every and self.step % watch.checkpoint_every == 0):
                     self.save()
-                if interrupts:
+                if interrupted:
+                    if not interrupts:
+                        interrupts.append(signal.SIGINT)  # another rank's, and raised here too
                     break
 
     def _one_step(self) -> None:
@@ -135,10 +173,11 @@ class Run:
                 x = x[keep]
         if x.shape[0]:
             there: dict[torch.device, Tensor] = {}
+            share = self.ranks.share(x)
             for member in self.members:
                 if member.device not in there:
-                    there[member.device] = x.to(member.device)
-                member.step(self.step, there[member.device])
+                    there[member.device] = share.to(member.device)
+                member.step(self.step, there[member.device], x.shape[0])
         self.step += 1
         self.tokens += x.shape[0]
 

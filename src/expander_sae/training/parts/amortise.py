@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from expander_sae.distributed import ALONE, Ranks
 from expander_sae.ops import Codes
 from expander_sae.pursuit import Encoder
 from expander_sae.records import ExpanderSaeError
@@ -50,7 +51,7 @@ def with_own_encoder(sae: ExpanderSae) -> ExpanderSae:
     return copy.to(sae.b_dec.device)
 
 
-def amortisation_loss(sae: ExpanderSae, x: Tensor, target: Codes, own: Codes) -> Tensor:
+def amortisation_loss(sae: ExpanderSae, x: Tensor, target: Codes, own: Codes, ranks: Ranks = ALONE) -> Tensor:
     """Squared error of the pre-activations against pursuit's codes h, relative to h.
 
     `(sum_{j in S} (p_j - h_j)^2 + sum_{j in T - S} relu(p_j)^2) / sum h^2` with p = E^T (x - b_dec) + b_enc, S the
@@ -62,6 +63,7 @@ def amortisation_loss(sae: ExpanderSae, x: Tensor, target: Codes, own: Codes) ->
         x: [batch, d_in].
         target: pursuit's codes.
         own: the encoder's.
+        ranks: those that x is a share of; their losses add up.
     """
     assert sae.encoder is not None
     bias = sae.latent_bias()
@@ -74,14 +76,20 @@ def amortisation_loss(sae: ExpanderSae, x: Tensor, target: Codes, own: Codes) ->
     pre = (sae.encoder[indices] * seen).sum(2) + bias[indices]
     inside, outside = pre.split([target.indices.shape[1], own.indices.shape[1]], dim=1)
     error = (inside - target.values).square().sum() + (outside.relu() * new).square().sum()
-    return error / target.values.square().sum().clamp_min(1e-30)
+    return error / ranks.total(target.values.square().sum()).clamp_min(1e-30)
 
 
 class AmortisePart(Part):
     """The loss of an encoder that is taught, and the only part beside it; the dictionary is left alone."""
 
     def __init__(
-        self, name: str, sae: AbstractSae, variance: float, history: FiringHistory, dead_after_tokens: int
+        self,
+        name: str,
+        sae: AbstractSae,
+        variance: float,
+        history: FiringHistory,
+        dead_after_tokens: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         if (
             not isinstance(sae, ExpanderSae)
@@ -93,21 +101,21 @@ class AmortisePart(Part):
                 f"expected an Expander SAE with an encoder of its own to amortise; got {name!r}, {sae.kind}, without "
                 "one or without a pursuit to learn from. See `with_own_encoder`."
             )
-        self.sae, self.variance = sae, variance
+        self.sae, self.variance, self.ranks = sae, variance, ranks
         self.history, self.dead_after_tokens = history, dead_after_tokens
         self.parameters = [sae.encoder, sae.b_enc]
 
-    def __call__(self, x: Tensor, *, number: int = 0, keep_residual: bool = False) -> Found:
-        """`amortisation_loss` of x [batch, d_in], with the encoder's own codes."""
+    def __call__(self, x: Tensor, *, number: int = 0, keep_residual: bool = False, tokens: int | None = None) -> Found:
+        """`amortisation_loss` of x [batch, d_in], this rank's share of `tokens`, with the encoder's own codes."""
         del number, keep_residual
         sae = self.sae
         with torch.no_grad():
             target = sae.encode(x)
             own = sae.encode(x, reading=Encoder())
-            fvu = (x - sae.decode(own)).square().sum() / (x.shape[0] * self.variance)
+            fvu = (x - sae.decode(own)).square().sum() / ((tokens or x.shape[0]) * self.variance)
         fired = torch.zeros(sae.n_latents, dtype=torch.bool, device=x.device)
         fired[own.indices[own.values != 0]] = True
-        return Found(amortisation_loss(sae, x, target, own), fvu, own, fired)
+        return Found(amortisation_loss(sae, x, target, own, self.ranks), fvu, own, fired)
 
     def rebuild(self, x: Tensor) -> Tensor:
         """x_hat [tokens, d_in] by the encoder."""

@@ -37,6 +37,7 @@ class CoherencePart(Part):
 
     def __init__(self, config: Coherence, trained: Trained) -> None:
         self.config, self.sae, self.generator = config, trained.sae, trained.generator
+        self.weight = config.weight / trained.ranks.size  # the same on every rank, and they add up
 
     def before_step(self, step: Step, found: Found) -> Tensor:
         """The penalty, times its weight."""
@@ -44,7 +45,7 @@ class CoherencePart(Part):
         sae = self.sae
         sampled = torch.randperm(sae.n_latents, generator=self.generator, device="cpu")[: self.config.columns]
         penalty = coherence_penalty(sae, sampled.to(sae.b_dec.device), min(sae.k, sae.n_latents - 1))
-        return self.config.weight * penalty
+        return self.weight * penalty
 
 
 @own_precision

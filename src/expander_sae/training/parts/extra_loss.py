@@ -17,8 +17,12 @@ class ExtraLossPart(Part):
     """Adds it as it is."""
 
     def __init__(self, extra_loss: ExtraLoss, trained: Trained) -> None:
-        self.extra_loss, self.sae = extra_loss, trained.sae
+        self.extra_loss, self.sae, self.ranks = extra_loss, trained.sae, trained.ranks
 
-    def before_step(self, step: Step, found: Found) -> Tensor:
-        """The extra loss of this batch."""
-        return self.extra_loss(self.sae, step.x, found.codes)
+    def before_step(self, step: Step, found: Found) -> Tensor | None:
+        """The extra loss of this batch: over several ranks, the mean of those of their shares by tokens."""
+        if self.ranks.alone:
+            return self.extra_loss(self.sae, step.x, found.codes)
+        if not len(step.x):
+            return None
+        return len(step.x) / step.tokens * self.extra_loss(self.sae, step.x, found.codes)

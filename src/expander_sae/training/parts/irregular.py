@@ -19,7 +19,7 @@ class IrregularPart(Part):
 
     def __init__(self, trained: Trained, moves: MoveSupportsPart | None) -> None:
         assert isinstance(trained.sae, IrregularSae)
-        self.sae, self.optimizer, self.moves = trained.sae, trained.optimizer, moves
+        self.sae, self.optimizer, self.moves, self.ranks = trained.sae, trained.optimizer, moves, trained.ranks
         self.energy = torch.ones(self.sae.n_latents, device=self.sae.b_dec.device, dtype=torch.float32)
         """Of the codes of recent batches, by latent."""
 
@@ -33,7 +33,7 @@ class IrregularPart(Part):
         """Follow the energy of the codes; where entries have just moved, keep those that matter most."""
         squares = found.codes.values.detach().square().reshape(-1)
         now = torch.zeros_like(self.energy).index_add_(0, found.codes.indices.reshape(-1), squares)
-        self.energy.lerp_(now, _NEW)
+        self.energy.lerp_(self.ranks.total(now), _NEW)
         if self.moves is not None and self.moves.moves_in(step.number):
             keep_entries(self.sae, self.energy, self.optimizer, self.sae.entries)
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from expander_sae.distributed import ALONE, Ranks
 from expander_sae.graphs import mask_from_rows
 from expander_sae.ops import Codes, sparse_decode
 from expander_sae.records import ExpanderSaeError
@@ -60,7 +61,7 @@ class MoveSupportsPart(Part):
 
     def __init__(self, config: MoveSupports, trained: Trained) -> None:
         assert isinstance(trained.sae, ExpanderSae)
-        self.config, self.sae, self.optimizer = config, trained.sae, trained.optimizer
+        self.config, self.sae, self.optimizer, self.ranks = config, trained.sae, trained.optimizer, trained.ranks
         self.until = config.until * trained.steps
         self.moved = 0
         self.requests = Requests(self.sae.n_latents, self.sae.d_in, self.sae.b_dec.device) if self._learns(0) else None
@@ -91,6 +92,7 @@ class MoveSupportsPart(Part):
         assert self.requests is not None
         self.requests.add(found.codes, found.residual)
         if self.moves_in(step.number):
+            self.requests.add_up(self.ranks)
             entries = max(2, self.sae.degree // 4) if self.config.entries is None else self.config.entries
             moves = plan_moves(self.sae, self.requests, entries, self.config.row_cap)
             self.moved += apply_moves(self.sae, moves, self.optimizer)
@@ -101,7 +103,14 @@ class MoveSupportsPart(Part):
         return {"moved_entries": self.moved} if self.moved else {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What was asked since the last move, and how many entries have moved."""
+        """What was asked since the last move, and how many entries have moved.
+
+        Over several ranks every one of them calls this at the same step, and the first has what is asked of all.
+        """
+        if self.requests is not None and not self.ranks.alone:
+            self.requests.add_up(self.ranks)
+            if not self.ranks.first:
+                self.requests.clear()  # the first has it from here on
         return {"moved": self.moved, "requests": None if self.requests is None else self.requests.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -111,6 +120,8 @@ class MoveSupportsPart(Part):
             self.requests = None
         elif self.requests is not None:
             self.requests.load_state_dict(state["requests"])
+            if not self.ranks.first:
+                self.requests.clear()
 
 
 class Moves(NamedTuple):
@@ -144,6 +155,12 @@ class Requests:
         """G [n_latents, d_in], codes times residual, and S [n_latents], squares of the codes."""
         self._settle()
         return self._wanted, self._energy
+
+    def add_up(self, ranks: Ranks = ALONE) -> None:
+        """Have what is asked of all ranks together."""
+        if not ranks.alone:
+            for total in self.sums():
+                ranks.add_up(total)
 
     def clear(self) -> None:
         """Forget what was asked."""

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from expander_sae.distributed import ALONE, Ranks
 from expander_sae.ops import Codes
 from expander_sae.saes import AbstractSae
 
@@ -21,6 +22,8 @@ class Trained(NamedTuple):
     """For draws; on the CPU, so that a device changes none."""
     steps: int
     """Of the whole pass."""
+    ranks: Ranks = ALONE
+    """Those that train this SAE together. What a part keeps is the same on all of them, or adds up over them."""
 
 
 class Step(NamedTuple):
@@ -29,18 +32,20 @@ class Step(NamedTuple):
     number: int
     """0-based."""
     x: Tensor
-    """[batch, d_in]."""
+    """[batch, d_in], this rank's share of the batch."""
     dead: Tensor
     """Latents that are dead now, int64."""
+    tokens: int
+    """Of the whole batch, over all ranks."""
 
 
 class Found(NamedTuple):
-    """What the loss found for the batch of a step."""
+    """What the loss found for this rank's share of the batch of a step."""
 
     loss: Tensor
-    """A scalar to call backward on."""
+    """A scalar to call backward on; those of all ranks add up to the loss of the batch."""
     fvu: Tensor
-    """Squared error over the data's variance, detached."""
+    """Squared error over the data's variance, detached; adds up likewise."""
     codes: Codes
     """Detached."""
     fired: Tensor
@@ -65,7 +70,7 @@ class Part:
         return False
 
     def before_step(self, step: Step, found: Found) -> Tensor | None:
-        """A scalar to add to the loss of this step, or None."""
+        """A scalar to add to the loss of this step, or None; those of all ranks add up."""
         del step, found
         return None
 

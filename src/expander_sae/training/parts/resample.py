@@ -30,7 +30,7 @@ class ResamplePart(Part):
     """Counts firings, and calls `resample` every so many steps."""
 
     def __init__(self, config: Resample, trained: Trained) -> None:
-        self.config, self.sae = config, trained.sae
+        self.config, self.sae, self.ranks = config, trained.sae, trained.ranks
         self.history, self.generator = trained.history, trained.generator
 
     def wants_residual(self, step: Step) -> bool:
@@ -39,10 +39,11 @@ class ResamplePart(Part):
 
     def after_step(self, step: Step, found: Found) -> None:
         """Count, and resample where it is due."""
-        self.history.count(found.codes)
+        self.history.count(found.codes, self.ranks)
         if self.wants_residual(step):
             assert found.residual is not None
-            resample(self.sae, found.residual, self.history, self.config.fewer_than, self.generator)
+            residual = self.ranks.joined(found.residual)
+            resample(self.sae, residual, self.history, self.config.fewer_than, self.generator)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from expander_sae.distributed import ALONE, Ranks
 from expander_sae.ops import sparse_decode
 from expander_sae.pursuit import Encoder
 from expander_sae.records import ExpanderSaeError
@@ -32,7 +33,7 @@ class RevivePart(Part):
     """Adds `auxiliary_loss` while some latents are dead."""
 
     def __init__(self, config: Revive, trained: Trained) -> None:
-        self.sae, self.weight = trained.sae, config.weight
+        self.sae, self.weight, self.ranks = trained.sae, config.weight, trained.ranks
         self.k = config.k or min(256, max(1, trained.sae.d_in // 2))
 
     def wants_residual(self, step: Step) -> bool:
@@ -44,10 +45,10 @@ class RevivePart(Part):
         if not step.dead.numel():
             return None
         assert found.residual is not None
-        return self.weight * auxiliary_loss(self.sae, step.x, found.residual, step.dead, self.k)
+        return self.weight * auxiliary_loss(self.sae, step.x, found.residual, step.dead, self.k, self.ranks)
 
 
-def auxiliary_loss(sae: AbstractSae, x: Tensor, residual: Tensor, dead: Tensor, k: int) -> Tensor:
+def auxiliary_loss(sae: AbstractSae, x: Tensor, residual: Tensor, dead: Tensor, k: int, ranks: Ranks = ALONE) -> Tensor:
     """How well the k strongest dead latents of each token explain what is left of it.
 
     `||r - sum_dead h_j w_j||^2 / ||r||^2` over the batch, with r = x - x_hat detached (so live latents learn nothing
@@ -59,6 +60,7 @@ def auxiliary_loss(sae: AbstractSae, x: Tensor, residual: Tensor, dead: Tensor, 
         residual: r [batch, d_in].
         dead: the latents, int64.
         k: dead latents per token; all of them where there are fewer.
+        ranks: those that x is a share of; their losses add up.
 
     Source: Gao et al., "Scaling and evaluating sparse autoencoders", 2024, section A.2.
     """
@@ -66,4 +68,4 @@ def auxiliary_loss(sae: AbstractSae, x: Tensor, residual: Tensor, dead: Tensor, 
     assert w.center is not None
     codes = Encoder().codes(replace(w, center=w.center.detach()), x, min(k, dead.numel()))
     explained = sparse_decode(codes, w.rows, w.decoder, sae.d_in)
-    return (residual - explained).square().sum() / residual.square().sum().clamp_min(1e-30)
+    return (residual - explained).square().sum() / ranks.total(residual.square().sum()).clamp_min(1e-30)
