@@ -69,8 +69,8 @@ def serve(
 ) -> None:
     """Answer texts or activations with their top latents, over HTTP.
 
-    Requests that come together share a forward pass; SIGTERM answers what waits and ends. docs/guides/serving.md has the
-    addresses and a client.
+    Requests that come together share a forward pass; SIGTERM answers what waits and ends. docs/guides/serving.md has
+    the addresses and a client.
     """
     if importlib.util.find_spec("prometheus_client") is None:
         raise ExpanderSaeError("expected prometheus-client, for /metrics; got none: pip install 'expander-sae[serve]'")

@@ -71,8 +71,8 @@ def train(
         overwrite: train anew where this or another pass of these SAEs is finished, or another one was interrupted.
         say: told if this pass is finished already, and what several ranks exchanged.
         ranks: the processes that train together, each calling this with the same arguments and its share of every
-            batch (docs/guides/scaling.md); the first one writes. The batches are those of one process, and an interrupted
-            pass goes on with any number of ranks.
+            batch (docs/guides/scaling.md); the first one writes. The batches are those of one process, and an
+            interrupted pass goes on with any number of ranks.
         accumulate: gradients of so many pieces of each rank's share are summed before a step, for batches that do not
             fit into memory at once. Results differ by rounding, as they do with the number of ranks.
 
