@@ -359,6 +359,7 @@ ELSEWHERE = {
     "latents.exports.upload": "the answer of a server: tests/latents/test_exports_of_latents.py",
     "paper.results": "tables that are part of the package",
     "recipes.recipe": "recipes: tests/recipes",
+    "serving.wire": "the body of a request: tests/serving/test_hostile_requests.py",
 }
 
 
