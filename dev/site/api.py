@@ -6,6 +6,7 @@ ROOMS = {
     "expander_sae": "what most people need",
     "expander_sae.saes": "the SAEs",
     "expander_sae.training": "training",
+    "expander_sae.distributed": "training over several processes",
     "expander_sae.pursuit": "readings: ways to find codes",
     "expander_sae.activations": "models, text, activations",
     "expander_sae.evaluation": "fidelity",

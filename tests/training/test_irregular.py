@@ -58,8 +58,8 @@ def test_the_budget_holds_at_every_step(tmp_path, monkeypatch):
     seen = []
     step = Member.step
 
-    def watched(self, number, x):
-        step(self, number, x)
+    def watched(self, number, x, tokens):
+        step(self, number, x, tokens)
         degrees = self.sae.column_degrees()
         rows = np.bincount(self.sae.mask.rows[self.sae.present().numpy()], minlength=48)
         seen.append((int(degrees.sum()), int(degrees.min()), int(degrees.max()), int(rows.min())))
