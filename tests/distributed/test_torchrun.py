@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from test_training import TOLERANCE, trained
 
@@ -17,9 +16,6 @@ from expander_sae.saes import load_sae
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
-# Gloo now and then aborts a rank as its group is taken down ("terminate called without an active exception"), which
-# torchrun counts as a failure: not yet mended, so this is no part of `make test`.
-@pytest.mark.slow
 def test_a_killed_rank_is_started_again_and_the_pass_goes_on(tmp_path):
     script = Path(__file__).with_name("killed_pass.py")
     done = subprocess.run(

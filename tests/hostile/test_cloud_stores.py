@@ -13,6 +13,7 @@ from shop import call, shop_in
 
 from expander_sae.activations import ActivationStore, ActivationStream
 from expander_sae.records import ExpanderSaeError, remote
+from expander_sae.records.mirror import mirrored, published, withdraw
 from expander_sae.records.remote import RemoteFolder, is_remote
 from expander_sae.saes import ExpanderSae, load_sae
 
@@ -114,6 +115,20 @@ def test_which_places_are_urls():
         assert not is_remote(place), place
     with pytest.raises(ExpanderSaeError, match="expected a URL that fsspec can open; got nothing"):
         RemoteFolder("nothing://x")
+
+
+def test_tensors_go_before_what_names_them_and_what_is_withdrawn_is_gone(cache, monkeypatch):
+    sent, upload = [], RemoteFolder.upload
+    monkeypatch.setattr(RemoteFolder, "upload", lambda self, path, name: (sent.append(name), upload(self, path, name)))
+    with mirrored("memory://mirror") as folder:
+        for name in ("a.json", "b.safetensors", "old.pt"):
+            (folder / name).write_bytes(b"x")
+        published(folder / "old.pt")
+        withdraw(folder / "old.pt")
+    assert sent == ["old.pt", "b.safetensors", "a.json"]
+    assert set(RemoteFolder("memory://mirror").sizes()) == {"a.json", "b.safetensors"}
+    with mirrored("memory://mirror") as again:  # elsewhere, what is there is fetched
+        assert (again / "b.safetensors").read_bytes() == b"x"
 
 
 def test_a_harvest_through_a_bad_connection_is_the_same_bytes(shop, cache, troubled, tmp_path):

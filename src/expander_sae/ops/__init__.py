@@ -1,6 +1,6 @@
 """The kernels: plain tensors in, plain tensors out."""
 
-from . import library
+from . import operators
 from .block_omp import block_omp
 from .codes import Codes
 from .correlate import correlate, support_gram
@@ -19,7 +19,7 @@ __all__ = [
     "correlate",
     "encode_topk",
     "instruction_sets",
-    "library",
+    "operators",
     "reconstruction_loss",
     "sparse_decode",
     "support_gram",

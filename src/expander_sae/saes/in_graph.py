@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from expander_sae.ops import Codes, encode_topk, sparse_decode
 from expander_sae.pursuit import Encoder, Reading
-from expander_sae.pursuit.library import read_codes, same_text
+from expander_sae.pursuit.operators import read_codes, same_text
 
 from .base import AbstractSae
 

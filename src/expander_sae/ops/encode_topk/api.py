@@ -56,7 +56,7 @@ def encode_topk(
         >>> encode_topk(torch.tensor([[1.0, 2.0, 4.0]]), rows, values, 2)
         Codes(indices=tensor([[1, 2]]), values=tensor([[6., 5.]]))
     """
-    if torch.compiler.is_compiling():  # `ops.library` says how it comes back here
+    if torch.compiler.is_compiling():  # `ops.operators` says how it comes back here
         codes, indices = torch.ops.expander_sae.encode_topk(x, rows, values, k, bias, center, signed)
         return Codes(indices, codes)
     check_tensor("x", x, "[batch, d_in]", (None, None), FLOATS)

@@ -40,7 +40,7 @@ def sparse_decode(codes: Codes, rows: Tensor | None, values: Tensor, d_in: int, 
         tensor([[1., 4., 3.]])
     """
     indices, code_values = codes
-    if torch.compiler.is_compiling():  # `ops.library` says how it comes back here
+    if torch.compiler.is_compiling():  # `ops.operators` says how it comes back here
         return torch.ops.expander_sae.sparse_decode(indices, code_values, rows, values, d_in)
     check_tensor("codes.indices", indices, "[batch, k]", (None, None), (torch.int64,))
     floats = (torch.float32, torch.float64)

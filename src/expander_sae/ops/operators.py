@@ -1,4 +1,4 @@
-"""The ops as operators of torch.library, so that `torch.compile` and `torch.export` carry them without a graph break.
+"""The ops as custom operators of torch, so that `torch.compile` and `torch.export` carry them without a graph break.
 
 Inside a compiled function the ops' own Python is not traced: `encode_topk` and `sparse_decode` call what is registered
 here, which at run time calls them again, on real tensors, and so chooses the backend and checks as ever. Each has a

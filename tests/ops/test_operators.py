@@ -1,4 +1,4 @@
-"""The ops as operators of torch.library: torch's own checks of them, and compiled modules without a graph break."""
+"""The ops as custom operators of torch: torch's own checks of them, and compiled modules without a graph break."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 from torch.library import opcheck
 
 from expander_sae.ops import Codes, encode_topk, sparse_decode
-from expander_sae.ops.library import OPERATORS
+from expander_sae.ops.operators import OPERATORS
 from expander_sae.pursuit import OMP, Encoder, Refit, Stages
 from expander_sae.saes import DenseTopKSae, ExpanderSae, IrregularSae
 from expander_sae.saes.in_graph import InGraphSae

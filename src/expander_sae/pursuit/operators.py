@@ -1,4 +1,4 @@
-"""Every reading as one operator of torch.library, by its name; see `expander_sae.ops.library`."""
+"""Every reading as one operator of torch.library, by its name; see `expander_sae.ops.operators`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from expander_sae.ops import Dictionary
-from expander_sae.ops.library import code_slots, register
+from expander_sae.ops.operators import code_slots, register
 
 from .reading import Reading
 from .readings import parse_reading
