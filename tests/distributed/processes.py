@@ -2,6 +2,7 @@
 time."""
 
 import multiprocessing
+import signal
 import tempfile
 import traceback
 from pathlib import Path
@@ -36,6 +37,7 @@ def in_ranks(size, function, *arguments):
 
 
 def _one(rank, size, folder, results, function, arguments):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{Path(folder) / 'meeting'}", rank=rank, world_size=size)
     try:
