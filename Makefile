@@ -43,11 +43,9 @@ check: $(STAMP)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-# A file of tests stays with one process; those of several ranks, which start processes themselves, come after. Threads
-# that wait do not spin, since another process needs the core.
+# A file of tests stays with one process. Threads that wait do not spin, since the other process needs the core.
 test: check
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --ignore tests/distributed
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest tests/distributed
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # Which lines of the package the tests run; the C++ core is not counted. It slows them: tests/saes takes 1.7 times as long.
 coverage: $(STAMP)

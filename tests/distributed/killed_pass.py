@@ -5,7 +5,7 @@ import signal
 import sys
 from dataclasses import replace
 
-from test_training import BATCH, PASSES, Interrupting, activations, made
+from test_training_over_ranks import BATCH, PASSES, Interrupting, activations, made
 
 from expander_sae.distributed import started
 from expander_sae.training import PRESETS, Watch, train

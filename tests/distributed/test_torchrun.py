@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
-from test_training import TOLERANCE, trained
+from test_training_over_ranks import TOLERANCE, trained
 
 from expander_sae.distributed import ALONE
 from expander_sae.saes import load_sae
